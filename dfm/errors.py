@@ -1,0 +1,16 @@
+"""What a user can get wrong, in one line: what was given, what is allowed, what to try."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake of the user's. Commands print its message alone, as one line, and exit with code 1."""
+
+
+def unknown(what: str, given: object, allowed: Iterable[str]) -> UserError:
+    """The error for a name that does not exist: ``what`` (e.g. ``"split"``), the name given, the names allowed."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(str(given), names, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return UserError(f"unknown {what} '{given}'; allowed: {', '.join(names)}{hint}")

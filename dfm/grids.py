@@ -1,0 +1,63 @@
+"""At which times sampling and likelihood integrate: decreasing from t_max to t_min, both ends exact."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfm.errors import UserError
+from dfm.schedules import Schedule
+
+
+class Grid(ABC):
+    """A way to place times; ``share`` is the part of the way from the noise end, 0 to 1."""
+
+    @abstractmethod
+    def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
+        """float64 (N,) increasing in [0, 1] -> times float64 (N,), decreasing from t_max to t_min."""
+
+    def times(self, steps: int, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
+        """The steps + 1 times between which a sampler moves, float64, decreasing.
+
+        Raises:
+            UserError: steps is not a positive number.
+        """
+        if steps < 1:
+            raise UserError(f"steps={steps}; allowed: a whole number of at least 1")
+        times = self.place(torch.linspace(0, 1, steps + 1, dtype=torch.float64), schedule, t_min, t_max)
+        times[0], times[-1] = t_max, t_min
+        return times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(Grid):
+    """Equal steps in t."""
+
+    def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
+        return t_max + (t_min - t_max) * share
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogNsr(Grid):
+    """Equal steps in log(b/a): each step divides the noise-to-signal ratio by the same factor."""
+
+    def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
+        high, low = schedule.log_nsr(torch.tensor([t_max, t_min], dtype=torch.float64))
+        return schedule.time_of_log_nsr(high + (low - high) * share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rho(Grid):
+    """Equal steps in nsr^(1/rho) (Karras et al. 2022, eq. 5, rho = 7): between uniform in nsr and in its logarithm."""
+
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not self.rho > 0:
+            raise UserError(f"grid rho: rho={self.rho}; allowed: a number above 0")
+
+    def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
+        ends = torch.tensor([t_max, t_min], dtype=torch.float64)
+        high, low = (schedule.log_nsr(ends) / self.rho).exp()
+        return schedule.time_of_log_nsr(self.rho * (high + (low - high) * share).log())
