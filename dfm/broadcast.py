@@ -12,7 +12,8 @@ def per_sample(value: Tensor | float, like: Tensor) -> Tensor:
     Raises:
         UserError: ``value`` has any other shape.
     """
-    value = torch.as_tensor(value)
+    # A Python number goes straight to the type of the samples: by way of float32 it would lose digits in float64.
+    value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype)
     if value.ndim == 0:
         return value.to(like)
     if value.shape != like.shape[:1]:

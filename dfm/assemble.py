@@ -1,0 +1,94 @@
+"""From a run's configuration to its parts: data set, denoiser, objective, sampler, likelihood."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from dfm.config import build
+from dfm.datasets.base import Dataset, DatasetSpec
+from dfm.denoiser import NetworkDenoiser
+from dfm.errors import UserError
+from dfm.likelihood import OdeLikelihood
+from dfm.objectives import Objective
+from dfm.predictions import Prediction
+from dfm.samplers import Sampler
+from dfm.schedules import Schedule
+from dfm.seeding import Purpose, training_generator
+
+Config = dict[str, Any]
+
+
+def trusted(config: Config) -> Sequence[str]:
+    """Packages whose classes a configuration may name: dfm, and what the command line's ``trust`` adds."""
+    extra = config.get("trust") or []
+    return ("dfm", *([extra] if isinstance(extra, str) else extra))
+
+
+def dataset(config: Config, trust: Sequence[str]) -> Dataset:
+    """The data set; its files are checked, not yet read."""
+    return _expect(build(config["dataset"], "dataset", trust), Dataset, "dataset")
+
+
+def spec_of(data: Dataset, conditional: bool) -> DatasetSpec:
+    """What the model must know of the data: without classes unless it is to be conditional on them.
+
+    Raises:
+        UserError: conditional on classes that the data do not have.
+    """
+    if conditional and not data.spec.num_classes:
+        raise UserError(f"conditional=true: dataset {data.spec.name} has no classes; try conditional=false")
+    return data.spec if conditional else replace(data.spec, num_classes=0)
+
+
+def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> NetworkDenoiser:
+    """A network with fresh weights (a function of the training seed) in its role as a denoiser.
+
+    Raises:
+        UserError: the prediction is singular on the schedule, or the network does not fit the data.
+    """
+    path = schedule(config, trust)
+    prediction = _expect(build(config["prediction"], "prediction", trust), Prediction, "prediction")
+    prediction.check(path, spec.std)
+    offered = {"shape": spec.shape, "num_classes": spec.num_classes, "std": spec.std}
+    with _seeded(int(config["trainer"]["seed"])):
+        network = _expect(build(config["model"], "model", trust, **offered), nn.Module, "model")
+    return NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=prediction, network=network)
+
+
+def schedule(config: Config, trust: Sequence[str]) -> Schedule:
+    """The path."""
+    return _expect(build(config["schedule"], "schedule", trust), Schedule, "schedule")
+
+
+def objective(config: Config, trust: Sequence[str]) -> Objective:
+    """The training loss, with its density and weight."""
+    return _expect(build(config["objective"], "objective", trust), Objective, "objective")
+
+
+def sampler(config: Config, trust: Sequence[str]) -> Sampler:
+    """The sampler, with its stepper and grid."""
+    return _expect(build(config["sampler"], "sampler", trust), Sampler, "sampler")
+
+
+def likelihood(config: Config, trust: Sequence[str]) -> OdeLikelihood:
+    """The likelihood estimator."""
+    return _expect(build(config["likelihood"], "likelihood", trust), OdeLikelihood, "likelihood")
+
+
+def _expect(found: Any, kind: type, where: str) -> Any:
+    if not isinstance(found, kind):
+        raise UserError(f"{where}: a {type(found).__name__}; allowed: a {kind.__name__}")
+    return found
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Layers draw their initial weights from torch's global generator: lend it a seed, and put it back after."""
+    own = training_generator(torch.device("cpu"), seed, 0, 0, Purpose.INITIAL_WEIGHTS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(own.initial_seed())
+        yield

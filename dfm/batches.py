@@ -1,0 +1,88 @@
+"""Training batches as a function of the step: batch k is known from (seed, k) alone, so nothing need be stored."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfm.datasets.base import Split
+from dfm.errors import UserError
+from dfm.seeding import Purpose, stream
+
+
+@dataclass(frozen=True)
+class Batch:
+    """values (B, *D) as in the split (integer levels or points), labels (B,) or None, and their indices (B,)."""
+
+    values: Tensor
+    labels: Tensor | None
+    indices: Tensor
+
+
+@dataclass
+class Batches:
+    """Examples in an endless stream of epochs, each a fresh permutation of the split; batch k is the k-th piece of it.
+
+    Args:
+        split: the training examples, in memory.
+        size: examples a batch; may exceed the split.
+        seed: of the order.
+    """
+
+    split: Split
+    size: int
+    seed: int
+    _orders: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.split) == 0:
+            raise UserError("the training split is empty; try a smaller share for validation and test")
+        if self.size < 1:
+            raise UserError(f"trainer.batch_size={self.size}; allowed: a whole number of at least 1")
+
+    def indices(self, k: int) -> Tensor:
+        """Which examples make batch k, int64 (size,)."""
+        place = np.arange(k * self.size, (k + 1) * self.size)
+        epochs, offsets = np.divmod(place, len(self.split))
+        picked = [self._order(int(e))[offsets[epochs == e]] for e in np.unique(epochs)]
+        return torch.from_numpy(np.concatenate(picked))
+
+    def batch(self, k: int) -> Batch:
+        """Batch k."""
+        indices = self.indices(k)
+        labels = None if self.split.labels is None else self.split.labels[indices]
+        return Batch(self.split.values[indices], labels, indices)
+
+    def stream(self, first: int, workers: int) -> Iterator[Batch]:
+        """Batches first, first + 1, ..., prepared ahead by ``workers`` threads (0: when asked for).
+
+        Threads suffice: indexing in torch releases the interpreter's lock, and whichever thread makes batch k, it is
+        the same batch.
+        """
+        if workers == 0:
+            yield from (self.batch(k) for k in _count(first))
+            return
+        with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
+            ahead: list[Future[Batch]] = [pool.submit(self.batch, first + i) for i in range(2 * workers)]
+            for k in _count(first + len(ahead)):
+                ahead.append(pool.submit(self.batch, k))
+                yield ahead.pop(0).result()
+
+    def _order(self, epoch: int) -> np.ndarray:
+        order = self._orders.get(epoch)
+        if order is None:
+            order = stream(self.seed, 0, Purpose.DATA_ORDER, epoch).permutation(len(self.split))
+            # Two epochs can meet in a batch, and threads run a little ahead: a few orders are kept, not all.
+            for old in [e for e in list(self._orders) if abs(e - epoch) > 2]:
+                self._orders.pop(old, None)
+            self._orders[epoch] = order
+        return order
+
+
+def _count(first: int) -> Iterator[int]:
+    while True:
+        yield first
+        first += 1

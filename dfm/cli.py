@@ -1,0 +1,80 @@
+"""The command ``dfm``: a table of commands, and completion. Imports neither torch nor Hydra before a command is known."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from dfm import __version__
+
+COMMANDS = {
+    "train": ("train a model", "dfm train experiment=digits_flow"),
+    "sample": ("draw samples from a checkpoint", "dfm sample ckpt=latest sampler=heun sampler.steps=18"),
+    "nll": ("score held-out data: bits/dim or nats", "dfm nll ckpt=latest"),
+}
+
+
+def main() -> None:
+    """Entry point."""
+    arguments = sys.argv[1:]
+    if completing(arguments):
+        complete(arguments)
+    elif not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(usage())
+    elif arguments[0] == "--version":
+        print(f"dfm {__version__}")
+    elif arguments[0] not in COMMANDS:
+        from dfm.errors import unknown
+
+        print(f"error: {unknown('command', arguments[0], COMMANDS)}", file=sys.stderr)
+        raise SystemExit(1)
+    else:
+        run(arguments[0], arguments[1:])
+
+
+def usage() -> str:
+    """The commands, a line and an example each."""
+    width = max(len(name) for name in COMMANDS)
+    lines = [
+        f"  {name:<{width}}  {text}\n  {'':<{width}}  e.g. {example}" for name, (text, example) in COMMANDS.items()
+    ]
+    return "\n".join(
+        [
+            "dfm: train, sample and score diffusion and flow-matching models",
+            "",
+            *lines,
+            "",
+            "dfm COMMAND --help lists its groups and keys. GROUP=OPTION and KEY=VALUE set them; -m sweeps over a,b,c.",
+            'Completion in bash: eval "$(dfm -sc install=bash)"',
+        ]
+    )
+
+
+def run(command: str, arguments: Sequence[str]) -> None:
+    """Hand over to a command. ``-m`` goes first: Hydra's parser fails on it between overrides."""
+    sweep = [a for a in arguments if a in ("-m", "--multirun")]
+    sys.argv = [f"dfm {command}", *sweep[:1], *(a for a in arguments if a not in sweep)]
+    importlib.import_module(f"dfm.commands.{command}").main()
+
+
+def completing(arguments: Sequence[str]) -> bool:
+    """Whether the shell asks for completions or for the script that does."""
+    return any(a in ("-sc", "--shell-completion") for a in arguments)
+
+
+def complete(arguments: Sequence[str]) -> None:
+    """Answer the shell: commands until one stands on the line, then Hydra's groups and keys of that command."""
+    if "query=bash" not in " ".join(arguments) or "COMP_LINE" not in os.environ:
+        run("train", arguments)
+        return
+    line = os.environ["COMP_LINE"]
+    words = line.split()
+    typing_command = len(words) < 2 or (len(words) == 2 and not line.endswith(" "))
+    if typing_command or words[1] not in COMMANDS:
+        start = words[1] if len(words) > 1 else ""
+        print(" ".join(name for name in COMMANDS if name.startswith(start)))
+        return
+    shorter = line.replace(f" {words[1]}", "", 1)
+    os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - (len(line) - len(shorter)))
+    os.environ["COMP_LINE"] = shorter
+    run(words[1], arguments)

@@ -1,0 +1,48 @@
+"""The table at the end of a multirun, read from what its jobs left on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from dfm import console
+from dfm.run_dir import read_metrics
+
+
+class Table(Callback):
+    """Compares the jobs of a sweep: overrides, loss, bits/dim (or nats), NFE, path.
+
+    It reads the jobs' directories, so it does not matter which launcher, process or machine ran them.
+    """
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra's hook after the last job."""
+        sweep = Path(config.hydra.sweep.dir)
+        jobs = sorted((p for p in sweep.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+        columns = ("overrides", "loss", "bits/dim or nats", "nfe", "path")
+        console.table("jobs of this multirun", columns, [row(job) for job in jobs])
+        console.say(f"run directory: {sweep}")
+
+
+def row(job: Path) -> tuple[str, str, str, str, str]:
+    """What one job left; a dash for what it did not."""
+    given, losses = job / "overrides.txt", job / "metrics.jsonl"
+    overrides = " ".join(given.read_text().split("\n")).strip() if given.exists() else job.name
+    lines = [line["loss"] for line in read_metrics(losses) if "loss" in line] if losses.exists() else []
+    nll, sample = _json(job / "nll.json"), _json(job / "sample.json")
+    value = nll.get("bits_per_dim") if nll.get("unit") == "bits/dim" else nll.get("nats")
+    shown = "-" if value is None else f"{value:.4f} +- {nll['stderr'] or 0:.4f}"
+    nfe = sample.get("nfe", nll.get("nfe"))
+    return (
+        overrides,
+        f"{lines[-1]:.4f}" if lines and lines[-1] is not None else "-",
+        shown,
+        "-" if nfe is None else f"{nfe:.0f}",
+        str(job),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}

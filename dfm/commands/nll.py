@@ -1,0 +1,160 @@
+"""``dfm nll``: log-likelihoods of held-out data, with their errors."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from dfm import console
+from dfm.config import launch, plain, run_directory
+from dfm.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dfm.datasets.base import Split
+    from dfm.denoiser import Denoiser
+    from dfm.likelihood import OdeLikelihood
+    from dfm.scoring import Audit, Scoring
+
+
+def main() -> None:
+    """The command."""
+    launch("nll", job)
+
+
+def job(cfg: DictConfig) -> None:
+    """Score one checkpoint on one split."""
+    config, directory = plain(cfg), run_directory()
+    from dfm import assemble
+    from dfm.api import denoiser_of
+    from dfm.checkpoint import find
+    from dfm.sampling import check_count
+    from dfm.trainer import resolve_device
+
+    trust = assemble.trusted(config)
+    likelihood = assemble.likelihood(config, trust)
+    check_count(1 if config["n"] is None else int(config["n"]), int(config["batch_size"]))
+    found, refused = find(config["ckpt"])
+    for message in refused:
+        console.warn(message)
+    device = resolve_device(config["device"])
+    denoiser = denoiser_of(found, device, trust)
+    if config.get("schedule"):
+        denoiser = denoiser.on(assemble.schedule(config, trust))
+    data = assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
+    split = data.split(str(config["split"]))
+    if len(split) == 0:
+        raise UserError(f"split={config['split']}: {found.spec.name} has no examples in it; try split=train")
+    n = len(split) if config["n"] is None else min(int(config["n"]), len(split))
+    score(
+        denoiser, likelihood, split, directory, device,
+        n=n, seed=int(config["seed"]), batch_size=int(config["batch_size"]), audit=int(config["audit"]),
+        facts={"split": config["split"], "checkpoint": str(found.path), "checkpoint_step": found.step},
+    )  # fmt: skip
+    console.say(f"run directory: {directory}")
+
+
+def score(
+    denoiser: "Denoiser",
+    likelihood: "OdeLikelihood",
+    split: "Split",
+    directory: Path,
+    device: "torch.device",
+    *,
+    n: int,
+    seed: int,
+    batch_size: int,
+    audit: int,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Score the first n examples of a split and write ``nll.json`` and ``nll.csv``; ``facts`` join the JSON."""
+    import torch
+
+    from dfm.run_dir import write_json
+    from dfm.scoring import Scoring, report
+
+    scoring = Scoring(
+        denoiser=denoiser, likelihood=likelihood, split=split, seed=seed, batch_size=batch_size, device=device
+    )
+    subset = torch.linspace(0, n - 1, min(max(1, audit), n)).round().long().tolist()
+    with console.bar() as bar:
+        task = bar.add_task("nll", total=n + 3 * len(subset))
+        nats, nfe = torch.zeros(n, dtype=torch.float64), 0.0
+        for scored in scoring.scores(range(n)):
+            nats[list(scored.indices)], nfe = scored.nats, nfe + scored.nfe * len(scored.nats)
+            bar.advance(task, len(scored.nats))
+        checked = audited(scoring, subset, nats[subset], lambda k: bar.advance(task, k))
+    result = {
+        **report(nats, checked, denoiser.spec, nfe / n),
+        **facts,
+        "likelihood": described(likelihood),
+        "seed": seed,
+    }
+    write_csv(directory / "nll.csv", nats, denoiser.spec)
+    write_json(directory / "nll.json", result)
+    tell(result)
+    return result
+
+
+def audited(scoring: "Scoring", subset: list[int], base: "torch.Tensor", advance: Any) -> "Audit":
+    """The subset scored again: with other probes, with other dequantisation noise, and coarser."""
+    import torch
+
+    from dfm.scoring import Audit
+
+    def again(**change: Any) -> torch.Tensor:
+        parts = []
+        for scored in scoring.scores(subset, **change):
+            parts.append(scored.nats)
+            advance(len(scored.nats))
+        return torch.cat(parts)
+
+    exact = scoring.likelihood.divergence == "exact"
+    return Audit(
+        base=base,
+        other_probe=None if exact else again(probe=1),
+        other_noise=None if scoring.denoiser.spec.levels is None else again(noise=1),
+        coarse=again(coarse=True),
+    )
+
+
+def described(likelihood: "OdeLikelihood") -> dict[str, Any]:
+    """The settings that matter to the figure, for the JSON."""
+    from dataclasses import asdict
+
+    settings = {**asdict(likelihood), "grid": type(likelihood.grid).__name__.lower()}
+    unused = ("steps", "grid") if likelihood.adaptive else ("rtol", "atol")
+    return {key: value for key, value in settings.items() if key not in unused}
+
+
+def write_csv(path: Path, nats: "torch.Tensor", spec: Any) -> None:
+    """A row an example: index, nats, bits_per_dim (empty for points)."""
+    import math
+
+    from dfm.quantization import bits_per_dimension
+    from dfm.run_dir import write_atomically
+
+    rows = ["index,nats,bits_per_dim"]
+    for index, value in enumerate(nats.tolist()):
+        bits = "" if spec.levels is None else f"{bits_per_dimension(value, math.prod(spec.shape)):.8g}"
+        rows.append(f"{index},{value:.10g},{bits}")
+    write_atomically(path, ("\n".join(rows) + "\n").encode())
+
+
+def tell(result: dict[str, Any]) -> None:
+    """The figure on one line, and a warning where it is not to be trusted."""
+    bits = result["unit"] == "bits/dim"
+    value, digits = (result["bits_per_dim"], 4) if bits else (result["nats"], 4)
+    shown = "not finite" if value is None else f"{value:.{digits}f}"
+    stderr = "?" if result["stderr"] is None else f"{result['stderr']:.{digits}f}"
+    solver = "?" if result["solver_error"] is None else f"{result['solver_error']:.{digits}f}"
+    console.say(
+        f"{shown} {result['unit']} +- {stderr} (standard error) over {result['num_examples']} examples of "
+        f"{result['split']}; solver error {solver}, {result['nfe']:.0f} NFE"
+    )
+    if not result["converged"]:
+        console.warn(
+            "not converged: half the steps give another figure, or one that no data can have; "
+            "try more likelihood.steps, or likelihood.solver=dopri5"
+        )

@@ -1,0 +1,175 @@
+"""A training run on disk: what ``dfm train`` does beside taking steps."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from dfm import assemble, checkpoint, console, images_io
+from dfm.commands.nll import score
+from dfm.commands.pictures import picture
+from dfm.config import build, overrides
+from dfm.datasets.base import Split
+from dfm.errors import UserError
+from dfm.loggers import Logger
+from dfm.run_dir import MetricsFile, candidates, environment, write_atomically, write_json
+from dfm.sampling import check_count, checked_labels, sample_batches, stored
+from dfm.trainer import StepReport, Trainer, TrainerConfig, resolve_device
+
+
+class Run:
+    """The parts of a run, its directory, and the files that they leave.
+
+    Args:
+        config: resolved, plain containers.
+        resume: go on from the newest whole checkpoint in ``directory``.
+
+    Raises:
+        UserError: a part that cannot be built, data that cannot be read, nothing to resume from.
+    """
+
+    def __init__(self, config: dict[str, Any], directory: Path, resume: bool) -> None:
+        trust = assemble.trusted(config)
+        self.config, self.directory = config, directory
+        self.trainer_config: TrainerConfig = build(config["trainer"], "trainer", trust)
+        self.device = resolve_device(self.trainer_config.device)
+        self.logger: Logger = build(config["logger"], "logger", trust)
+        self.objective = assemble.objective(config, trust)
+        self.sampler = assemble.sampler(config, trust)
+        self.likelihood = assemble.likelihood(config, trust)
+        self.dataset = assemble.dataset(config, trust)
+        self.spec = assemble.spec_of(self.dataset, bool(config["conditional"]))
+        self.trainer = Trainer(
+            self.trainer_config,
+            assemble.denoiser(config, self.spec, trust),
+            self.objective,
+            self.dataset.split("train"),
+            device=self.device,
+            flip=self.dataset.flip,
+        )
+        self.labels = checked_labels(self.spec, None, int(config["samples"]["n"]))
+        check_count(int(config["samples"]["n"]), 1)
+        if resume:
+            self._load()
+        self._describe()
+        self.metrics = MetricsFile(directory / "metrics.jsonl", after_step=self.trainer.step)
+        self.logger.open(directory, self.trainer.step)
+        self._logged = (self.trainer.step, self.trainer.seconds)
+
+    def _load(self) -> None:
+        found, refused = checkpoint.first_whole(candidates(str(self.directory)))
+        for message in refused:
+            console.warn(message)
+        if found.spec != self.spec:
+            raise UserError(f"the data have changed since this run began: they were {found.spec}, they are {self.spec}")
+        self.trainer.load_state(found.state)
+        console.say(f"resumed at step {self.trainer.step} from {found.path}")
+
+    def _describe(self) -> None:
+        """The small files, and a line on what is about to happen."""
+        write_atomically(self.directory / "config.yaml", OmegaConf.to_yaml(self.config).encode())
+        if not (self.directory / "overrides.txt").exists():
+            write_atomically(self.directory / "overrides.txt", "".join(f"{o}\n" for o in overrides()).encode())
+        name = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else f"{torch.get_num_threads()} threads"
+        )
+        write_json(self.directory / "environment.json", environment(f"{self.device} ({name})"))
+        count = sum(p.numel() for p in self.trainer.parameters)
+        console.say(
+            f"{self.spec.name} {'x'.join(map(str, self.spec.shape))}, {len(self.trainer.batches.split)} training examples; "
+            f"{count:,} parameters; {self.device} ({name})"
+        )
+
+    def log_step(self, report: StepReport) -> dict[str, float]:
+        """A line of metrics, averaged over nothing: the loss of this very step; speed since the last line."""
+        step, seconds = self._logged
+        size = self.trainer_config.batch_size
+        line = {
+            "step": report.step,
+            "images": report.images,
+            "loss": float(report.loss),
+            "learning_rate": report.learning_rate,
+            "grad_norm": float(report.grad_norm),
+            "images_per_second": (report.step - step) * size / max(1e-9, report.seconds - seconds),
+            "seconds": report.seconds,
+        }
+        self._logged = (report.step, report.seconds)
+        self._write(line)
+        if not console.interactive() and (report.step % (10 * self.trainer_config.log_every) == 0):
+            left = report.seconds / max(self.trainer.progress, 1e-9) - report.seconds
+            console.say(
+                f"step {report.step}/{self.trainer_config.max_steps}  loss {line['loss']:.4f}  "
+                f"{line['images_per_second']:.0f} images/s  {left:.0f} s left"
+            )
+        return line
+
+    def validate(self) -> None:
+        """A line with the averaged weights' loss on the validation split (the test split where there is none)."""
+        split = self._held_out()
+        if split is not None:
+            self._write({"step": self.trainer.step, "validation_loss": self.trainer.validation_loss(split)})
+
+    def _held_out(self) -> Split | None:
+        for name in ("validation", "test"):
+            if len(self.dataset.split(name)):
+                return self.dataset.split(name)
+        return None
+
+    def _write(self, line: dict[str, Any]) -> None:
+        # Infinities would not be JSON; a gradient may legitimately be unbounded for one line.
+        self.metrics.write({k: v if math.isfinite(v) else None for k, v in line.items()})
+        self.logger.scalars(line["step"], {k: v for k, v in line.items() if k not in ("step", "images")})
+
+    def draw(self) -> None:
+        """A grid of samples of the averaged weights, always from the same latents."""
+        samples = self.config["samples"]
+        moments = sample_batches(
+            self.trainer.averaged,
+            self.sampler,
+            range(int(samples["n"])),
+            seed=int(samples["seed"]),
+            batch_size=256,
+            labels=self.labels,
+            device=self.device,
+        )
+        drawn = torch.cat([stored(m.state.x, self.spec) for m in moments if m.state.final])
+        image = picture(drawn, self.spec)
+        path = self.directory / "samples" / f"step_{self.trainer.step:08d}.png"
+        self._keep_going("sample grid", lambda: (path.parent.mkdir(exist_ok=True), images_io.save_png(image, path)))
+        self.logger.image(self.trainer.step, "samples", image)
+
+    def save(self) -> None:
+        """A checkpoint; where the disk is full the run goes on, and the one before stands."""
+        content = checkpoint.Checkpoint(config=self.config, spec=self.spec, state=self.trainer.state())
+        directory, keep = self.directory / "checkpoints", self.trainer_config.keep_checkpoints
+        self._keep_going("checkpoint", lambda: checkpoint.save(content, directory, keep))
+
+    def _keep_going(self, what: str, action: Any) -> None:
+        try:
+            action()
+        except OSError as error:
+            console.warn(
+                f"{what} of step {self.trainer.step} not written ({error.strerror or error}); earlier ones are intact "
+                "and the run goes on; free some space"
+            )
+
+    def close(self) -> None:
+        """End the files that are open."""
+        self.metrics.close()
+        self.logger.close()
+
+    def final_likelihood(self) -> None:
+        """``nll.json`` and ``nll.csv`` of the averaged weights, unless ``nll.n`` is 0."""
+        wanted = self.config["nll"]
+        split = self.dataset.split(str(wanted["split"]))
+        n = min(int(wanted["n"]), len(split))
+        if n:
+            score(
+                self.trainer.averaged, self.likelihood, split, self.directory, self.device,
+                n=n, seed=int(wanted["seed"]), batch_size=int(wanted["batch_size"]), audit=64,
+                facts={"split": wanted["split"], "checkpoint_step": self.trainer.step},
+            )  # fmt: skip

@@ -1,0 +1,126 @@
+"""``dfm sample``: draw from a checkpoint."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from dfm import console
+from dfm.config import launch, plain, run_directory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dfm.datasets.base import DatasetSpec
+
+
+def main() -> None:
+    """The command."""
+    launch("sample", job)
+
+
+def job(cfg: DictConfig) -> None:
+    """Draw samples from one checkpoint and store them."""
+    config, directory = plain(cfg), run_directory()
+    import torch
+
+    from dfm import assemble
+    from dfm.api import denoiser_of
+    from dfm.checkpoint import find
+    from dfm.sampling import check_count, checked_labels, sample_batches, stored
+    from dfm.trainer import resolve_device
+
+    trust = assemble.trusted(config)
+    sampler = assemble.sampler(config, trust)
+    check_count(int(config["n"]), int(config["batch_size"]))
+    found, refused = find(config["ckpt"])
+    for message in refused:
+        console.warn(message)
+    device = resolve_device(config["device"])
+    denoiser = denoiser_of(found, device, trust)
+    if config.get("schedule"):
+        denoiser = denoiser.on(assemble.schedule(config, trust))
+    indices = chosen(config["index"], int(config["n"]))
+    labels = checked_labels(found.spec, config["label"], max(indices) + 1)
+    labels = None if labels is None else labels[list(indices)]
+
+    began, parts, evaluations = time.perf_counter(), [], 0.0
+    with console.bar() as bar:
+        task = bar.add_task("sample", total=len(indices))
+        for moment in sample_batches(
+            denoiser, sampler, indices, seed=int(config["seed"]), batch_size=int(config["batch_size"]),
+            labels=labels, device=device,
+        ):  # fmt: skip
+            if moment.state.final:
+                parts.append(stored(moment.state.x, found.spec))
+                evaluations += moment.state.nfe * len(moment.indices)
+                bar.advance(task, len(moment.indices))
+    seconds = time.perf_counter() - began
+    facts = {
+        "sampler": type(getattr(sampler, "stepper", sampler)).__name__.lower(),
+        "settings": config["sampler"],
+        "schedule": config.get("schedule") or found.config["schedule"],
+        "nfe": evaluations / len(indices),
+        "seconds": seconds,
+        "n": len(indices),
+        "seed": config["seed"],
+        "label": config["label"],
+        "checkpoint": str(found.path),
+        "checkpoint_step": found.step,
+    }
+    store(torch.cat(parts), labels, indices, found.spec, directory, bool(config["png"]), facts)
+    console.say(f"{len(indices)} samples in {seconds:.1f} s, {facts['nfe']:.0f} NFE: {directory / 'grid.png'}")
+    console.say(f"run directory: {directory}")
+
+
+def chosen(index: int | None, n: int) -> range:
+    """The numbers of the samples to draw: 0 .. n-1, or one alone.
+
+    Raises:
+        UserError: a negative number.
+    """
+    from dfm.errors import UserError
+
+    if index is None:
+        return range(n)
+    if index < 0:
+        raise UserError(f"index={index}; allowed: a whole number of at least 0")
+    return range(index, index + 1)
+
+
+def store(
+    samples: "Tensor",
+    labels: "Tensor | None",
+    indices: range,
+    spec: "DatasetSpec",
+    directory: Path,
+    png: bool,
+    facts: dict[str, Any],
+) -> None:
+    """``grid.png``, ``samples.npz`` and ``sample.json``, and ``png/000000.png`` ... where asked for."""
+    import io
+
+    import numpy as np
+
+    from dfm import images_io
+    from dfm.commands.pictures import picture
+    from dfm.run_dir import write_atomically, write_json
+
+    arrays = {"samples": images_io.nhwc(samples) if spec.levels is not None else samples.numpy()}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomically(directory / "samples.npz", buffer.getvalue())
+    images_io.save_png(
+        picture(samples[:GRID_LIMIT] if spec.levels is not None else samples, spec), directory / "grid.png"
+    )
+    write_json(directory / "sample.json", facts)
+    if png and spec.levels is not None:
+        (directory / "png").mkdir(exist_ok=True)
+        for number, image in zip(indices, arrays["samples"], strict=True):
+            images_io.save_png(image, directory / "png" / f"{number:06d}.png")
+
+
+GRID_LIMIT = 400

@@ -1,0 +1,189 @@
+"""From YAML to objects: composing a command's configuration with Hydra, and building what its ``_target_`` nodes name."""
+
+import importlib
+import inspect
+import os
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dfm import console
+from dfm.config_errors import explain
+from dfm.errors import UserError, unknown
+
+Node = Mapping[str, Any]
+
+
+def config_dir() -> Path:
+    """The YAML groups: inside the package when installed from a wheel, else beside it in the checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def launch(name: str, job: Callable[[DictConfig], None]) -> None:
+    """Run a command: compose ``configs/<name>.yaml`` with the command line's overrides and call ``job`` (or each job).
+
+    A user's mistake ends with one line on stderr and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback.
+    """
+    show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            job(cfg)
+        except (UserError, OmegaConfBaseException) as error:
+            if show_all:
+                raise
+            _stop(error)
+
+    guarded.__module__ = f"dfm.commands.{name}"
+    # Hydra prints several lines and hides the exception; with this it raises, and we say it in one line.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    _register_resolvers()
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(guarded)()
+    except Exception as error:
+        message = explain(error, name, config_dir())
+        if show_all or message is None:
+            raise
+        _stop(UserError(message))
+
+
+def _stop(error: Exception) -> None:
+    console.error(str(error))
+    raise SystemExit(1)
+
+
+def _register_resolvers() -> None:
+    # A resumed run goes on in its own directory; any other gets a fresh one.
+    OmegaConf.register_new_resolver(
+        "dfm.run_dir", lambda resume, fresh: str(Path(resume)) if resume else fresh, replace=True
+    )
+
+
+def run_directory() -> Path:
+    """The directory of the running job."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def overrides() -> list[str]:
+    """What was given on the command line (in a multirun: for this job)."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration in plain containers.
+
+    Raises:
+        UserError: an interpolation leads nowhere or a value is missing.
+    """
+    try:
+        content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from None
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def build(node: Node, where: str, trusted: Sequence[str] = ("dfm",), **offered: Any) -> Any:
+    """The object that a node describes: its ``_target_`` called with the other keys, nested nodes built first.
+
+    Args:
+        node: plain containers.
+        where: the node's place in the configuration, for messages.
+        trusted: packages from which a target may come (a configuration out of a checkpoint names code).
+        offered: values that only the program knows (the data's shape, say), given to targets that take them.
+
+    Raises:
+        UserError: an untrusted or missing target, an unknown key, or a value of another type than the parameter's.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{where}: no _target_ in {dict(node) if isinstance(node, Mapping) else node!r}")
+    target = _target(str(node["_target_"]), where, trusted)
+    parameters = inspect.signature(target).parameters
+    hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+    arguments = {name: value for name, value in offered.items() if name in parameters}
+    for key, value in node.items():
+        if key == "_target_":
+            continue
+        if key not in parameters:
+            raise unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in parameters if name not in offered])
+        nested = isinstance(value, Mapping) and "_target_" in value
+        built = build(value, f"{where}.{key}", trusted) if nested else value
+        arguments[key] = conform(built, hints.get(key, Any), f"{where}.{key}")
+    missing = [
+        n for n, p in parameters.items() if p.default is p.empty and n not in arguments and p.kind != p.VAR_KEYWORD
+    ]
+    if missing:
+        raise UserError(f"{where}: {', '.join(f'{where}.{n}' for n in missing)} not given")
+    return target(**arguments)
+
+
+def conform(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as a parameter of type ``hint`` takes it: lists become tuples, whole numbers floats, and no more.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(value, inner, hint, where)
+    if origin is Literal:
+        if value not in inner:
+            raise unknown(where, value, [str(name) for name in inner])
+        return value
+    if origin is not None and isinstance(value, (list, tuple)):
+        items = inner[:1] * len(value) if len(inner) < 2 or inner[1] is Ellipsis else inner
+        if origin is tuple and len(items) != len(value):
+            raise UserError(f"{where}={value}; allowed: {len(items)} values")
+        return tuple(conform(v, h, f"{where}[{i}]") for i, (v, h) in enumerate(zip(value, items, strict=True)))
+    if not _fits(value, hint, origin):
+        name = "null" if hint in (None, types.NoneType) else getattr(hint, "__name__", str(hint))
+        raise UserError(f"{where}={value!r}; allowed: a value of type {name}")
+    return float(value) if hint is float else int(value) if hint is int else value
+
+
+def _first_that_fits(value: Any, hints: Sequence[Any], union: Any, where: str) -> Any:
+    # A whole number must stay one where int is allowed too, so exact types are tried before conversions.
+    for hint in sorted(hints, key=lambda hint: type(value) is not hint):
+        try:
+            return conform(value, hint, where)
+        except UserError:
+            continue
+    raise UserError(
+        f"{where}={value!r}; allowed: {str(union).replace('types.NoneType', 'null').replace('None', 'null')}"
+    )
+
+
+def _fits(value: Any, hint: Any, origin: Any) -> bool:
+    if hint is Any:
+        return True
+    if hint is None or hint is types.NoneType:
+        return value is None
+    if hint in (int, float):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and (hint is float or float(value).is_integer())
+    return isinstance(value, origin or hint)
+
+
+def _target(path: str, where: str, trusted: Sequence[str]) -> Any:
+    """The class or function that a dotted path names."""
+    module, _, name = path.rpartition(".")
+    if path.split(".")[0] not in trusted:
+        raise UserError(
+            f"{where}._target_={path}: refused, since it names code outside {', '.join(trusted)}; "
+            "a package of your own must be named on the command line: trust=PACKAGE"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}._target_={path}: no such class ({error})") from None
+    if not inspect.isclass(found):
+        raise UserError(f"{where}._target_={path}: not a class")
+    return found

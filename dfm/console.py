@@ -1,0 +1,62 @@
+"""What a person sees: rich progress bars, tables and one-line errors. The one module with rich."""
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+log = logging.getLogger("dfm")
+_out = Console(highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line for the user, also in the run's log."""
+    _out.print(message, markup=False)
+    log.info(message)
+
+
+def warn(message: str) -> None:
+    """One line of warning, also in the run's log."""
+    _out.print(f"warning: {message}", markup=False, style="yellow")
+    log.warning(message)
+
+
+def error(message: str) -> None:
+    """One line of error on stderr, also in the run's log."""
+    log.error(message)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def interactive() -> bool:
+    """Whether bars can move: the output is a terminal."""
+    return _out.is_terminal
+
+
+def bar(fields: str = "") -> Progress:
+    """A live progress bar with the time left; ``fields`` is a format of the task's fields, e.g. ``{task.fields[loss]}``.
+
+    Where the output is not a terminal nothing is drawn; commands print lines instead.
+    """
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *([TextColumn(fields)] if fields else []),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    ]
+    return Progress(*columns, console=_out, disable=not interactive(), transient=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table; long cells fold."""
+    view = Table(title=title, title_justify="left")
+    for name in columns:
+        view.add_column(name, overflow="fold")
+    for row in rows:
+        view.add_row(*row)
+    _out.print(view)

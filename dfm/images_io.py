@@ -1,0 +1,64 @@
+"""Pictures: grids of samples, clouds of points, single images. The one module (beside the folder reader) with Pillow."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from dfm.run_dir import write_atomically
+
+SMALLEST_CELL = 48
+
+
+def save_png(image: np.ndarray, path: Path) -> None:
+    """An image uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) as PNG, written atomically."""
+    picture = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Images uint8 (N, H, W, C) side by side on a mid-grey ground, row by row; small ones are enlarged without blur.
+
+    Args:
+        columns: default the smallest number that makes the grid at least as wide as high.
+    """
+    n, height, width, channels = images.shape
+    factor = max(1, math.ceil(SMALLEST_CELL / max(height, width)))
+    images = images.repeat(factor, 1).repeat(factor, 2)
+    columns = columns or math.ceil(math.sqrt(n))
+    rows, gap = math.ceil(n / columns), 2
+    cell_h, cell_w = height * factor + gap, width * factor + gap
+    sheet = np.full((rows * cell_h + gap, columns * cell_w + gap, channels), 128, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * cell_h + gap, i % columns * cell_w + gap
+        sheet[top : top + cell_h - gap, left : left + cell_w - gap] = image
+    return sheet
+
+
+def cloud(points: np.ndarray, low: float, high: float, size: int = 480) -> np.ndarray:
+    """Points (N, d) as a picture uint8 (size, size): a histogram of the first two coordinates over [low, high]^2.
+
+    Dark is dense; the grey is the square root of the count, so that thin parts show. One-dimensional points are drawn
+    as bars of their histogram.
+    """
+    if points.shape[1] == 1:
+        counts, _ = np.histogram(points[:, 0], bins=size // 4, range=(low, high))
+        heights = (counts.repeat(4) / max(1, counts.max()) * (size - 1)).astype(int)
+        bars = np.arange(size)[::-1, None] <= heights[None, :]
+        return np.where(bars, 40, 255).astype(np.uint8)
+    bins = max(24, min(size // 2, int(math.sqrt(len(points)) * 3)))
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=bins, range=((low, high), (low, high)))
+    shade = 255 - 235 * np.sqrt(counts[::-1] / max(1.0, np.quantile(counts[counts > 0], 0.99) if counts.any() else 1.0))
+    picture = shade.clip(0, 255).astype(np.uint8)
+    factor = math.ceil(size / bins)
+    return picture.repeat(factor, 0).repeat(factor, 1)
+
+
+def nhwc(images: Tensor) -> np.ndarray:
+    """uint8 (N, C, H, W) -> (N, H, W, C)."""
+    return images.permute(0, 2, 3, 1).cpu().numpy()

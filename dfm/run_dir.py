@@ -1,0 +1,164 @@
+"""What lands on disk: run directories, their small files, and finding a run or checkpoint again."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dfm.errors import UserError
+
+CHECKPOINT_NAME = re.compile(r"step_(\d{8})\.pt")
+
+
+def outputs() -> Path:
+    """Where runs are put: ``outputs/`` below the working directory."""
+    return Path("outputs")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The whole file or, after a crash or on a full disk, the file that was there: temporary file, fsync, rename.
+
+    Raises:
+        OSError: it could not be written; no part of it is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    # A rename survives a power cut only once the directory itself is on disk.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """One JSON object, atomically; NaN and infinities are refused, since JSON has none (write None)."""
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one JSON object a line, each on disk when ``write`` returns.
+
+    Args:
+        path: the file, continued if it is there.
+        after_step: a run that resumes at this step drops later lines first, so that none stands twice.
+    """
+
+    def __init__(self, path: Path, after_step: int = 0) -> None:
+        if path.exists():
+            kept = [line for line in read_metrics(path) if line["step"] <= after_step]
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line; it must have ``step``."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the run ran on: versions, platform, device, git revision of the working directory."""
+    import importlib.metadata as metadata
+
+    names = ("dfm", "torch", "torchvision", "numpy", "hydra-core", "omegaconf")
+    versions = {name: metadata.version(name) for name in names if _installed(name)}
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor_count": os.cpu_count(),
+        "device": device,
+        "versions": versions,
+        "git_revision": _git_revision(),
+        "command": sys.argv,
+    }
+
+
+def _installed(name: str) -> bool:
+    import importlib.metadata as metadata
+
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _git_revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, newest (highest step) first, whole or not."""
+    found = [p for p in (run / "checkpoints").glob("step_*.pt") if CHECKPOINT_NAME.fullmatch(p.name)]
+    return sorted(found, reverse=True)
+
+
+def latest_run(root: Path) -> Path:
+    """The training run below ``root`` whose newest checkpoint was written last.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs = {p.parent.parent for p in root.glob("**/checkpoints/step_*.pt")} if root.is_dir() else set()
+    dated = [(max(p.stat().st_mtime_ns for p in checkpoints(run)), run) for run in runs if checkpoints(run)]
+    if not dated:
+        raise UserError(f"'latest': no run with a checkpoint below {root.resolve()}; try 'dfm train' first, or a path")
+    return max(dated)[1]
+
+
+def candidates(ckpt: str | None) -> Iterator[Path]:
+    """The checkpoint files that ``ckpt`` may mean, best first: a file, a run directory, or ``latest``.
+
+    Raises:
+        UserError: it names nothing that exists, or a directory without checkpoints.
+    """
+    if not ckpt:
+        raise UserError("ckpt is not given; allowed: a checkpoint file, a run directory or 'latest'; try ckpt=latest")
+    path = latest_run(outputs()) if ckpt == "latest" else Path(ckpt)
+    if path.is_file():
+        return iter([path])
+    if not path.exists():
+        raise UserError(
+            f"ckpt={ckpt}: no such file or directory; allowed: a checkpoint file, a run directory or 'latest'"
+        )
+    found = checkpoints(path)
+    if not found:
+        raise UserError(f"ckpt={ckpt}: no checkpoints/step_*.pt in this directory; allowed: a training run's directory")
+    return iter(found)

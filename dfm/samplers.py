@@ -1,0 +1,140 @@
+"""Drawing samples: the one loop over a time grid, and its adaptive sister.
+
+A sampler yields after each step, so that progress bars and pictures live with the caller. Samples are numbered: all
+that is random in sample k is a function of (seed, k, step), whatever the batch it is drawn in.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dfm.adaptive import DormandPrince
+from dfm.denoiser import Calls, Denoiser
+from dfm.errors import UserError
+from dfm.grids import Grid, LogNsr
+from dfm.seeding import Purpose, normal
+from dfm.steppers import Stepper
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """A batch on its way: x (B, *D) after ``step`` steps, at time t (the slowest sample's if they differ).
+
+    ``nfe`` is the number of evaluations of the denoiser so far, per sample on average. The last state of a trajectory
+    has ``final`` set: its x is E[data | x_t] at the last time, in the unit of the data.
+    """
+
+    x: Tensor
+    t: float
+    step: int
+    nfe: float
+    final: bool = False
+
+
+def start(
+    denoiser: Denoiser, seed: int, indices: Sequence[int], device: torch.device | None = None, double: bool = False
+) -> Tensor:
+    """x at t_max of the samples ``indices`` (B, *D): the denoiser's Gaussian prior, float32 unless ``double``."""
+    mean, std = denoiser.prior()
+    latent = normal(seed, indices, denoiser.spec.shape, Purpose.START)
+    return (mean + std * latent).to(device, torch.float64 if double else torch.float32)
+
+
+class Sampler(ABC):
+    """From x at t_max to data."""
+
+    @abstractmethod
+    def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
+        """(x, t) after each step from t_max down to t_min, without the last denoising."""
+
+    def trajectory(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[State]:
+        """All states from x (B, *D) at t_max to the samples, E[data | x_{t_min}].
+
+        Args:
+            seed, indices: what the noise of a stochastic sampler depends on; indices[i] numbers sample i.
+        """
+        calls = Calls()
+        counted = denoiser.counted(calls)
+        step, t = 0, denoiser.t_max
+        for step, (x, t) in enumerate(self.path(counted, x, seed, indices), start=1):  # noqa: B020
+            yield State(x=x, t=t, step=step, nfe=calls.samples / len(x))
+        data = counted.data(x, torch.tensor(t, dtype=torch.float64))
+        yield State(x=data, t=t, step=step, nfe=calls.samples / len(x), final=True)
+
+    def run(self, denoiser: Denoiser, x: Tensor, seed: int = 0, indices: Sequence[int] | None = None) -> State:
+        """The last state of ``trajectory``; samples are numbered 0, 1, ... unless ``indices`` says otherwise."""
+        state = None
+        for state in self.trajectory(denoiser, x, seed, range(len(x)) if indices is None else indices):
+            pass
+        assert state is not None  # a trajectory always ends with a denoised state
+        return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridSampler(Sampler):
+    """A stepper along a grid of ``steps`` moves.
+
+    Args:
+        times: explicit times in place of grid and steps, decreasing inside [t_min, t_max] of the denoiser; the x that
+            the sampler starts from belongs to the first of them.
+    """
+
+    stepper: Stepper
+    steps: int
+    grid: Grid = field(default_factory=LogNsr)
+    times: Sequence[float] | None = None
+
+    def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
+        times = self.time_grid(denoiser)
+        for step, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+            x = self.stepper.move(denoiser, x, t, s, partial(_step_noise, x, seed, indices, step))
+            yield x, float(s)
+
+    def time_grid(self, denoiser: Denoiser) -> Tensor:
+        """The times that the sampler visits, float64, decreasing.
+
+        Raises:
+            UserError: explicit times that do not decrease or leave the denoiser's range.
+        """
+        if self.times is None:
+            return self.grid.times(self.steps, denoiser.schedule, denoiser.t_min, denoiser.t_max)
+        times = torch.tensor(list(self.times), dtype=torch.float64)
+        inside = len(times) > 1 and float(times[0]) <= denoiser.t_max and float(times[-1]) >= denoiser.t_min
+        if not inside or not bool((times[1:] < times[:-1]).all()):
+            raise UserError(
+                f"times={list(self.times)}; allowed: at least two, decreasing, inside "
+                f"[{denoiser.t_min:g}, {denoiser.t_max:g}]"
+            )
+        return times
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveSampler(Sampler):
+    """The probability-flow ODE by an embedded pair, with a step size for each sample; ``steps`` has no effect.
+
+    Args:
+        solver: the pair and its tolerances.
+        steps: accepted so that every sampler has the key; must be left null.
+    """
+
+    solver: DormandPrince
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            raise UserError(
+                f"sampler.steps={self.steps} has no effect on an adaptive sampler; try sampler.solver.rtol, or "
+                "sampler=heun for a given number of steps"
+            )
+
+    def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
+        for now in self.solver.solve(lambda rows: denoiser.rows(rows).velocity, x, denoiser.t_max, denoiser.t_min):
+            yield now.x, float(now.t.max())
+
+
+def _step_noise(x: Tensor, seed: int, indices: Sequence[int], step: int) -> Tensor:
+    return normal(seed, indices, tuple(x.shape[1:]), Purpose.STEP, step).to(x)

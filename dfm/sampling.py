@@ -1,0 +1,81 @@
+"""Samples 0 .. n-1 of a denoiser in batches, ready to be drawn or stored."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfm.datasets.base import DatasetSpec
+from dfm.denoiser import Denoiser
+from dfm.errors import UserError
+from dfm.quantization import quantize, to_eight_bits
+from dfm.samplers import Sampler, State, start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """A state of the batch that holds the samples numbered ``indices``."""
+
+    indices: Sequence[int]
+    state: State
+
+
+def check_count(n: int, batch_size: int) -> None:
+    """Refuse a number of samples or a batch size below one.
+
+    Raises:
+        UserError: either is.
+    """
+    for name, value in (("n", n), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name}={value}; allowed: a whole number of at least 1")
+
+
+def checked_labels(spec: DatasetSpec, label: int | None, n: int) -> Tensor | None:
+    """Class ``label`` for each of n samples, int64 (n,). For a conditional model None means classes 0, 1, ... in turn.
+
+    Raises:
+        UserError: the model knows no classes, or not this one.
+    """
+    if spec.num_classes == 0:
+        if label is not None:
+            raise UserError(f"label={label}: this model was trained without classes; try conditional=true in training")
+        return None
+    if label is None:
+        return torch.arange(n) % spec.num_classes
+    if not 0 <= label < spec.num_classes:
+        raise UserError(f"label={label}; allowed: 0 to {spec.num_classes - 1}")
+    return torch.full((n,), label)
+
+
+@torch.no_grad()
+def sample_batches(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    batch_size: int,
+    labels: Tensor | None = None,
+    device: torch.device | None = None,
+) -> Iterator[Moment]:
+    """Every state of every batch; a batch ends with its ``final`` state.
+
+    Args:
+        indices: numbers of the samples; sample k is the same in any batch and alone.
+        labels: int64 (len(indices),), or None.
+    """
+    for first in range(0, len(indices), batch_size):
+        part = indices[first : first + batch_size]
+        given = None if labels is None else labels[first : first + batch_size].to(device)
+        x = start(denoiser, seed, part, device)
+        for state in sampler.trajectory(denoiser.given(given), x, seed, part):
+            yield Moment(indices=part, state=state)
+
+
+def stored(samples: Tensor, spec: DatasetSpec) -> Tensor:
+    """Samples as they are stored: images uint8 (B, C, H, W) over 0 .. 255, points float32 (B, d)."""
+    if spec.levels is None:
+        return samples.float().cpu()
+    return to_eight_bits(quantize(samples, spec.levels), spec.levels).cpu()

@@ -1,0 +1,75 @@
+"""Randomness as a function of where it is used, never of how work was divided.
+
+What a user sees of sample k depends on (seed, k, purpose, step) alone; what a training step draws depends on
+(seed, step, rank, purpose). Both come from the counter-based generator Philox (Salmon et al. 2011): the key and the
+counter are the arguments themselves, so streams never overlap and nothing need be stored to resume.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfm.errors import UserError
+
+
+class Purpose(IntEnum):
+    """What a stream is for; the numbers are part of the meaning of a seed and never change."""
+
+    START = 0
+    STEP = 1
+    DEQUANTIZE = 2
+    PROBE = 3
+    DATA_ORDER = 4
+    TRAIN = 5
+    FLIP = 6
+    LABEL = 7
+    VALIDATE = 8
+    INITIAL_WEIGHTS = 9
+
+
+def stream(seed: int, index: int, purpose: Purpose, step: int = 0) -> np.random.Generator:
+    """The generator for item ``index`` of ``seed``: Philox with key (seed, index), counter (0, 0, step, purpose)."""
+    counter = np.array([0, 0, step, int(purpose)], dtype=np.uint64)
+    key = np.array([checked_seed(seed), index], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def checked_seed(seed: int) -> int:
+    """The seed itself, if it is one.
+
+    Raises:
+        UserError: it is negative or does not fit in 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed={seed}; allowed: a whole number from 0 to 2^63 - 1")
+    return seed
+
+
+def normal(seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: Purpose, step: int = 0) -> Tensor:
+    """Standard normals float64 (len(indices), *shape): row i depends on (seed, indices[i], purpose, step) alone."""
+    return _rows([stream(seed, i, purpose, step).standard_normal(shape) for i in indices], shape)
+
+
+def uniform(seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: Purpose, step: int = 0) -> Tensor:
+    """Uniforms in [0, 1), float64 (len(indices), *shape), a row an index."""
+    return _rows([stream(seed, i, purpose, step).random(shape) for i in indices], shape)
+
+
+def rademacher(seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: Purpose, step: int = 0) -> Tensor:
+    """Signs -1 or 1 with equal chance, float64 (len(indices), *shape), a row an index."""
+    return _rows([stream(seed, i, purpose, step).integers(0, 2, shape) * 2.0 - 1 for i in indices], shape)
+
+
+def training_generator(device: torch.device, seed: int, step: int, rank: int, purpose: Purpose) -> torch.Generator:
+    """A torch generator for the draws of one training step on one process."""
+    state = stream(seed, rank, purpose, step).integers(0, 2**63, dtype=np.int64)
+    return torch.Generator(device=device).manual_seed(int(state))
+
+
+def _rows(rows: list[np.ndarray], shape: tuple[int, ...]) -> Tensor:
+    if not rows:
+        return torch.zeros(0, *shape, dtype=torch.float64)
+    return torch.from_numpy(np.stack(rows))
