@@ -1,4 +1,4 @@
-"""The command ``dfm``: a table of commands, and completion. Imports neither torch nor Hydra before a command is known."""
+"""The command ``dfm``: a table of commands, and completion. Imports no torch, and no Hydra before a command is known."""
 
 import importlib
 import os
@@ -53,7 +53,12 @@ def usage() -> str:
 def run(command: str, arguments: Sequence[str]) -> None:
     """Hand over to a command. ``-m`` goes first: Hydra's parser fails on it between overrides."""
     sweep = [a for a in arguments if a in ("-m", "--multirun")]
-    sys.argv = [f"dfm {command}", *sweep[:1], *(a for a in arguments if a not in sweep)]
+    hand_over(command, [f"dfm {command}", *sweep[:1], *(a for a in arguments if a not in sweep)])
+
+
+def hand_over(command: str, argv: list[str]) -> None:
+    """Import a command and call it with this sys.argv."""
+    sys.argv = argv
     importlib.import_module(f"dfm.commands.{command}").main()
 
 
@@ -64,17 +69,15 @@ def completing(arguments: Sequence[str]) -> bool:
 
 def complete(arguments: Sequence[str]) -> None:
     """Answer the shell: commands until one stands on the line, then Hydra's groups and keys of that command."""
-    if "query=bash" not in " ".join(arguments) or "COMP_LINE" not in os.environ:
-        run("train", arguments)
+    if "query=bash" not in arguments:
+        hand_over("train", ["dfm", *arguments])
         return
-    line = os.environ["COMP_LINE"]
+    line = os.environ.get("COMP_LINE", "")
     words = line.split()
-    typing_command = len(words) < 2 or (len(words) == 2 and not line.endswith(" "))
-    if typing_command or words[1] not in COMMANDS:
-        start = words[1] if len(words) > 1 else ""
+    if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
+        start = words[1] if len(words) == 2 else ""
         print(" ".join(name for name in COMMANDS if name.startswith(start)))
-        return
-    shorter = line.replace(f" {words[1]}", "", 1)
-    os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - (len(line) - len(shorter)))
-    os.environ["COMP_LINE"] = shorter
-    run(words[1], arguments)
+    elif words[1] in COMMANDS:
+        # Hydra sees the line as if the command were a program of its own.
+        os.environ["COMP_LINE"] = line.replace(f" {words[1]}", "", 1)
+        hand_over(words[1], ["dfm", *arguments])

@@ -1,4 +1,1 @@
-"""Networks: (x, c_time, label) -> a tensor of the shape of x. They know nothing about diffusion.
-
-A model's constructor takes ``shape`` (of one sample) and ``num_classes`` (0: unconditional) beside its own options.
-"""
+"""Networks: model(x, c_time, label) -> a tensor of x's shape. They know nothing of diffusion."""

@@ -1,161 +1,224 @@
-"""The pieces of a U-Net. Each takes (h (B, C, H, W), e (B, E)), where e is the conditioning vector."""
+"""The parts of a U-Net: residual blocks that are told the time, self-attention, changes of resolution.
 
+Dhariwal and Nichol 2021 (arXiv:2105.05233), section 3 and appendix A. Everything maps (B, C, H, W) to the same kind of
+tensor and keeps the memory format that it is given, channels_last included.
+"""
+
+import math
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 
 from dfm.errors import UserError
 
-Resampling = Literal["none", "up", "down"]
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+Resize = Literal["down", "up"]
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def group_norm(channels: int, groups: int, eps: float) -> nn.GroupNorm:
-    """Group normalisation (Wu and He 2018).
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions:
+    """What the residual blocks of a network have in common; ``UNet`` says what each option means.
 
     Raises:
-        UserError: the channels cannot be shared out among the groups.
+        UserError: num_heads and head_channels are both given, or dropout is no probability below 1.
     """
-    if channels % groups:
-        raise UserError(f"model: {channels} channels in {groups} groups; allowed: groups that divide the channels")
-    return nn.GroupNorm(groups, channels, eps=eps)
 
+    time_channels: int
+    groups: int
+    attention_groups: int
+    norm_eps: float
+    dropout: float
+    scale_shift: bool
+    num_heads: int | None
+    head_channels: int | None
+    zero_init: bool
+    divisor: float = 1.0
 
-def zeroed(module: ModuleT) -> ModuleT:
-    """A layer whose output is zero at the start, so that its block begins as the identity."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
+    def __post_init__(self) -> None:
+        if self.num_heads is not None and self.head_channels is not None:
+            raise UserError(
+                f"num_heads={self.num_heads} and head_channels={self.head_channels}; allowed: one of them; "
+                "try num_heads=null"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout={self.dropout:g}; allowed: from 0 to below 1; try 0.1")
 
+    def heads(self, channels: int) -> int:
+        """How many heads attend where there are ``channels`` channels.
 
-def resampled(h: Tensor, how: Resampling) -> Tensor:
-    """Twice (nearest) or half (2x2 mean) the resolution, without parameters."""
-    if how == "up":
-        return F.interpolate(h, scale_factor=2.0, mode="nearest")
-    return F.avg_pool2d(h, 2) if how == "down" else h
+        Raises:
+            UserError: the channels cannot be shared out evenly.
+        """
+        name = "num_heads" if self.head_channels is None else "head_channels"
+        given = getattr(self, name)
+        if given is None:
+            return 1
+        if given < 1 or channels % given:
+            hint = math.gcd(channels, max(given, 1))
+            raise UserError(f"{name}={given} where attention has {channels} channels; allowed: a divisor; try {hint}")
+        return given if name == "num_heads" else channels // given
 
 
 class ResidualBlock(nn.Module):
-    """(skip(h) + conv(silu(norm(conv(silu(norm h))) [+] e)))/residual_scale (Ho et al. 2020; Dhariwal and Nichol 2021).
+    """h = conv_1(silu(norm_1(x))), told the time, then x + conv_2(dropout(silu(.))); attention follows if asked for.
 
-    The conditioning is added before the second norm, or, with ``scale_shift``, scales and shifts its output (FiLM).
+        additive:    norm_2(h + W e)                      scale_shift:  norm_2(h) (1 + s) + b,  (s, b) = W e
 
-    Args:
-        resampling: changes the resolution between the first activation and the first convolution, and on the skip.
-        residual_scale: what the sum is divided by.
+    with e the silu of the embedding, (B, time_channels). With ``resize`` both x and silu(norm_1(x)) are halved (mean
+    of 2 by 2) or doubled (nearest) in height and width before the convolutions. x passes a 1x1 convolution where the
+    number of channels changes. The sums are divided by ``options.divisor``.
     """
 
     def __init__(
         self,
-        channels: int,
-        out_channels: int,
-        embedding: int,
+        inputs: int,
+        outputs: int,
+        options: BlockOptions,
         *,
-        groups: int,
-        eps: float,
-        dropout: float,
-        scale_shift: bool,
-        resampling: Resampling = "none",
-        residual_scale: float = 1.0,
-        zero_init: bool = True,
+        attention: bool = False,
+        resize: Resize | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = group_norm(channels, groups, eps)
-        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.embedding = nn.Linear(embedding, out_channels * (2 if scale_shift else 1))
-        self.norm2 = group_norm(out_channels, groups, eps)
-        self.dropout = nn.Dropout(dropout)
-        conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv2 = zeroed(conv2) if zero_init else conv2
-        self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
-        self.resampling, self.scale_shift, self.residual_scale = resampling, scale_shift, residual_scale
+        self.options, self.resize = options, resize
+        self.norm_1 = nn.GroupNorm(options.groups, inputs, eps=options.norm_eps)
+        self.conv_1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.time = nn.Linear(options.time_channels, 2 * outputs if options.scale_shift else outputs)
+        self.norm_2 = nn.GroupNorm(options.groups, outputs, eps=options.norm_eps)
+        self.dropout = nn.Dropout(options.dropout)
+        self.conv_2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1), options.zero_init)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.attention = SelfAttention(outputs, options) if attention else nn.Identity()
 
-    def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """(B, channels, H, W), (B, embedding) -> (B, out_channels, H', W')."""
-        inner = self.conv1(resampled(F.silu(self.norm1(h)), self.resampling))
-        conditioning = self.embedding(e)[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = conditioning.chunk(2, dim=1)
-            inner = torch.addcmul(shift, self.norm2(inner), 1 + scale)
-        else:
-            inner = self.norm2(inner + conditioning)
-        inner = self.conv2(self.dropout(F.silu(inner)))
-        out = self.skip(resampled(h, self.resampling)) + inner
-        return out if self.residual_scale == 1 else out / self.residual_scale
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """x (B, inputs, H, W), e (B, time_channels) -> (B, outputs, H', W')."""
+        h = functional.silu(self.norm_1(x))
+        if self.resize is not None:
+            x, h = resized(x, self.resize), resized(h, self.resize)
+        h = self._timed(self.conv_1(h), e)
+        h = self.conv_2(self.dropout(functional.silu(h)))
+        return self.attention(divided(self.shortcut(x) + h, self.options.divisor))
+
+    def _timed(self, h: Tensor, e: Tensor) -> Tensor:
+        time = self.time(e)[:, :, None, None]
+        if not self.options.scale_shift:
+            return self.norm_2(h + time)
+        scale, shift = time.chunk(2, dim=1)
+        return self.norm_2(h) * (1 + scale) + shift
 
 
 class SelfAttention(nn.Module):
-    """h + proj(softmax(q k^T/sqrt(d_head)) v) over the H W positions (Vaswani et al. 2017).
+    """x + W softmax(q k^T / sqrt(d)) v: every position attends to all, d = channels/heads (Vaswani et al. 2017, eq. 1).
 
-    ``qkv`` gives all queries, then keys, then values; each head is a run of ``channels/heads`` rows. In channels_last
-    layout the reshapes are views, no copies.
+    The rows of ``qkv`` are q of all heads, then k, then v. An ``options.attention_groups`` of 0 leaves the norm out.
+    """
+
+    def __init__(self, channels: int, options: BlockOptions) -> None:
+        super().__init__()
+        self.heads, self.divisor = options.heads(channels), options.divisor
+        groups = options.attention_groups
+        self.norm = nn.GroupNorm(groups, channels, eps=options.norm_eps) if groups else nn.Identity()
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zeroed(nn.Linear(channels, channels), options.zero_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, C, H, W)."""
+        # (B, HW, C) is a view of a channels_last tensor, and the result is one again: the linear layers copy nothing.
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        out = self.out(mixed.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])
+        return divided(x + out, self.divisor)
+
+
+class Downsample(nn.Module):
+    """Half the height and width by a 3x3 convolution of stride 2.
 
     Args:
-        norm: normalise h first.
+        channels: in and out.
+        padding: 1 pads all four sides; 0 pads right and bottom only, as the first DDPM code did.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        heads: int,
-        *,
-        groups: int,
-        eps: float,
-        norm: bool = True,
-        residual_scale: float = 1.0,
-        zero_init: bool = True,
-    ) -> None:
+    def __init__(self, channels: int, padding: int) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise UserError(f"model: {channels} channels in {heads} attention heads; allowed: a divisor of the channels")
-        self.heads, self.residual_scale = heads, residual_scale
-        self.norm = group_norm(channels, groups, eps) if norm else nn.Identity()
-        self.qkv = nn.Linear(channels, 3 * channels)
-        proj = nn.Linear(channels, channels)
-        self.proj = zeroed(proj) if zero_init else proj
+        self.pad = (0, 1, 0, 1) if padding == 0 else None
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same."""
-        b, c, height, width = h.shape
-        tokens = self.norm(h).permute(0, 2, 3, 1).reshape(b, height * width, c)
-        q, k, v = self.qkv(tokens).reshape(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, -1, c)
-        out = h + self.proj(mixed).reshape(b, height, width, c).permute(0, 3, 1, 2)
-        return out if self.residual_scale == 1 else out / self.residual_scale
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, C, H/2, W/2); the time ``e`` is for resampling residual blocks only."""
+        return self.conv(x if self.pad is None else functional.pad(x, self.pad))
 
 
-class Stage(nn.Module):
-    """A residual block and, at some levels, self-attention behind it."""
+class Upsample(nn.Module):
+    """Double the height and width: nearest neighbour, then a 3x3 convolution."""
 
-    def __init__(self, block: ResidualBlock, attention: SelfAttention | None) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.block, self.attention = block, attention
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """(B, C, H, W), (B, E) -> (B, C', H, W)."""
-        h = self.block(h, e)
-        return h if self.attention is None else self.attention(h)
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, C, 2H, 2W); the time ``e`` is for resampling residual blocks only."""
+        return self.conv(resized(x, "up"))
 
 
-class Resample(nn.Module):
-    """A change of resolution by a factor of two with a convolution (or none).
+class Resized(nn.Module):
+    """Half or double the height and width without weights."""
 
-    Down: a 3x3 convolution of stride 2, padded all round (``padding`` 1) or right and bottom only (0, as in DDPM).
-    Up: nearest neighbour, then a 3x3 convolution. Without ``conv``: 2x2 means, or nearest neighbour alone.
-    """
-
-    def __init__(self, channels: int, how: Literal["up", "down"], *, conv: bool, padding: int = 1) -> None:
+    def __init__(self, resize: Resize) -> None:
         super().__init__()
-        self.how, self.padding = how, padding
-        stride, pad = (1, 1) if how == "up" else (2, padding)
-        self.conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=pad) if conv else None
+        self.resize = resize
 
-    def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, 2H, 2W) or (B, C, H/2, W/2); e has no effect."""
-        if self.conv is None:
-            return resampled(h, "up" if self.how == "up" else "down")
-        if self.how == "up":
-            return self.conv(resampled(h, "up"))
-        return self.conv(h if self.padding else F.pad(h, (0, 1, 0, 1)))
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, C, H', W'); the time ``e`` is for resampling residual blocks only."""
+        return resized(x, self.resize)
+
+
+class DownLevel(nn.Module):
+    """The blocks of one resolution on the way down, and the step to the next resolution (None at the last)."""
+
+    def __init__(self, blocks: list[ResidualBlock], resample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks, self.resample = nn.ModuleList(blocks), resample
+
+    def forward(self, x: Tensor, e: Tensor) -> list[Tensor]:
+        """What each module returned, in order: all of it is kept for the way up."""
+        outputs = [x]
+        for module in [*self.blocks, *([] if self.resample is None else [self.resample])]:
+            outputs.append(module(outputs[-1], e))
+        return outputs[1:]
+
+
+class UpLevel(nn.Module):
+    """The blocks of one resolution on the way up, each shown what the way down kept, and the step to the next."""
+
+    def __init__(self, blocks: list[ResidualBlock], resample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks, self.resample = nn.ModuleList(blocks), resample
+
+    def forward(self, x: Tensor, kept: list[Tensor], e: Tensor) -> Tensor:
+        """x and, last first, one of ``kept`` for each block."""
+        for block, skip in zip(self.blocks, reversed(kept), strict=True):
+            x = block(torch.cat([x, skip], dim=1), e)
+        return x if self.resample is None else self.resample(x, e)
+
+
+def resized(x: Tensor, resize: Resize) -> Tensor:
+    """Mean of each 2 by 2 (down), or each pixel four times (up)."""
+    return (
+        functional.avg_pool2d(x, 2) if resize == "down" else functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    )
+
+
+def divided(x: Tensor, divisor: float) -> Tensor:
+    """x/divisor; nothing is computed for 1, which nearly all networks use."""
+    return x if divisor == 1 else x / divisor
+
+
+def zeroed(layer: Layer, zero_init: bool) -> Layer:
+    """The layer, with all its parameters zero if ``zero_init``: a residual branch then starts as the identity."""
+    if zero_init:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+    return layer

@@ -1,68 +1,102 @@
-"""Embeddings of the noise level and of the class, summed into the vector that conditions every block."""
+"""What a network is told besides x: time, as sinusoids of c_time = log nsr, and the class.
+
+    angle_k = time_scale c_time max_period^(-k / (K - frequency_shift)),   k = 0 .. K-1
+    e = W2 silu(W1 [sin angle, cos angle]) + table[label]
+
+(Vaswani et al. 2017, section 3.5, for the sinusoids; Ho et al. 2020, appendix B, for their use.) A time in 0..1000
+wants time_scale=1 and max_period=10000. c_time lies in about [-7, 7]: the defaults, 10 and 100 with frequency_shift=1,
+make the angular frequencies run geometrically from 10 down to 0.1 rad per unit, that is from waves that tell apart
+what differs by a tenth to one that does not come round within the range.
+"""
 
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dfm.errors import UserError
 
 
-class Sinusoid(nn.Module):
-    """Cosines and sines of c_time at geometrically spaced frequencies (Vaswani et al. 2017, section 3.5).
-
-    omega_i = time_scale * max_period^(-i/(half - frequency_shift)),  i = 0 .. half-1,  half = channels/2
-
-    Args:
-        channels: even.
-        time_scale: angular frequency of the fastest wave, in radians per unit of c_time.
-        max_period: ratio of the fastest to the slowest frequency (but for the shift).
-        cos_first: cosines before sines.
-        frequency_shift: 0 (ADM) or 1 (DDPM).
-    """
-
-    def __init__(
-        self, channels: int, *, time_scale: float, max_period: float, cos_first: bool, frequency_shift: float
-    ) -> None:
-        super().__init__()
-        if channels % 2:
-            raise UserError(f"a sinusoidal embedding of {channels} channels; allowed: an even number")
-        half = channels // 2
-        exponent = torch.arange(half) / (half - frequency_shift)
-        self.register_buffer("frequencies", time_scale * torch.exp(-math.log(max_period) * exponent), persistent=False)
-        self.cos_first = cos_first
-
-    def forward(self, c_time: Tensor) -> Tensor:
-        """(B,) -> (B, channels)."""
-        angle = c_time[:, None] * self.frequencies
-        waves = (angle.cos(), angle.sin()) if self.cos_first else (angle.sin(), angle.cos())
-        return torch.cat(waves, 1)
-
-
-class Conditioning(nn.Module):
-    """SiLU(MLP(sinusoid(c_time)) + class embedding): (B,), (B,) or None -> (B, channels).
-
-    The class table has a last row for 'no label', used where ``label`` is None or equals ``num_classes``.
+def frequencies(count: int, *, time_scale: float, max_period: float, frequency_shift: float) -> Tensor:
+    """Angular frequencies time_scale max_period^(-k/(count - frequency_shift)) in rad per unit of c_time, (count,).
 
     Raises:
-        UserError: a label is given and there are no classes.
+        UserError: max_period is not above 1, or frequency_shift leaves nothing to divide by.
+    """
+    if max_period <= 1:
+        raise UserError(f"max_period={max_period:g}; allowed: above 1; try 100")
+    if count <= frequency_shift:
+        raise UserError(f"frequency_shift={frequency_shift:g} with {count} frequencies; allowed: less than that; try 0")
+    k = torch.arange(count, dtype=torch.float64)
+    return (time_scale * torch.exp(-math.log(max_period) * k / (count - frequency_shift))).float()
+
+
+class Embedding(nn.Module):
+    """e(c_time, label): (B,) float and (B,) int64 -> (B, channels).
+
+    The table has a row for each class and a last one, ``num_classes``, for 'no label': it stands in for a label of None
+    and may be passed for single samples, which is how labels are dropped in training (Ho and Salimans 2022).
+
+    Args:
+        features: 2K, how many sines and cosines; even.
+        channels: of the result.
+        num_classes: 0 for a network without classes.
+        time_scale: multiplies c_time.
+        max_period: ratio of the greatest to the smallest frequency (reached when frequency_shift is 1).
+        frequency_shift: 0 (Dhariwal and Nichol) or 1 (Ho et al.) in the formula above.
+        flip_sin_to_cos: cosines before sines.
+
+    Raises:
+        UserError: features is odd; or as ``frequencies``.
     """
 
-    def __init__(self, waves: Sinusoid, waves_channels: int, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.waves = waves
-        self.linear1 = nn.Linear(waves_channels, channels)
-        self.linear2 = nn.Linear(channels, channels)
-        self.num_classes = num_classes
-        self.classes = nn.Embedding(num_classes + 1, channels) if num_classes else None
+    frequencies: Tensor
 
-    def forward(self, c_time: Tensor, label: Tensor | None) -> Tensor:
-        """Every block starts with SiLU of the sum, so it is taken here, once."""
-        embedded = self.linear2(nn.functional.silu(self.linear1(self.waves(c_time))))
-        if self.classes is None:
-            if label is not None:
-                raise UserError("a label was given to a model without classes; try conditional=true in training")
-        else:
-            none = torch.full(c_time.shape, self.num_classes, dtype=torch.long, device=c_time.device)
-            embedded = embedded + self.classes(none if label is None else label)
-        return nn.functional.silu(embedded)
+    def __init__(
+        self,
+        *,
+        features: int,
+        channels: int,
+        num_classes: int = 0,
+        time_scale: float = 10.0,
+        max_period: float = 100.0,
+        frequency_shift: float = 1.0,
+        flip_sin_to_cos: bool = False,
+    ) -> None:
+        super().__init__()
+        if features < 2 or features % 2:
+            raise UserError(
+                f"{features} sines and cosines of time (a U-Net's channels, an MLP's time_features); "
+                f"allowed: an even number; try {max(features + 1, 2)}"
+            )
+        angular = frequencies(
+            features // 2, time_scale=time_scale, max_period=max_period, frequency_shift=frequency_shift
+        )
+        # A function of the options, so no part of the weights.
+        self.register_buffer("frequencies", angular, persistent=False)
+        self.flip_sin_to_cos = flip_sin_to_cos
+        self.linear_1 = nn.Linear(features, channels)
+        self.linear_2 = nn.Linear(channels, channels)
+        self.table = nn.Embedding(num_classes + 1, channels) if num_classes else None
+
+    def forward(self, c_time: Tensor, label: Tensor | None = None) -> Tensor:
+        """e, (B, channels).
+
+        Raises:
+            UserError: a label for a network without classes.
+        """
+        time = self.linear_2(functional.silu(self.linear_1(self.sinusoids(c_time))))
+        if self.table is not None:
+            return time + (self.table.weight[-1] if label is None else self.table(label))
+        if label is not None:
+            raise UserError(
+                "a label was given to a model without classes; try no label, or train with conditional=true"
+            )
+        return time
+
+    def sinusoids(self, c_time: Tensor) -> Tensor:
+        """[sin angle, cos angle] of c_time (B,), (B, features)."""
+        angle = c_time.to(self.frequencies.dtype)[:, None] * self.frequencies
+        waves = angle.sin(), angle.cos()
+        return torch.cat(waves[::-1] if self.flip_sin_to_cos else waves, dim=1)

@@ -1,24 +1,34 @@
-"""A residual multilayer perceptron for points."""
+"""A residual multilayer perceptron for points, or for images taken as long points."""
 
 import math
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 
+from dfm.errors import UserError
 from dfm.models.blocks import zeroed
-from dfm.models.embed import Conditioning, Sinusoid
+from dfm.models.embed import Embedding
 
 
-class MLP(nn.Module):
-    """x (B, *D), c_time (B,), label (B,) or None -> (B, *D), the sample taken flat.
+class Mlp(nn.Module):
+    """model(x (B, *shape), c_time (B,), label (B,) or None) -> (B, *shape).
 
-    h = linear(x); then ``depth`` times h = h + linear(silu(linear(silu(norm(h))) + linear(e))); out = linear(silu(norm h)).
+        h_0 = V x,   h_{i+1} = h_i + B_i silu(A_i silu(h_i) + T_i silu(e)),   output = U silu(h_depth)
+
+    with e the embedding of time and label (``dfm.models.embed``) and every matrix with a bias. (He et al. 2016, with
+    time added inside each block as in Ho et al. 2020, appendix B.)
 
     Args:
-        shape: of one sample; any.
-        num_classes: 0 for an unconditional model.
-        width: of the hidden layers. depth: of residual blocks.
-        time_scale, max_period: of ``Sinusoid``.
+        shape: of one example, (d,) for points.
+        num_classes: labels are 0..num_classes-1, and num_classes for 'no label' (as is None); 0: no labels.
+        width: of h and e.
+        depth: residual blocks.
+        time_features: sines and cosines of time.
+        time_scale, max_period, frequency_shift, flip_sin_to_cos: of those, see ``dfm.models.embed``.
+        zero_init: blocks start as the identity and the output at zero; otherwise as torch initialises them.
+
+    Raises:
+        UserError: a width or depth below 1, or an odd number of time features.
     """
 
     def __init__(
@@ -26,39 +36,54 @@ class MLP(nn.Module):
         *,
         shape: tuple[int, ...],
         num_classes: int = 0,
-        width: int = 128,
-        depth: int = 3,
+        width: int = 256,
+        depth: int = 4,
+        time_features: int = 64,
         time_scale: float = 10.0,
         max_period: float = 100.0,
+        frequency_shift: float = 1.0,
+        flip_sin_to_cos: bool = False,
+        zero_init: bool = True,
     ) -> None:
         super().__init__()
-        size = math.prod(shape)
-        waves = Sinusoid(width, time_scale=time_scale, max_period=max_period, cos_first=True, frequency_shift=0)
-        self.conditioning = Conditioning(waves, width, width, num_classes)
-        self.linear_in = nn.Linear(size, width)
-        self.blocks = nn.ModuleList(ResidualLayer(width) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.linear_out = zeroed(nn.Linear(width, size))
+        for name, given, hint in (("width", width, 256), ("depth", depth, 4)):
+            if given < 1:
+                raise UserError(f"{name}={given}; allowed: 1 or more; try {hint}")
+        self.embedding = Embedding(
+            features=time_features,
+            channels=width,
+            num_classes=num_classes,
+            time_scale=time_scale,
+            max_period=max_period,
+            frequency_shift=frequency_shift,
+            flip_sin_to_cos=flip_sin_to_cos,
+        )
+        self.linear_in = nn.Linear(math.prod(shape), width)
+        self.blocks = nn.ModuleList([MlpBlock(width, zero_init) for _ in range(depth)])
+        self.linear_out = zeroed(nn.Linear(width, math.prod(shape)), zero_init)
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
-        """See the class."""
-        e = self.conditioning(c_time, label)
+        """x (B, *shape), c_time = log nsr (B,), label int64 (B,) or None -> (B, *shape).
+
+        Raises:
+            UserError: a label for a network without classes.
+        """
+        e = functional.silu(self.embedding(c_time, label))
         h = self.linear_in(x.flatten(1))
         for block in self.blocks:
             h = block(h, e)
-        return self.linear_out(F.silu(self.norm(h))).reshape(x.shape)
+        return self.linear_out(functional.silu(h)).reshape(x.shape)
 
 
-class ResidualLayer(nn.Module):
-    """h + linear2(silu(linear1(silu(norm(h))) + embedding(e))): (B, W), (B, W) -> (B, W)."""
+class MlpBlock(nn.Module):
+    """h + B silu(A silu(h) + T e), with e (B, width) the silu of the embedding."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, zero_init: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.linear1, self.linear2 = nn.Linear(width, width), nn.Linear(width, width)
-        self.embedding = nn.Linear(width, width)
+        self.linear_1 = nn.Linear(width, width)
+        self.time = nn.Linear(width, width)
+        self.linear_2 = zeroed(nn.Linear(width, width), zero_init)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """One block."""
-        inner = self.linear1(F.silu(self.norm(h))) + self.embedding(e)
-        return h + self.linear2(F.silu(inner))
+        """h (B, width), e (B, width) -> (B, width)."""
+        return h + self.linear_2(functional.silu(self.linear_1(functional.silu(h)) + self.time(e)))
