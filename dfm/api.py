@@ -1,4 +1,4 @@
-"""dfm from Python: load a checkpoint, sample, score. Every function takes any Denoiser, an oracle or your own included."""
+"""dfm from Python: load a checkpoint, sample, score. All take any Denoiser, an oracle or one of your own included."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """Training batches as a function of the step: batch k is known from (seed, k) alone, so nothing need be stored."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -56,7 +56,7 @@ class Batches:
         labels = None if self.split.labels is None else self.split.labels[indices]
         return Batch(self.split.values[indices], labels, indices)
 
-    def stream(self, first: int, workers: int) -> Iterator[Batch]:
+    def stream(self, first: int, workers: int) -> Generator[Batch, None, None]:
         """Batches first, first + 1, ..., prepared ahead by ``workers`` threads (0: when asked for).
 
         Threads suffice: indexing in torch releases the interpreter's lock, and whichever thread makes batch k, it is

@@ -1,4 +1,4 @@
-"""The command ``dfm``: a table of commands, and completion. Imports no torch, and no Hydra before a command is known."""
+"""The command ``dfm``: a table of commands, and completion. No torch is imported, nor Hydra before it is needed."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""From YAML to objects: composing a command's configuration with Hydra, and building what its ``_target_`` nodes name."""
+"""From YAML to objects: composing a command's configuration with Hydra, building what its ``_target_`` nodes name."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dfm import console
-from dfm.config_errors import explain
+from dfm.config_errors import explain, interpolation
 from dfm.errors import UserError, unknown
 
 Node = Mapping[str, Any]
@@ -61,10 +61,17 @@ def _stop(error: Exception) -> None:
 
 
 def _register_resolvers() -> None:
-    # A resumed run goes on in its own directory; any other gets a fresh one.
+    # A resumed run goes on in its own directory; any other, and a resume= that names no run, gets a fresh one.
     OmegaConf.register_new_resolver(
-        "dfm.run_dir", lambda resume, fresh: str(Path(resume)) if resume else fresh, replace=True
+        "dfm.run_dir",
+        lambda resume, fresh: str(Path(resume)) if resume and is_run(Path(resume)) else fresh,
+        replace=True,
     )
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a directory is that of a training run."""
+    return (directory / "config.yaml").is_file()
 
 
 def run_directory() -> Path:
@@ -86,7 +93,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(" ".join(str(error).split())) from None
+        raise UserError(interpolation(error) or " ".join(str(error).split())) from None
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 
@@ -107,7 +114,7 @@ def build(node: Node, where: str, trusted: Sequence[str] = ("dfm",), **offered: 
         raise UserError(f"{where}: no _target_ in {dict(node) if isinstance(node, Mapping) else node!r}")
     target = _target(str(node["_target_"]), where, trusted)
     parameters = inspect.signature(target).parameters
-    hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+    hints = get_type_hints(target.__init__)
     arguments = {name: value for name, value in offered.items() if name in parameters}
     for key, value in node.items():
         if key == "_target_":
@@ -172,8 +179,8 @@ def _fits(value: Any, hint: Any, origin: Any) -> bool:
     return isinstance(value, origin or hint)
 
 
-def _target(path: str, where: str, trusted: Sequence[str]) -> Any:
-    """The class or function that a dotted path names."""
+def _target(path: str, where: str, trusted: Sequence[str]) -> type[Any]:
+    """The class that a dotted path names."""
     module, _, name = path.rpartition(".")
     if path.split(".")[0] not in trusted:
         raise UserError(

@@ -9,12 +9,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from dfm.errors import unknown
 
 GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
 OVERRIDE = re.compile(r"Could not override '([^']+)'")
+INTERPOLATION = re.compile(r"Interpolation key '([^']+)' not found")
 
 
 def explain(error: Exception, command: str, directory: Path) -> str | None:
@@ -29,7 +30,18 @@ def explain(error: Exception, command: str, directory: Path) -> str | None:
     if key:
         name = key[1].split("@")[0]
         return str(unknown("key", name, _keys(command, directory, name)))
-    return text.partition(" See https://")[0]
+    return interpolation(error) or text.partition(" See https://")[0]
+
+
+def interpolation(error: Exception) -> str | None:
+    """One line for a key that refers to another which this configuration lacks; None for any other error."""
+    found = INTERPOLATION.search(str(error))
+    if not found or not isinstance(error, InterpolationKeyError):
+        return None
+    return (
+        f"{error.full_key} refers to {found[1]}, which this configuration lacks; "
+        f"try another option of {str(error.full_key).partition('.')[0]} or of {found[1].partition('.')[0]}"
+    )
 
 
 def _keys(command: str, directory: Path, name: str) -> list[str]:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 log = logging.getLogger("dfm")
+log.addHandler(logging.NullHandler())  # before Hydra sets logging up, nothing may be printed twice
 _out = Console(highlight=False, soft_wrap=True)
 
 
@@ -36,7 +37,7 @@ def interactive() -> bool:
 
 
 def bar(fields: str = "") -> Progress:
-    """A live progress bar with the time left; ``fields`` is a format of the task's fields, e.g. ``{task.fields[loss]}``.
+    """A live progress bar with the time left; ``fields`` formats the task's fields, e.g. ``{task.fields[loss]}``.
 
     Where the output is not a terminal nothing is drawn; commands print lines instead.
     """

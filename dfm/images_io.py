@@ -1,4 +1,4 @@
-"""Pictures: grids of samples, clouds of points, single images. The one module (beside the folder reader) with Pillow."""
+"""Pictures: grids of samples, clouds of points, single images. With the folder reader, the one module with Pillow."""
 
 import io
 import math

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -164,7 +165,7 @@ class OdeLikelihood:
         stepper: OdeStepper = ODE_STEPPERS[self.solver]()
         times = self.grid.times(self.steps, denoiser.schedule, denoiser.t_min, denoiser.t_max).flip(0)
         augmented = _augmented(denoiser, divergence, shape)
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in pairwise(times):
             x = stepper.step(augmented, x, t, s)
         return x
 

@@ -41,7 +41,7 @@ class Nothing(Logger):
 
 
 class TensorBoard(Logger):
-    """Event files below ``tensorboard/``. Its writer is imported at the first number, so that it does not slow the start."""
+    """Event files below ``tensorboard/``. Its writer is imported at the first number: it must not slow the start."""
 
     def __init__(self) -> None:
         self._directory: Path | None = None

@@ -121,8 +121,8 @@ class V(Prediction):
 class Edm(Prediction):
     """((1 - c_skip a)/c_out, -c_skip b/c_out): the preconditioned network of Karras et al. 2022, eq. 7, on any path.
 
-    c_skip = a S^2/(a^2 S^2 + b^2) and c_out = b S/sqrt(a^2 S^2 + b^2), so that data = c_skip x + c_out out. Written out,
-    p = b/(S r) and q = -a S/r with r = sqrt(a^2 S^2 + b^2): no difference of near numbers is formed.
+    c_skip = a S^2/(a^2 S^2 + b^2) and c_out = b S/sqrt(a^2 S^2 + b^2), so that data = c_skip x + c_out out. Written
+    out, p = b/(S r) and q = -a S/r with r = sqrt(a^2 S^2 + b^2): no difference of near numbers is formed.
     """
 
     def row(self, schedule: Schedule, t: Tensor, std: float) -> Row:

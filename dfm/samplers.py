@@ -5,9 +5,11 @@ that is random in sample k is a function of (seed, k, step), whatever the batch 
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -67,11 +69,9 @@ class Sampler(ABC):
 
     def run(self, denoiser: Denoiser, x: Tensor, seed: int = 0, indices: Sequence[int] | None = None) -> State:
         """The last state of ``trajectory``; samples are numbered 0, 1, ... unless ``indices`` says otherwise."""
-        state = None
-        for state in self.trajectory(denoiser, x, seed, range(len(x)) if indices is None else indices):
-            pass
-        assert state is not None  # a trajectory always ends with a denoised state
-        return state
+        numbers = range(len(x)) if indices is None else indices
+        (last,) = deque(self.trajectory(denoiser, x, seed, numbers), maxlen=1)  # keeps no other state alive
+        return last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class GridSampler(Sampler):
 
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
         times = self.time_grid(denoiser)
-        for step, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for step, (t, s) in enumerate(pairwise(times)):
             x = self.stepper.move(denoiser, x, t, s, partial(_step_noise, x, seed, indices, step))
             yield x, float(s)
 

@@ -101,7 +101,8 @@ class VariancePreserving(Schedule):
     def __post_init__(self) -> None:
         if not 0 <= self.beta_min <= self.beta_max or self.beta_max == 0:
             raise UserError(
-                f"schedule vp: beta_min={self.beta_min}, beta_max={self.beta_max}; allowed: 0 <= beta_min <= beta_max > 0"
+                f"schedule vp: beta_min={self.beta_min}, beta_max={self.beta_max}; "
+                "allowed: 0 <= beta_min <= beta_max, beta_max > 0"
             )
         super().__post_init__()
 

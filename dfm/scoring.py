@@ -23,7 +23,7 @@ from dfm.seeding import Purpose, uniform
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Negative log-likelihoods in nats, float64 (B,), of the examples numbered ``indices``; ``nfe`` is their mean NFE."""
+    """Negative log-likelihoods in nats, float64 (B,), of the examples numbered ``indices``, and their mean NFE."""
 
     indices: Sequence[int]
     nats: Tensor
@@ -88,7 +88,7 @@ class Audit:
 
 
 def report(nats: Tensor, audit: Audit, spec: DatasetSpec, nfe: float) -> dict[str, Any]:
-    """The content of ``nll.json``: means, standard errors with their parts, the solver's error, and whether to trust it.
+    """The content of ``nll.json``: mean, standard error with its parts, the solver's error, and whether to trust it.
 
     Errors are in the unit of the figure: bits/dim for integer data, nats for points. ``converged`` is false where
     halving the steps moves the mean by more than its standard error, where a value is not finite, and where integer

@@ -93,7 +93,7 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """One optimiser step. ``loss`` and ``grad_norm`` are tensors so that a device need not wait; float() them to log."""
+    """One optimiser step. ``loss`` and ``grad_norm`` are tensors: float() waits for the device, so only to log."""
 
     step: int
     images: int
@@ -260,7 +260,7 @@ class Trainer:
         for values, label in zip(batch.values.chunk(passes), labels, strict=True):
             loss = self._losses(self.denoiser, self._flipped(values), label, generator).mean() / passes
             if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             total += loss.detach()
         return total
 
@@ -286,11 +286,11 @@ class Trainer:
         if bool(torch.isfinite(loss) & torch.isfinite(grad_norm)):
             return
         raise UserError(
-            f"step {self.step + 1}: loss {float(loss)}, gradient norm {float(grad_norm)}; the step was not taken and the "
-            f"last checkpoint stands; try a smaller trainer.lr (now {self.config.lr:g}), a smaller trainer.clip_grad or "
-            "trainer.precision=fp32"
+            f"step {self.step + 1}: loss {float(loss)}, gradient norm {float(grad_norm)}; the step was not taken and "
+            f"the last checkpoint stands; try a smaller trainer.lr (now {self.config.lr:g}), a smaller "
+            "trainer.clip_grad or trainer.precision=fp32"
         )
 
 
 def _laid_out(network: nn.Module, spec: DatasetSpec, channels_last: bool) -> nn.Module:
-    return network.to(memory_format=torch.channels_last) if channels_last and len(spec.shape) == 3 else network  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last) if channels_last and len(spec.shape) == 3 else network

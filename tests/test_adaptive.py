@@ -19,11 +19,11 @@ def last(progress: object) -> Progress:
     return end
 
 
-def spiral(rates: Tensor):  # noqa: ANN201
+def spiral(rates: Tensor):
     """dx/dt = rate * (rotation x) + cos t, a rate for each sample: easy samples and hard ones."""
     turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
 
-    def field_of(rows: Tensor):  # noqa: ANN202
+    def field_of(rows: Tensor):
         return lambda x, t: rates[rows, None] * (x @ turn) + torch.cos(t)[:, None]
 
     return field_of
@@ -61,9 +61,7 @@ def test_against_scipy(tolerance: float) -> None:
 def test_the_error_follows_the_tolerance() -> None:
     """A thousand times less tolerance, at least a hundred times less error."""
     rates, x = torch.tensor([5.0], dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
-    ends = [
-        last(DormandPrince(rtol=tol, atol=tol).solve(spiral(rates), x, 0.0, 2.0)).x for tol in (1e-4, 1e-7, 1e-12)
-    ]
+    ends = [last(DormandPrince(rtol=tol, atol=tol).solve(spiral(rates), x, 0.0, 2.0)).x for tol in (1e-4, 1e-7, 1e-12)]
     assert (ends[1] - ends[2]).abs().max() * 100 < (ends[0] - ends[2]).abs().max()
 
 
@@ -91,7 +89,7 @@ def test_arrived_samples_cost_nothing_more() -> None:
     rates = torch.tensor([0.1, 0.1, 0.1, 80.0], dtype=torch.float64)
     seen: list[Tensor] = []
 
-    def field_of(rows: Tensor):  # noqa: ANN202
+    def field_of(rows: Tensor):
         def field(x: Tensor, t: Tensor) -> Tensor:
             seen.append(rows)
             return spiral(rates)(rows)(x, t)

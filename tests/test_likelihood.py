@@ -55,10 +55,11 @@ def test_mixture_to_ten_thousandth_of_a_nat(solver: str, mixture: GaussianMixtur
 
 
 def test_every_schedule_gives_the_mixtures_density(schedule: Schedule, mixture: GaussianMixture) -> None:
-    """The prior's error at t_max is bounded by what is left of the data there: 1e-3 nats suffices for all."""
+    """The prior's error at t_max is bounded by what is left of the data there: 5e-3 nats suffices for all."""
     data = points(mixture, 20)
     likelihood = OdeLikelihood(solver="dopri5", divergence="exact", rtol=1e-7, atol=1e-7)
-    assert torch.allclose(log_likelihood(oracle(mixture, schedule), data, likelihood), mixture.log_prob(data), atol=5e-3)
+    found = log_likelihood(oracle(mixture, schedule), data, likelihood)
+    assert torch.allclose(found, mixture.log_prob(data), atol=5e-3)
 
 
 def test_the_density_integrates_to_one(mixture: GaussianMixture) -> None:
@@ -115,7 +116,9 @@ def image_denoiser() -> NetworkDenoiser:
     return NetworkDenoiser(spec=spec, schedule=linear, trained=linear, prediction=Velocity(), network=net)
 
 
-@pytest.mark.parametrize(("solver", "double", "rtol"), [("heun", False, 1e-5), ("heun", True, 1e-12), ("dopri5", True, 1e-9)])
+@pytest.mark.parametrize(
+    ("solver", "double", "rtol"), [("heun", False, 1e-5), ("heun", True, 1e-12), ("dopri5", True, 1e-9)]
+)
 def test_an_images_likelihood_does_not_depend_on_its_batch(solver: str, double: bool, rtol: float) -> None:
     """Same index, same value: alone, in any order, in any batch, to the rounding of the network.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from dfm.errors import UserError
 from dfm.grids import Grid, LogNsr, Rho, Uniform
 from dfm.mixtures import GaussianMixture, mixture_of
 from dfm.oracles import MixtureDenoiser
-from dfm.predictions import Data, Edm, Noise, Score, V, Velocity
+from dfm.predictions import Data, Edm, Noise, Prediction, Score, V, Velocity
 from dfm.samplers import AdaptiveSampler, GridSampler, start
 from dfm.schedules import Edm as EdmSchedule
 from dfm.schedules import Linear, Schedule
@@ -84,9 +85,7 @@ def test_every_grid_converges_to_the_exact_map(stepper: Stepper, grid: Grid, sch
     exact = x * gaussian_map(schedule, schedule.t_max, schedule.t_min)
     # Uniform steps in t cannot resolve [1e-7, 1e-2] of ou and vp: start where they can.
     many = 4096 if isinstance(grid, Uniform) else 256
-    coarse, fine = (
-        float((path_end(stepper, grid, n, schedule, x) - exact).abs().max()) for n in (many // 16, many)
-    )
+    coarse, fine = (float((path_end(stepper, grid, n, schedule, x) - exact).abs().max()) for n in (many // 16, many))
     assert fine < coarse / 4 or fine < 1e-9
 
 
@@ -103,7 +102,7 @@ def test_many_euler_steps_are_the_product_of_their_factors(schedule: Schedule) -
     x = torch.tensor([[1.0, -0.4]], dtype=torch.float64)
     times = Rho().times(20, schedule, schedule.t_min, schedule.t_max)
     factor = 1.0
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         (a, b), (da, db) = schedule.ab(t), schedule.derivatives(t)
         factor *= float(1 + (s - t) * (a * da * C**2 + b * db) / (a**2 * C**2 + b**2))
     assert torch.allclose(path_end(Euler(), Rho(), 20, schedule, x), x * factor, rtol=1e-9)
@@ -111,7 +110,7 @@ def test_many_euler_steps_are_the_product_of_their_factors(schedule: Schedule) -
 
 def em_variance(schedule: Schedule, times: Tensor, strength: float, variance: float) -> float:
     """The exact variance recursion of Euler-Maruyama on N(0, C^2): a step is x -> k x + noise of known variance."""
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         (a, b), (da, db) = schedule.ab(t), schedule.derivatives(t)
         spread = a**2 * C**2 + b**2
         w2 = strength**2 * schedule.diffusion_squared(t)
@@ -122,7 +121,7 @@ def em_variance(schedule: Schedule, times: Tensor, strength: float, variance: fl
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 def test_euler_maruyama_obeys_its_variance_recursion(strength: float, schedule: Schedule) -> None:
-    """Sample variance of 20,000 numbers against the recursion: within 4.5 standard errors, sqrt(2/n) of the variance."""
+    """Variance of 20,000 numbers against the recursion: within 4.5 standard errors, sqrt(2/n) of the variance."""
     denoiser, n, steps = oracle(GAUSSIAN, schedule), 10_000, 20
     x = start(denoiser, 1, range(n), double=True)
     sampler = GridSampler(stepper=EulerMaruyama(strength=strength), grid=LogNsr(), steps=steps)
@@ -157,7 +156,9 @@ def test_zero_strength_is_euler_bit_for_bit(mixture: GaussianMixture) -> None:
 PREDICTIONS = [Data(), Noise(), Score(), Velocity(), V(), Edm()]
 
 
-def network_around(truth: GaussianMixture, prediction: object, schedule: Schedule, spec: DatasetSpec) -> NetworkDenoiser:
+def network_around(
+    truth: GaussianMixture, prediction: Prediction, schedule: Schedule, spec: DatasetSpec
+) -> NetworkDenoiser:
     """A network that gives exactly what ``prediction`` asks for, from the oracle of the mixture."""
     exact = oracle(truth, schedule)
 
@@ -166,18 +167,16 @@ def network_around(truth: GaussianMixture, prediction: object, schedule: Schedul
         a, b = schedule.ab(t)
         x_t = x * (a * a * spec.std**2 + b * b).sqrt()[:, None]
         data, noise = exact.expectations(x_t, t)
-        p, q = prediction.row(schedule, t, spec.std)  # type: ignore[attr-defined]
-        scale = prediction.scale(schedule, t, spec.std)  # type: ignore[attr-defined]
+        p, q = prediction.row(schedule, t, spec.std)
+        scale = prediction.scale(schedule, t, spec.std)
         return (p[:, None] * data + q[:, None] * noise) / scale[:, None]
 
-    return NetworkDenoiser(
-        spec=spec, schedule=schedule, trained=schedule, prediction=prediction, network=network  # type: ignore[arg-type]
-    )
+    return NetworkDenoiser(spec=spec, schedule=schedule, trained=schedule, prediction=prediction, network=network)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda p: type(p).__name__)
 def test_all_predictions_of_one_oracle_sample_alike(
-    prediction: object, schedule: Schedule, mixture: GaussianMixture
+    prediction: Prediction, schedule: Schedule, mixture: GaussianMixture
 ) -> None:
     """Whatever the network predicts, the trajectory is the same."""
     truth = oracle(mixture, schedule)
@@ -249,7 +248,8 @@ def test_samples_of_the_oracle_have_the_moments_of_the_mixture(mixture: Gaussian
         "k,ki,kj->ij", mixture.weights, mixture.means, mixture.means
     )
     for stepper, steps in ((Heun(), 40), (EulerMaruyama(), 300)):
-        x = GridSampler(stepper=stepper, grid=LogNsr(), steps=steps).run(denoiser, start(denoiser, 5, range(n), double=True), 5).x
+        sampler = GridSampler(stepper=stepper, grid=LogNsr(), steps=steps)
+        x = sampler.run(denoiser, start(denoiser, 5, range(n), double=True), 5).x
         outer = x[:, :, None] * x[:, None, :]
         for values, expected in ((x, mixture.mean), (outer.flatten(1), second.flatten())):
             z = (values.mean(0) - expected) / (values.std(0) / math.sqrt(n))

@@ -1,6 +1,7 @@
 """A training run on disk: what ``dfm train`` does beside taking steps."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ class Run:
         write_json(self.directory / "environment.json", environment(f"{self.device} ({name})"))
         count = sum(p.numel() for p in self.trainer.parameters)
         console.say(
-            f"{self.spec.name} {'x'.join(map(str, self.spec.shape))}, {len(self.trainer.batches.split)} training examples; "
-            f"{count:,} parameters; {self.device} ({name})"
+            f"{self.spec.name} {'x'.join(map(str, self.spec.shape))}, {len(self.trainer.batches.split)} training "
+            f"examples; {count:,} parameters; {self.device} ({name})"
         )
 
     def log_step(self, report: StepReport) -> dict[str, float]:
@@ -139,7 +140,8 @@ class Run:
         drawn = torch.cat([stored(m.state.x, self.spec) for m in moments if m.state.final])
         image = picture(drawn, self.spec)
         path = self.directory / "samples" / f"step_{self.trainer.step:08d}.png"
-        self._keep_going("sample grid", lambda: (path.parent.mkdir(exist_ok=True), images_io.save_png(image, path)))
+        path.parent.mkdir(exist_ok=True)
+        self._keep_going("sample grid", lambda: images_io.save_png(image, path))
         self.logger.image(self.trainer.step, "samples", image)
 
     def save(self) -> None:
@@ -148,7 +150,7 @@ class Run:
         directory, keep = self.directory / "checkpoints", self.trainer_config.keep_checkpoints
         self._keep_going("checkpoint", lambda: checkpoint.save(content, directory, keep))
 
-    def _keep_going(self, what: str, action: Any) -> None:
+    def _keep_going(self, what: str, action: Callable[[], object]) -> None:
         try:
             action()
         except OSError as error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from dfm import console
-from dfm.config import launch, overrides, plain, run_directory
+from dfm.config import is_run, launch, overrides, plain, run_directory
 from dfm.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,10 +41,9 @@ def resumed(directory: Path, given: list[str]) -> DictConfig:
     Raises:
         UserError: there is no run, or another key was given.
     """
-    path = directory / "config.yaml"
-    if not path.is_file():
+    if not is_run(directory):
         raise UserError(f"resume={directory}: no config.yaml there; allowed: the directory of a training run")
-    cfg = OmegaConf.load(path)
+    cfg = OmegaConf.load(directory / "config.yaml")
     assert isinstance(cfg, DictConfig)
     changes = [text for text in given if not text.startswith("resume=")]
     for text in changes:

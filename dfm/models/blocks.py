@@ -184,10 +184,11 @@ class DownLevel(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> list[Tensor]:
         """What each module returned, in order: all of it is kept for the way up."""
-        outputs = [x]
-        for module in [*self.blocks, *([] if self.resample is None else [self.resample])]:
-            outputs.append(module(outputs[-1], e))
-        return outputs[1:]
+        outputs = []
+        for block in self.blocks:
+            x = block(x, e)
+            outputs.append(x)
+        return outputs if self.resample is None else [*outputs, self.resample(x, e)]
 
 
 class UpLevel(nn.Module):
@@ -206,9 +207,19 @@ class UpLevel(nn.Module):
 
 def resized(x: Tensor, resize: Resize) -> Tensor:
     """Mean of each 2 by 2 (down), or each pixel four times (up)."""
-    return (
-        functional.avg_pool2d(x, 2) if resize == "down" else functional.interpolate(x, scale_factor=2.0, mode="nearest")
-    )
+    if resize == "down":
+        return functional.avg_pool2d(x, 2)
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def at_least_one(name: str, given: int, hint: int) -> None:
+    """Refuse an option below 1.
+
+    Raises:
+        UserError: it is.
+    """
+    if given < 1:
+        raise UserError(f"{name}={given}; allowed: 1 or more; try {hint}")
 
 
 def divided(x: Tensor, divisor: float) -> Tensor:

@@ -5,12 +5,11 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfm.errors import UserError
-from dfm.models.blocks import zeroed
+from dfm.models.blocks import at_least_one, zeroed
 from dfm.models.embed import Embedding
 
 
-class Mlp(nn.Module):
+class MLP(nn.Module):
     """model(x (B, *shape), c_time (B,), label (B,) or None) -> (B, *shape).
 
         h_0 = V x,   h_{i+1} = h_i + B_i silu(A_i silu(h_i) + T_i silu(e)),   output = U silu(h_depth)
@@ -36,8 +35,8 @@ class Mlp(nn.Module):
         *,
         shape: tuple[int, ...],
         num_classes: int = 0,
-        width: int = 256,
-        depth: int = 4,
+        width: int = 128,
+        depth: int = 3,
         time_features: int = 64,
         time_scale: float = 10.0,
         max_period: float = 100.0,
@@ -46,9 +45,8 @@ class Mlp(nn.Module):
         zero_init: bool = True,
     ) -> None:
         super().__init__()
-        for name, given, hint in (("width", width, 256), ("depth", depth, 4)):
-            if given < 1:
-                raise UserError(f"{name}={given}; allowed: 1 or more; try {hint}")
+        at_least_one("width", width, 128)
+        at_least_one("depth", depth, 3)
         self.embedding = Embedding(
             features=time_features,
             channels=width,
@@ -59,7 +57,7 @@ class Mlp(nn.Module):
             flip_sin_to_cos=flip_sin_to_cos,
         )
         self.linear_in = nn.Linear(math.prod(shape), width)
-        self.blocks = nn.ModuleList([MlpBlock(width, zero_init) for _ in range(depth)])
+        self.blocks = nn.ModuleList([MLPBlock(width, zero_init) for _ in range(depth)])
         self.linear_out = zeroed(nn.Linear(width, math.prod(shape)), zero_init)
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
@@ -75,7 +73,7 @@ class Mlp(nn.Module):
         return self.linear_out(functional.silu(h)).reshape(x.shape)
 
 
-class MlpBlock(nn.Module):
+class MLPBlock(nn.Module):
     """h + B silu(A silu(h) + T e), with e (B, width) the silu of the embedding."""
 
     def __init__(self, width: int, zero_init: bool) -> None:

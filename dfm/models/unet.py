@@ -33,6 +33,7 @@ from dfm.models.blocks import (
     Resized,
     UpLevel,
     Upsample,
+    at_least_one,
     zeroed,
 )
 from dfm.models.embed import Embedding
@@ -113,8 +114,9 @@ class UNet(nn.Module):
         levels = len(channel_multipliers)
         _check_shape(shape, levels)
         widths = _widths(channels, channel_multipliers, groups)
-        if blocks_per_level < 1:
-            raise UserError(f"blocks_per_level={blocks_per_level}; allowed: 1 or more; try 2")
+        at_least_one("blocks_per_level", blocks_per_level, 2)
+        time_channels = 4 * channels if time_channels is None else time_channels
+        at_least_one("time_channels", time_channels, 4 * channels)
         down_attention = _levels("attention_levels", attention_levels, levels)
         up_attention = _levels(
             "up_attention_levels", attention_levels if up_attention_levels is None else up_attention_levels, levels
@@ -122,7 +124,7 @@ class UNet(nn.Module):
         down_steps = _steps("downsample", downsample, levels - 1, get_args(Down))
         up_steps = _steps("upsample", upsample, levels - 1, get_args(Up))
         options = BlockOptions(
-            time_channels=time_channels or 4 * channels,
+            time_channels=time_channels,
             groups=groups,
             attention_groups=groups,
             norm_eps=norm_eps,
@@ -132,12 +134,12 @@ class UNet(nn.Module):
             head_channels=head_channels,
             zero_init=zero_init,
         )
-        mid_groups = groups if mid_attention_groups is None else mid_attention_groups
+        mid_groups = _mid_groups(mid_attention_groups, groups, widths[-1])
         mid_options = replace(options, attention_groups=mid_groups, divisor=mid_scale_factor)
 
         self.embedding = Embedding(
             features=channels,
-            channels=options.time_channels,
+            channels=time_channels,
             num_classes=num_classes,
             time_scale=time_scale,
             max_period=max_period,
@@ -235,7 +237,7 @@ def _check_shape(shape: tuple[int, ...], levels: int) -> None:
         most = (common & -common).bit_length()
         raise UserError(
             f"images of {shape[1]}x{shape[2]} and {levels} levels; allowed: height and width divisible by {factor}; "
-            f"try {most} channel_multipliers{' or fewer' if most > 1 else ''}"
+            f"try {most} of channel_multipliers{' or fewer' if most > 1 else ''}, or another size"
         )
 
 
@@ -251,10 +253,23 @@ def _widths(channels: int, multipliers: Sequence[float], groups: int) -> list[in
     return widths
 
 
+def _mid_groups(given: int | None, groups: int, width: int) -> int:
+    if given is None:
+        return groups
+    if given < 0 or (given and width % given):
+        raise UserError(
+            f"mid_attention_groups={given} where there are {width} channels; allowed: a divisor, 0 for no norm, "
+            "or null for as many as groups; try null"
+        )
+    return given
+
+
 def _levels(name: str, given: Sequence[int], levels: int) -> Sequence[int]:
     for level in given:
         if not 0 <= level < levels:
-            raise UserError(f"{name}: {level}; allowed: 0 (full resolution) to {levels - 1}; try {[levels - 1]}")
+            raise UserError(
+                f"{name}={list(given)}; allowed: levels 0 (full resolution) to {levels - 1}; try {[levels - 1]}"
+            )
     return given
 
 
