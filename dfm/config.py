@@ -1,10 +1,11 @@
 """From YAML to objects: composing a command's configuration with Hydra, building what its ``_target_`` nodes name."""
 
+import contextlib
 import importlib
 import inspect
 import os
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -37,22 +38,35 @@ def launch(name: str, job: Callable[[DictConfig], None]) -> None:
     def guarded(cfg: DictConfig) -> None:
         try:
             job(cfg)
-        except (UserError, OmegaConfBaseException) as error:
+        except UserError as error:
             if show_all:
                 raise
             _stop(error)
 
-    guarded.__module__ = f"dfm.commands.{name}"
-    # Hydra prints several lines and hides the exception; with this it raises, and we say it in one line.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     _register_resolvers()
+    command = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(guarded)
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(guarded)()
+        with _raising():
+            command()
     except Exception as error:
         message = explain(error, name, config_dir())
         if show_all or message is None:
             raise
         _stop(UserError(message))
+
+
+@contextlib.contextmanager
+def _raising() -> Iterator[None]:
+    """Hydra prints several lines for an error and exits; with this variable it raises, and we say it in one line."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def _stop(error: Exception) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,58 @@ def dfm() -> Dfm:
 @pytest.fixture(autouse=True)
 def _no_test_depends_on_the_global_seed() -> None:
     torch.manual_seed(0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command run in this process left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def run(self) -> Path:
+        """The directory that its last line names."""
+        last = self.out.strip().splitlines()[-1]
+        assert last.startswith("run directory: "), self.out
+        return Path(last.removeprefix("run directory: "))
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command line's entry point in this process, which is spared torch's import: same parser, same files."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, code: int = 0) -> Outcome:
+        from hydra.core.global_hydra import GlobalHydra
+
+        from dfm.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["dfm", *arguments])
+        GlobalHydra.instance().clear()
+        found = 0
+        try:
+            main()
+        except SystemExit as stop:
+            found = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        assert found == code, f"dfm {' '.join(arguments)}: exit {found}\n{out}{err}"
+        return Outcome(found, out, err)
+
+    return run
+
+
+TINY = (
+    "model.channels=8", "model.groups=4", "trainer.batch_size=8", "samples.n=4", "sampler.steps=2",
+    "likelihood.steps=2", "nll.n=4", "trainer.max_steps=2",
+)  # fmt: skip
+
+
+@pytest.fixture
+def tiny_run(command: Command) -> Path:
+    """A training run of two steps on the digits."""
+    return command("train", *TINY).run

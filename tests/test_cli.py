@@ -1,0 +1,299 @@
+"""The command line as a user meets it: files, keys, exit codes, one-line errors, help and completion."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Command, Dfm
+from PIL import Image
+
+from dfm.config import config_dir
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_training_run_leaves_what_the_contract_says(tiny_run: Path) -> None:
+    names = {p.name for p in tiny_run.iterdir()}
+    assert names >= {
+        "config.yaml", "overrides.txt", "environment.json", "train.log", "metrics.jsonl", "checkpoints", "samples",
+        "nll.json", "nll.csv", "tensorboard",
+    }  # fmt: skip
+    assert [p.name for p in (tiny_run / "checkpoints").iterdir()] == ["step_00000002.pt"]
+    assert {p.name for p in (tiny_run / "samples").iterdir()} == {"step_00000000.png", "step_00000002.png"}
+    lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    step = next(line for line in lines if "loss" in line)
+    assert set(step) == {
+        "step", "images", "loss", "learning_rate", "grad_norm", "images_per_second", "seconds",
+    }  # fmt: skip
+    assert step["images"] == 16
+    assert any("validation_loss" in line for line in lines)
+    assert "trainer.batch_size=8" in (tiny_run / "overrides.txt").read_text().splitlines()
+    environment = json.loads((tiny_run / "environment.json").read_text())
+    assert environment["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert "run directory" in (tiny_run / "train.log").read_text()
+    assert "${" not in (tiny_run / "config.yaml").read_text(), "the configuration is resolved"
+    assert list((tiny_run / "tensorboard").glob("events.*"))
+
+
+def test_sample_and_nll_leave_what_the_contract_says(tiny_run: Path, command: Command) -> None:
+    run = command("sample", "ckpt=latest", "n=5", "sampler=heun", "sampler.steps=3", "png=true").run
+    samples = np.load(run / "samples.npz", allow_pickle=False)["samples"]
+    assert samples.shape == (5, 8, 8, 1)
+    assert samples.dtype == np.uint8
+    assert len(list((run / "png").iterdir())) == 5
+    assert np.array_equal(np.asarray(Image.open(run / "png" / "000003.png")), samples[3, :, :, 0])
+    facts = json.loads((run / "sample.json").read_text())
+    assert facts["sampler"] == "heun"
+    assert facts["nfe"] == 7
+    assert facts["checkpoint_step"] == 2
+    assert {"seconds", "seed"} <= set(facts)
+    Image.open(run / "grid.png").verify()
+
+    run = command("nll", f"ckpt={tiny_run}", "n=6", "likelihood.steps=2").run
+    result = json.loads((run / "nll.json").read_text())
+    for key in (
+        "bits_per_dim", "nats", "stderr", "stderr_data", "stderr_probe", "stderr_dequantization", "solver_error",
+        "converged", "num_examples", "nfe", "levels",
+    ):  # fmt: skip
+        assert key in result
+    assert (result["num_examples"], result["levels"], result["nfe"]) == (6, 17, 8)
+    rows = (run / "nll.csv").read_text().splitlines()
+    assert rows[0] == "index,nats,bits_per_dim"
+    values = [float(row.split(",")[1]) for row in rows[1:]]
+    assert len(values) == 6
+    assert np.mean(values) == pytest.approx(result["nats"], rel=1e-8)
+    assert result["bits_per_dim"] == pytest.approx(result["nats"] / 64 / np.log(2))
+
+
+def test_sample_k_is_the_same_alone_and_at_any_batch_size(tiny_run: Path, command: Command) -> None:
+    def draw(*arguments: str) -> np.ndarray:
+        run = command("sample", f"ckpt={tiny_run}", "sampler=euler_maruyama", "sampler.steps=4", "seed=3", *arguments).run
+        return np.load(run / "samples.npz")["samples"]
+
+    whole = draw("n=7", "batch_size=7")
+    assert np.array_equal(draw("n=7", "batch_size=3"), whole)
+    assert np.array_equal(draw("index=5"), whole[5:6])
+
+
+def test_the_likelihood_does_not_depend_on_the_batch_size(tiny_run: Path, command: Command) -> None:
+    def values(size: int) -> np.ndarray:
+        run = command("nll", f"ckpt={tiny_run}", "n=7", "likelihood.steps=3", f"batch_size={size}").run
+        return np.genfromtxt(run / "nll.csv", delimiter=",", skip_header=1)[:, 1]
+
+    assert np.allclose(values(7), values(2), rtol=1e-5)
+
+
+def test_any_schedule_and_sampler_on_one_checkpoint(tiny_run: Path, command: Command) -> None:
+    names = {kind: [p.stem for p in (config_dir() / kind).glob("*.yaml")] for kind in ("schedule", "sampler")}
+    for schedule in names["schedule"]:
+        for sampler in names["sampler"]:
+            tolerance = ["sampler.solver.rtol=0.1", "sampler.solver.atol=0.1"] if sampler == "dopri5" else []
+            steps = [] if sampler == "dopri5" else ["sampler.steps=2"]
+            run = command("sample", f"ckpt={tiny_run}", f"schedule={schedule}", f"sampler={sampler}", "n=2", *steps, *tolerance).run  # fmt: skip  # noqa: E501
+            assert (run / "samples.npz").exists()
+        command("nll", f"ckpt={tiny_run}", f"schedule={schedule}", "n=2", "likelihood.steps=1")
+
+
+def test_a_conditional_model(command: Command) -> None:
+    run = command("train", "conditional=true", *TINY).run
+    sampled = command("sample", f"ckpt={run}", "label=3", "n=4", "sampler.steps=2").run
+    assert np.load(sampled / "samples.npz")["labels"].tolist() == [3, 3, 3, 3]
+    sampled = command("sample", f"ckpt={run}", "n=12", "sampler.steps=2").run
+    assert np.load(sampled / "samples.npz")["labels"].tolist() == [*range(10), 0, 1]
+    assert "allowed: 0 to 9" in command("sample", f"ckpt={run}", "label=10", code=1).err
+    command("nll", f"ckpt={run}", "n=4", "likelihood.steps=1")
+
+
+def test_points(command: Command) -> None:
+    """Nats instead of bits, float samples, a cloud instead of a grid: on the exact denoiser, so the figure is known."""
+    run = command("train", "experiment=mixture_oracle", "trainer.max_steps=3", "samples.n=20", "nll.n=500").run
+    result = json.loads((run / "nll.json").read_text())
+    assert result["unit"] == "nats"
+    assert result["bits_per_dim"] is None
+    from dfm.datasets.mixture import Mixture
+    from dfm.run_dir import read_metrics
+
+    config = __import__("yaml").safe_load((run / "config.yaml").read_text())["dataset"]
+    config.pop("_target_")
+    data = Mixture(**config)
+    exact = -float(data.mixture.log_prob(data.split("validation").values[:500].double()).mean())
+    assert result["nats"] == pytest.approx(exact, abs=3 * result["stderr_probe"] + 0.01)
+    assert len([line for line in read_metrics(run / "metrics.jsonl") if "loss" in line]) == 1
+    sampled = command("sample", f"ckpt={run}", "n=30").run
+    points = np.load(sampled / "samples.npz")["samples"]
+    assert points.shape == (30, 2)
+    assert points.dtype == np.float32
+
+
+def test_a_multirun_ends_with_one_table(command: Command) -> None:
+    outcome = command("train", *TINY, "-m", "objective=denoising,score,flow_matching")
+    assert outcome.run.is_dir()
+    assert sorted(p.name for p in outcome.run.iterdir() if p.is_dir()) == ["0", "1", "2"]
+    table = outcome.out[outcome.out.index("jobs of this multirun") :]
+    for word in ("denoising", "score", "flow_matching", "loss", "bits/dim", "path"):
+        assert word in table
+    assert outcome.out.count("jobs of this multirun") == 1
+
+
+MISTAKES = {
+    "trian": ["trian"],
+    "group": ["train", "objective=flow_matchng"],
+    "key": ["train", "trainer.lrr=1"],
+    "top key": ["train", "foo=1"],
+    "value": ["train", "trainer.lr=abc"],
+    "range": ["train", "trainer.lr=-1"],
+    "choice": ["train", "trainer.precision=fp8"],
+    "syntax": ["train", "trainer.lr=="],
+    "model key": ["train", "model.dropot=0.1"],
+    "no ckpt": ["sample"],
+    "latest": ["sample", "ckpt=latest"],
+    "missing": ["sample", "ckpt=nowhere"],
+    "resume": ["train", "resume=nowhere"],
+    "oracle": ["train", "model=oracle"],
+    "data": ["train", "dataset=folder", "dataset.path=nowhere"],
+    "device": ["train", "trainer.device=abacus"],
+    "resolution": ["train", "model.channel_multipliers=[1,1,1,1,1]"],
+    "classes": ["train", "dataset=checkerboard", "model=mlp", "conditional=true"],
+    "density": ["train", "schedule=edm", "density=logit_normal", *TINY],
+    "batch": ["train", "trainer.batch_size=0"],
+    "code": ["train", "model._target_=os.system"],
+    "singular": ["train", "schedule=linear", "schedule.t_max=1.0"],
+    "seed": ["train", "trainer.seed=-1"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(MISTAKES))
+def test_a_mistake_is_one_line(name: str, command: Command) -> None:
+    outcome = command(*MISTAKES[name], code=1)
+    assert len(outcome.err.strip().splitlines()) == 1, outcome.err
+    assert outcome.err.startswith("error: ")
+    assert "Traceback" not in outcome.err + outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sample", "n=0"], "at least 1"),
+        (["sample", "label=3"], "without classes"),
+        (["sample", "index=-1"], "at least 0"),
+        (["sample", "sampler.steps=0"], "at least 1"),
+        (["sample", "sampler=dopri5", "sampler.steps=5"], "no effect"),
+        (["nll", "n=0"], "at least 1"),
+        (["nll", "split=tset"], "did you mean 'test'"),
+        (["nll", "likelihood.solver=rk5"], "did you mean 'rk4'"),
+        (["nll", "batch_size=0"], "at least 1"),
+    ],
+)
+def test_a_mistake_with_a_checkpoint_is_one_line(
+    arguments: list[str], says: str, tiny_run: Path, command: Command
+) -> None:
+    outcome = command(*arguments, "ckpt=latest", code=1)
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert says in outcome.err
+
+
+def test_damaged_checkpoints(tiny_run: Path, command: Command) -> None:
+    """A cut file is refused by name; a run directory falls back to the newest whole one, and says so."""
+    whole = tiny_run / "checkpoints" / "step_00000002.pt"
+    cut = tiny_run / "checkpoints" / "step_00000009.pt"
+    cut.write_bytes(whole.read_bytes()[:5000])
+    outcome = command("sample", f"ckpt={cut}", code=1)
+    assert "step_00000009.pt is not a whole checkpoint" in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    outcome = command("sample", f"ckpt={tiny_run}", "n=2", "sampler.steps=1")
+    assert "step_00000009.pt" in outcome.out
+    assert json.loads((outcome.run / "sample.json").read_text())["checkpoint_step"] == 2
+
+
+def test_full_error_shows_the_traceback(dfm: Dfm, tmp_path: Path) -> None:
+    done = dfm("sample", "ckpt=nowhere", cwd=tmp_path, code=1, HYDRA_FULL_ERROR="1")
+    assert "Traceback" in done.stderr
+
+
+def test_a_mistake_in_a_process_of_its_own(dfm: Dfm, tmp_path: Path) -> None:
+    done = dfm("train", "trainer.lrr=1", cwd=tmp_path, code=1)
+    assert done.stderr.strip().count("\n") == 0
+    assert "did you mean 'trainer.lr'" in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_lists_the_commands(command: Command) -> None:
+    from dfm.cli import COMMANDS
+
+    for arguments in ([], ["--help"]):
+        out = command(*arguments).out
+        for name, (text, example) in COMMANDS.items():
+            assert name in out
+            assert text in out
+            assert example in out
+    assert re.fullmatch(r"dfm \d+\.\d+\.\d+\n", command("--version").out)
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "nll"])
+def test_help_and_cfg_of_each_command(name: str, command: Command) -> None:
+    out = command(name, "--help").out
+    assert f"dfm {name}:" in out
+    assert "schedule: edm, linear" in out
+    assert "ckpt" in out or name == "train"
+    assert "_target_" in command(name, "--cfg", "job").out
+
+
+LIGHT = """
+import sys
+from dfm.cli import main
+sys.argv = {argv!r}
+try:
+    main()
+except SystemExit:
+    pass
+heavy = sorted({{"torch", "torchvision", "numpy"}} & set(sys.modules))
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "line", "expected"),
+    [
+        (["dfm", "--help"], None, "dfm nll"),
+        (["dfm", "train", "--help"], None, "objective: denoising"),
+        (["dfm", "-sc", "query=bash"], "dfm tr", "train"),
+        (["dfm", "-sc", "query=bash"], "dfm train objective=", "objective=flow_matching"),
+        (["dfm", "-sc", "query=bash"], "dfm sample sampler=eu", "sampler=euler_maruyama"),
+        (["dfm", "-sc", "query=bash"], "dfm nll likelihood.s", "likelihood.steps="),
+        (["dfm", "-sc", "install=bash"], None, "hydra_bash_completion dfm"),
+    ],
+)
+def test_help_and_completion_import_no_torch(argv: list[str], line: str | None, expected: str, tmp_path: Path) -> None:
+    environment = {**os.environ, **({"COMP_LINE": line} if line else {})}
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT.format(argv=argv)], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+
+
+def test_a_checkpoint_names_no_code_but_ours(tiny_run: Path, command: Command, tmp_path: Path) -> None:
+    """A configuration inside a checkpoint that names other code is refused before it is imported."""
+    path = tiny_run / "checkpoints" / "step_00000002.pt"
+    content = torch.load(path, weights_only=True)
+    content["config"]["model"]["_target_"] = "os.system"
+    torch.save(content, tmp_path / "bad.pt")
+    assert "refused" in command("sample", f"ckpt={tmp_path / 'bad.pt'}", code=1).err
+
+
+def test_python_api(tiny_run: Path) -> None:
+    import dfm
+
+    denoiser = dfm.load(tiny_run)
+    samples = dfm.sample(denoiser, 5, seed=1, batch_size=2)
+    assert samples.shape == (5, 1, 8, 8)
+    assert torch.allclose(samples, dfm.sample(denoiser, 5, seed=1), atol=1e-5)
+    values = dfm.log_likelihood(denoiser, samples.clamp(-1, 1))
+    assert values.shape == (5,)
+    assert values.dtype == torch.float64
