@@ -1,7 +1,6 @@
 """From a run's configuration to its parts: data set, denoiser, objective, sampler, likelihood."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from dfm.objectives import Objective
 from dfm.predictions import Prediction
 from dfm.samplers import Sampler
 from dfm.schedules import Schedule
-from dfm.seeding import Purpose, training_generator
+from dfm.seeding import Purpose, lent_seed
 
 Config = dict[str, Any]
 
@@ -54,7 +53,7 @@ def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Network
     prediction = _expect(build(config["prediction"], "prediction", trust), Prediction, "prediction")
     prediction.check(path, spec.std)
     offered = {"shape": spec.shape, "num_classes": spec.num_classes, "std": spec.std}
-    with _seeded(int(config["trainer"]["seed"])):
+    with lent_seed(torch.device("cpu"), int(config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
         network = _expect(build(config["model"], "model", trust, **offered), nn.Module, "model")
     return NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=prediction, network=network)
 
@@ -83,12 +82,3 @@ def _expect(found: Any, kind: type, where: str) -> Any:
     if not isinstance(found, kind):
         raise UserError(f"{where}: a {type(found).__name__}; allowed: a {kind.__name__}")
     return found
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Layers draw their initial weights from torch's global generator: lend it a seed, and put it back after."""
-    own = training_generator(torch.device("cpu"), seed, 0, 0, Purpose.INITIAL_WEIGHTS)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(own.initial_seed())
-        yield

@@ -19,6 +19,11 @@ def say(message: str) -> None:
     log.info(message)
 
 
+def show(message: str) -> None:
+    """One line for the user, where there is no run whose log could take it."""
+    _out.print(message, markup=False)
+
+
 def warn(message: str) -> None:
     """One line of warning, also in the run's log."""
     _out.print(f"warning: {message}", markup=False, style="yellow")

@@ -5,7 +5,8 @@ What a user sees of sample k depends on (seed, k, purpose, step) alone; what a t
 counter are the arguments themselves, so streams never overlap and nothing need be stored to resume.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -28,6 +29,7 @@ class Purpose(IntEnum):
     LABEL = 7
     VALIDATE = 8
     INITIAL_WEIGHTS = 9
+    DROPOUT = 10
 
 
 def stream(seed: int, index: int, purpose: Purpose, step: int = 0) -> np.random.Generator:
@@ -67,6 +69,18 @@ def training_generator(device: torch.device, seed: int, step: int, rank: int, pu
     """A torch generator for the draws of one training step on one process."""
     state = stream(seed, rank, purpose, step).integers(0, 2**63, dtype=np.int64)
     return torch.Generator(device=device).manual_seed(int(state))
+
+
+@contextlib.contextmanager
+def lent_seed(device: torch.device, seed: int, step: int, rank: int, purpose: Purpose) -> Iterator[None]:
+    """Inside, torch's global generators follow from the arguments; afterwards they are as they were.
+
+    For the two things that draw from nowhere else: initial weights and dropout.
+    """
+    own = training_generator(torch.device("cpu"), seed, step, rank, purpose)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(own.initial_seed())
+        yield
 
 
 def _rows(rows: list[np.ndarray], shape: tuple[int, ...]) -> Tensor:

@@ -21,7 +21,7 @@ from dfm.ema import Ema
 from dfm.errors import UserError
 from dfm.objectives import Objective
 from dfm.quantization import dequantize
-from dfm.seeding import Purpose, checked_seed, training_generator
+from dfm.seeding import Purpose, checked_seed, lent_seed, training_generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +239,8 @@ class Trainer:
         """One optimiser step: (loss, gradient norm, learning rate)."""
         self.network.train()
         rate = self.learning_rate()
-        loss = self._accumulate_gradients(batch)
+        with lent_seed(self.device, self.config.seed, self.step, 0, Purpose.DROPOUT):
+            loss = self._accumulate_gradients(batch)
         bound = math.inf if self.config.clip_grad is None else self.config.clip_grad
         grad_norm = nn.utils.clip_grad_norm_(self.parameters, bound) if self.parameters else torch.zeros(())
         self._refuse_non_finite(loss, grad_norm)

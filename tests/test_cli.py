@@ -73,7 +73,9 @@ def test_sample_and_nll_leave_what_the_contract_says(tiny_run: Path, command: Co
 
 def test_sample_k_is_the_same_alone_and_at_any_batch_size(tiny_run: Path, command: Command) -> None:
     def draw(*arguments: str) -> np.ndarray:
-        run = command("sample", f"ckpt={tiny_run}", "sampler=euler_maruyama", "sampler.steps=4", "seed=3", *arguments).run
+        run = command(
+            "sample", f"ckpt={tiny_run}", "sampler=euler_maruyama", "sampler.steps=4", "seed=3", *arguments
+        ).run
         return np.load(run / "samples.npz")["samples"]
 
     whole = draw("n=7", "batch_size=7")
@@ -133,7 +135,7 @@ def test_points(command: Command) -> None:
 
 def test_a_multirun_ends_with_one_table(command: Command) -> None:
     outcome = command("train", *TINY, "-m", "objective=denoising,score,flow_matching")
-    assert outcome.run.is_dir()
+    assert (outcome.run / "multirun.yaml").exists()
     assert sorted(p.name for p in outcome.run.iterdir() if p.is_dir()) == ["0", "1", "2"]
     table = outcome.out[outcome.out.index("jobs of this multirun") :]
     for word in ("denoising", "score", "flow_matching", "loss", "bits/dim", "path"):

@@ -1,12 +1,10 @@
 """Data sets against the libraries they come from, closed forms, and files written here in the real formats."""
 
 import dataclasses
-import gzip
 import importlib.util
 import math
 import os
 import pickle
-import struct
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +13,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from dataset_files import (
+    CIFAR_ROWS,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    write_cifar_binary,
+    write_everything,
+    write_idx,
+    write_image,
+    write_mnist,
+)
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -33,13 +43,6 @@ from dfm.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = sorted((ROOT / "configs" / "dataset").glob("*.yaml"))
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-RNG = np.random.default_rng(0)
-TRAIN_IMAGES, TEST_IMAGES = (RNG.integers(0, 256, (n, 28, 28), dtype=np.uint8) for n in (30, 12))
-TRAIN_LABELS, TEST_LABELS = (RNG.integers(0, 10, n, dtype=np.uint8) for n in (30, 12))
-CIFAR_ROWS = {
-    name: RNG.integers(0, 256, (4, 3073), dtype=np.uint8) % np.array([10] + [256] * 3072)
-    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
-}
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -53,14 +56,6 @@ def whole(dataset: Dataset, names: tuple[str, ...] = SPLITS) -> torch.Tensor:
 
 
 # ---- presets ---------------------------------------------------------------------------------------------------------
-
-
-def write_everything(root: Path) -> None:
-    """Small stand-ins, in the real formats, for all data that the presets look for."""
-    for source in ("MNIST", "FashionMNIST"):
-        write_mnist(root / source / "raw")
-    write_cifar_binary(root / "cifar-10-batches-bin")
-    write_image(root / "pictures" / "a" / "1.png")
 
 
 @pytest.mark.parametrize(
@@ -217,21 +212,6 @@ def test_digits_file_is_what_its_script_makes(tmp_path, monkeypatch):
 # ---- MNIST, Fashion-MNIST --------------------------------------------------------------------------------------------
 
 
-def write_idx(path: Path, values: np.ndarray, packed: bool) -> None:
-    header = struct.pack(f">{1 + values.ndim}I", 0x0800 + values.ndim, *values.shape)
-    data = header + values.tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    target = path.with_name(f"{path.name}.gz") if packed else path
-    target.write_bytes(gzip.compress(data) if packed else data)
-
-
-def write_mnist(raw: Path, packed: bool = False) -> None:
-    write_idx(raw / "train-images-idx3-ubyte", TRAIN_IMAGES, packed)
-    write_idx(raw / "train-labels-idx1-ubyte", TRAIN_LABELS, packed)
-    write_idx(raw / "t10k-images-idx3-ubyte", TEST_IMAGES, packed)
-    write_idx(raw / "t10k-labels-idx1-ubyte", TEST_LABELS, packed)
-
-
 def assert_is_written(dataset: Dataset, validation: int) -> None:
     """Train and validation are the written train part, in order; test is the test part."""
     train, held, test = (dataset.split(name) for name in SPLITS)
@@ -271,12 +251,6 @@ def test_debians_fashion_mnist_has_the_published_moments(tmp_path):
 
 
 # ---- CIFAR-10 --------------------------------------------------------------------------------------------------------
-
-
-def write_cifar_binary(directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, rows in CIFAR_ROWS.items():
-        (directory / f"{name}.bin").write_bytes(rows.astype(np.uint8).tobytes())
 
 
 def write_cifar_python(directory: Path) -> dict[str, str]:
@@ -402,12 +376,6 @@ def test_validation_must_leave_something_to_train_on(tmp_path, validation):
 
 
 # ---- folders ---------------------------------------------------------------------------------------------------------
-
-
-def write_image(path: Path, colour: tuple[int, ...] = (10, 200, 30), size: tuple[int, int] = (20, 10)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new({3: "RGB", 4: "RGBA"}[len(colour)], size, colour).save(path)
-    return path
 
 
 def many(root: Path, n: int, start: int = 0) -> None:

@@ -23,7 +23,7 @@ class Table(Callback):
         jobs = sorted((p for p in sweep.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
         columns = ("overrides", "loss", "bits/dim or nats", "nfe", "path")
         console.table("jobs of this multirun", columns, [row(job) for job in jobs])
-        console.say(f"run directory: {sweep}")
+        console.show(f"run directory: {sweep}")
 
 
 def row(job: Path) -> tuple[str, str, str, str, str]:

@@ -1,0 +1,63 @@
+"""Small stand-ins for downloaded data sets, written in their real formats."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+RNG = np.random.default_rng(0)
+TRAIN_IMAGES, TEST_IMAGES = (RNG.integers(0, 256, (n, 28, 28), dtype=np.uint8) for n in (30, 12))
+TRAIN_LABELS, TEST_LABELS = (RNG.integers(0, 10, n, dtype=np.uint8) for n in (30, 12))
+CIFAR_ROWS = {
+    name: RNG.integers(0, 256, (4, 3073), dtype=np.uint8) % np.array([10] + [256] * 3072)
+    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
+}
+
+
+def write_idx(path: Path, values: np.ndarray, packed: bool) -> None:
+    header = struct.pack(f">{1 + values.ndim}I", 0x0800 + values.ndim, *values.shape)
+    data = header + values.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    target = path.with_name(f"{path.name}.gz") if packed else path
+    target.write_bytes(gzip.compress(data) if packed else data)
+
+
+def write_mnist(raw: Path, packed: bool = False) -> None:
+    write_idx(raw / "train-images-idx3-ubyte", TRAIN_IMAGES, packed)
+    write_idx(raw / "train-labels-idx1-ubyte", TRAIN_LABELS, packed)
+    write_idx(raw / "t10k-images-idx3-ubyte", TEST_IMAGES, packed)
+    write_idx(raw / "t10k-labels-idx1-ubyte", TEST_LABELS, packed)
+
+
+def write_cifar_binary(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, rows in CIFAR_ROWS.items():
+        (directory / f"{name}.bin").write_bytes(rows.astype(np.uint8).tobytes())
+
+
+def write_image(path: Path, colour: tuple[int, ...] = (10, 200, 30), size: tuple[int, int] = (20, 10)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new({3: "RGB", 4: "RGBA"}[len(colour)], size, colour).save(path)
+    return path
+
+
+def write_everything(root: Path) -> None:
+    """Small stand-ins, in the real formats, for all data that the presets look for."""
+    for source in ("MNIST", "FashionMNIST"):
+        write_mnist(root / source / "raw")
+    write_cifar_binary(root / "cifar-10-batches-bin")
+    write_image(root / "pictures" / "a" / "1.png")
+
+
+def overrides_for(option: str, root: Path) -> list[str]:
+    """Write what ``dataset=option`` looks for below ``root``; the overrides that make it look there."""
+    write_everything(root)
+    for name in ("b/2.png", "b/3.png", "c/4.png"):
+        write_image(root / "pictures" / name)
+    if option == "folder":
+        return [f"dataset.path={root / 'pictures'}", "dataset.validation=0", "dataset.test=0.5"]
+    if option in ("mnist", "fashion_mnist", "cifar10"):
+        return [f"dataset.root={root}", "dataset.validation=4"]
+    return []

@@ -1,0 +1,291 @@
+"""The trainer's promises: exact resume, accumulation, schedules, EMA, faults."""
+
+import copy
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, Command
+from torch import nn
+
+from dfm import checkpoint, run_dir
+from dfm.checkpoint import Checkpoint
+from dfm.datasets.base import DatasetSpec, Split
+from dfm.datasets.digits import Digits
+from dfm.denoiser import NetworkDenoiser
+from dfm.densities import Uniform as UniformDensity
+from dfm.ema import Ema
+from dfm.errors import UserError
+from dfm.models.mlp import MLP
+from dfm.objectives import Regression
+from dfm.predictions import Velocity
+from dfm.run_dir import MetricsFile, read_metrics, write_atomically
+from dfm.schedules import Linear
+from dfm.trainer import Trainer, TrainerConfig
+from dfm.weights import Uniform
+
+CPU = torch.device("cpu")
+
+
+def trainer(*, flip: bool = False, split: Split | None = None, **changes: object) -> Trainer:
+    """An MLP on the digits."""
+    torch.manual_seed(5)
+    data = Digits()
+    spec = replace(data.spec, num_classes=0)
+    denoiser = NetworkDenoiser(
+        spec=spec, schedule=Linear(), trained=Linear(), prediction=Velocity(), network=MLP(shape=spec.shape, width=32)
+    )
+    settings = {"max_steps": 8, "batch_size": 16, "warmup_steps": 2, "num_workers": 0, **changes}
+    objective = Regression(density=UniformDensity(), weight=Uniform())
+    return Trainer(
+        TrainerConfig(**settings),
+        denoiser,
+        objective,
+        split or data.split("train"),
+        device=CPU,
+        flip=flip,  # type: ignore[arg-type]
+    )
+
+
+def weights(of: Trainer) -> dict[str, torch.Tensor]:
+    return {**{f"w.{k}": v for k, v in of.network.state_dict().items()},
+            **{f"e.{k}": v for k, v in of.ema.network.state_dict().items()}}  # fmt: skip
+
+
+def assert_equal(one: Trainer, other: Trainer) -> None:
+    for name, value in weights(one).items():
+        assert torch.equal(value, weights(other)[name]), name
+
+
+@pytest.mark.parametrize("stop", [1, 3, 7])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(stop: int, workers: int) -> None:
+    whole = trainer(num_workers=workers)
+    losses = [float(report.loss) for report in whole.steps()]
+    first = trainer(num_workers=workers)
+    reports = first.steps()
+    for _ in range(stop):
+        next(reports)
+    reports.close()
+    second = trainer(num_workers=workers)
+    second.load_state(copy.deepcopy(first.state()))
+    assert [float(report.loss) for report in second.steps()] == losses[stop:]
+    assert_equal(second, whole)
+
+
+def test_accumulated_passes_are_one_batch() -> None:
+    """Loss and weights agree to rounding: the same examples, noise and times, in two passes or one.
+
+    Times are stratified over a pass, so here they are drawn independently; a pass draws its dequantisation, then its
+    times, then its noise, so equal draws cannot be asked for. What must hold is that the gradient of two passes over
+    the *same* loss is the mean of theirs: checked with a loss that has no randomness.
+    """
+
+    class Plain(Regression):
+        def loss(self, denoiser, data, generator):  # type: ignore[no-untyped-def]
+            t = torch.full((len(data),), 0.5, dtype=torch.float64)
+            value = self.at(denoiser, torch.zeros_like(data) + 0.3, torch.ones_like(data) * 0.1, t)
+            return type("L", (), {"value": value, "t": t})()
+
+    runs = [trainer(accumulate=k, clip_grad=None) for k in (1, 4)]
+    for run in runs:
+        run.objective = Plain(density=UniformDensity(), weight=Uniform())
+    losses = [[float(report.loss) for report in run.steps()] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for name, value in weights(runs[0]).items():
+        assert torch.allclose(value, weights(runs[1])[name], atol=1e-5), name
+
+
+def test_the_rate_warms_up_and_follows_a_cosine() -> None:
+    run = trainer(max_steps=10, lr=1.0, warmup_steps=4, lr_schedule="cosine")
+    rates = [report.learning_rate for report in run.steps()]
+    expected = [min(1.0, (k + 1) / 4) * (1 + torch.cos(torch.tensor(torch.pi * k / 10)).item()) / 2 for k in range(10)]
+    assert rates == pytest.approx(expected, rel=1e-5)
+    flat = trainer(max_steps=6, lr=0.5, warmup_steps=2, lr_schedule="constant")
+    assert [report.learning_rate for report in flat.steps()] == [0.25, 0.5, 0.5, 0.5, 0.5, 0.5]
+
+
+def test_minutes_end_a_run_and_drive_its_progress() -> None:
+    run = trainer(max_steps=10**9, max_minutes=0.01)
+    for _ in run.steps():
+        assert run.seconds < 30
+    assert run.progress == 1.0
+    assert run.seconds >= 0.6
+
+
+def test_clipping_bounds_the_step_and_reports_the_norm_before() -> None:
+    free, bound = trainer(clip_grad=None, max_steps=1), trainer(clip_grad=1e-6, max_steps=1)
+    norms = [float(next(run.steps()).grad_norm) for run in (free, bound)]
+    assert norms[0] == norms[1] > 1e-6
+
+
+def test_ema_by_hand() -> None:
+    """Against the recursion in plain floats, warm-up of the decay included."""
+    layer = nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(1.0)
+    ema, shadow = Ema(layer, 0.9), 1.0
+    for step in range(1, 30):
+        layer.weight.data.fill_(float(step))
+        ema.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        shadow = decay * shadow + (1 - decay) * step
+        assert float(ema.network.weight) == pytest.approx(shadow, rel=1e-5)
+    with pytest.raises(UserError):
+        Ema(layer, 1.0)
+
+
+def test_learning_happens() -> None:
+    """One hundred steps on the digits must take the velocity's error well below that of predicting nothing."""
+    run = trainer(max_steps=100, batch_size=128, lr=3e-3)
+    before = run.validation_loss(Digits().split("validation"))
+    for _ in run.steps():
+        pass
+    assert run.validation_loss(Digits().split("validation")) < 0.75 * before
+
+
+def test_validation_repeats_itself() -> None:
+    run, split = trainer(), Digits().split("validation")
+    assert run.validation_loss(split) == run.validation_loss(split)
+
+
+def test_flips_are_half_and_repeatable() -> None:
+    values = torch.zeros(2000, 1, 8, 8, dtype=torch.uint8)
+    values[..., 0] = 1
+    run = trainer(flip=True)
+    flipped = run._flipped(values)
+    share = float(flipped[:, 0, 0, -1].float().mean())
+    assert abs(share - 0.5) < 4.5 * 0.5 / 2000**0.5
+    assert torch.equal(flipped, run._flipped(values))
+    assert torch.equal(trainer()._flipped(values), values)
+
+
+def test_the_first_non_finite_loss_stops_the_run_before_the_step() -> None:
+    run = trainer()
+    reports = run.steps()
+    next(reports)
+    before = copy.deepcopy(weights(run))
+    next(iter(run.network.parameters())).data[0] = float("nan")
+    with pytest.raises(UserError, match="step 2: loss nan") as caught:
+        next(reports)
+    assert "\n" not in str(caught.value)
+    assert run.step == 1
+    after = weights(run)
+    assert all(torch.equal(after[k], v) for k, v in before.items() if k.startswith("e."))
+
+
+def test_bf16_trains_in_float32_weights() -> None:
+    run = trainer(precision="bf16", max_steps=2)
+    assert all(torch.isfinite(report.loss) for report in run.steps())
+    assert all(p.dtype == torch.float32 for p in run.parameters)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"batch_size": 0}, {"accumulate": 3}, {"lr": -1.0}, {"max_minutes": 0.0}, {"clip_grad": -1.0}, {"seed": -1}]
+)
+def test_bad_numbers_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(bad))}"):
+        trainer(**bad)
+
+
+def content(step: int) -> Checkpoint:
+    spec = DatasetSpec(name="x", shape=(2,), levels=None, num_classes=0, mean=0.0, std=1.0)
+    return Checkpoint(config={"a": 1}, spec=spec, state={"step": step, "w": torch.full((1000,), float(step))})
+
+
+def test_checkpoints_are_whole_and_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save(content(step), tmp_path / "checkpoints", keep=2)
+    assert [p.name for p in run_dir.checkpoints(tmp_path)] == ["step_00000003.pt", "step_00000002.pt"]
+    read = checkpoint.read(run_dir.checkpoints(tmp_path)[0])
+    assert read.step == 3
+    assert read.spec == content(3).spec
+    assert torch.equal(read.state["w"], torch.full((1000,), 3.0))
+
+
+def test_a_full_disk_costs_the_checkpoint_not_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "checkpoints"
+    checkpoint.save(content(1), directory, keep=1)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(content(2), directory, keep=1)
+    monkeypatch.undo()
+    assert [p.name for p in directory.iterdir()] == ["step_00000001.pt"], "no half file, no temporary file"
+    assert checkpoint.read(directory / "step_00000001.pt").step == 1
+
+
+def test_a_run_goes_on_when_the_disk_is_full(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = checkpoint.save
+
+    def full_at_two(item: Checkpoint, directory: Path, keep: int) -> Path:
+        if item.step == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(item, directory, keep)
+
+    monkeypatch.setattr(checkpoint, "save", full_at_two)
+    outcome = command("train", *TINY, "trainer.max_steps=3", "trainer.checkpoint_every=1")
+    assert "checkpoint of step 2 not written (No space left on device)" in outcome.out
+    assert [p.name for p in run_dir.checkpoints(outcome.run)] == ["step_00000003.pt", "step_00000001.pt"]
+
+
+def test_resume_through_the_command_line_is_exact(command: Command, tmp_path: Path) -> None:
+    """Stopped after 2 of 4 steps and resumed: same weights, same metrics but for the clock, same pictures."""
+    common = [*TINY, "trainer.log_every=1", "trainer.checkpoint_every=2", "trainer.sample_every=2", "nll.n=0"]
+    whole = command("train", *common, "trainer.max_steps=4", "trainer.lr_schedule=constant").run
+    part = command("train", *common, "trainer.max_steps=2", "trainer.lr_schedule=constant").run
+    # A line from beyond the checkpoint, as a killed run leaves it, and one cut short.
+    with (part / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss": 99.0}\n{"step": 4, "lo')
+    outcome = command("train", f"resume={part}", "trainer.max_steps=4")
+    assert outcome.run == part
+    assert "resumed at step 2" in outcome.out
+    states = [checkpoint.read(run_dir.checkpoints(run)[0]).state for run in (whole, part)]
+    assert states[0]["step"] == states[1]["step"] == 4
+    for kind in ("network", "ema"):
+        for name, value in states[0][kind].items():
+            assert torch.equal(value, states[1][kind][name]), name
+    clock = ("images_per_second", "seconds")
+    lines = [
+        [{k: v for k, v in line.items() if k not in clock} for line in read_metrics(run / "metrics.jsonl")]
+        for run in (whole, part)
+    ]
+    assert lines[0] == [line for line in lines[1] if line not in _validation_at(lines[1], 2)]
+    for step in (0, 2, 4):
+        name = f"samples/step_{step:08d}.png"
+        assert (whole / name).read_bytes() == (part / name).read_bytes()
+
+
+def _validation_at(lines: list[dict[str, float]], step: int) -> list[dict[str, float]]:
+    # The shorter run validated at its own end, which the longer one passed without.
+    return [line for line in lines if "validation_loss" in line and line["step"] == step]
+
+
+def test_resume_refuses_another_configuration(tiny_run: Path, command: Command) -> None:
+    outcome = command("train", f"resume={tiny_run}", "trainer.lr=1", code=1)
+    assert "trainer.lr=1" in outcome.err
+    assert "allowed: trainer.max_steps" in outcome.err
+
+
+def test_metrics_of_a_resumed_run_have_no_line_twice(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a"')
+    file = MetricsFile(path, after_step=1)
+    file.write({"step": 2, "a": 5})
+    file.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1, "a": 1}, {"step": 2, "a": 5}]
+
+
+def test_latest_is_the_run_written_last(tmp_path: Path) -> None:
+    for k, name in enumerate(("b", "a")):
+        path = tmp_path / name / "checkpoints" / "step_00000001.pt"
+        path.parent.mkdir(parents=True)
+        write_atomically(path, b"x")
+        os.utime(path, ns=(k * 10**9, k * 10**9))
+    assert run_dir.latest_run(tmp_path) == tmp_path / "a"
