@@ -59,10 +59,10 @@ def bar(fields: str = "") -> Progress:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table; long cells fold."""
+    """A table; where it is too wide, the cells of the last column fold."""
     view = Table(title=title, title_justify="left")
     for name in columns:
-        view.add_column(name, overflow="fold")
+        view.add_column(name, overflow="fold", no_wrap=name != columns[-1])
     for row in rows:
         view.add_row(*row)
     _out.print(view)

@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ def _sync_directory(path: Path) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """One JSON object, atomically; NaN and infinities are refused, since JSON has none (write None)."""
     write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_overrides(directory: Path, overrides: Sequence[str]) -> None:
+    """``overrides.txt``: what was given on the command line, one a line."""
+    write_atomically(directory / "overrides.txt", "".join(f"{text}\n" for text in overrides).encode())
 
 
 class MetricsFile:

@@ -33,8 +33,10 @@ HOMES = {
     "PIL": {"images_io", "datasets"},
     "torchvision": {"datasets"},
 }
-PURE = {"errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
-        "samplers", "adaptive", "likelihood", "objectives", "mixtures", "oracles", "quantization", "seeding"}  # fmt: skip
+PURE = {
+    "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
+    "samplers", "adaptive", "likelihood", "objectives", "mixtures", "oracles", "quantization", "seeding",
+}  # fmt: skip
 
 
 def part(path: Path) -> str:

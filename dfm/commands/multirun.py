@@ -22,21 +22,28 @@ class Table(Callback):
         sweep = Path(config.hydra.sweep.dir)
         jobs = sorted((p for p in sweep.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
         columns = ("overrides", "loss", "bits/dim or nats", "nfe", "path")
-        console.table("jobs of this multirun", columns, [row(job) for job in jobs])
+        given = {job: overrides(job) for job in jobs}
+        shared = set.intersection(*map(set, given.values())) if len(jobs) > 1 else set()
+        console.table("jobs of this multirun", columns, [row(job, given[job], shared) for job in jobs])
         console.show(f"run directory: {sweep}")
 
 
-def row(job: Path) -> tuple[str, str, str, str, str]:
-    """What one job left; a dash for what it did not."""
-    given, losses = job / "overrides.txt", job / "metrics.jsonl"
-    overrides = " ".join(given.read_text().split("\n")).strip() if given.exists() else job.name
+def overrides(job: Path) -> list[str]:
+    """What the job was given on the command line; its number if it did not come so far as to write that down."""
+    path = job / "overrides.txt"
+    return path.read_text().splitlines() if path.exists() else [job.name]
+
+
+def row(job: Path, given: list[str], shared: set[str]) -> tuple[str, str, str, str, str]:
+    """What one job left, a dash for what it did not, with those of its overrides that not all jobs share."""
+    losses = job / "metrics.jsonl"
     lines = [line["loss"] for line in read_metrics(losses) if "loss" in line] if losses.exists() else []
     nll, sample = _json(job / "nll.json"), _json(job / "sample.json")
     value = nll.get("bits_per_dim") if nll.get("unit") == "bits/dim" else nll.get("nats")
     shown = "-" if value is None else f"{value:.4f} +- {nll['stderr'] or 0:.4f}"
     nfe = sample.get("nfe", nll.get("nfe"))
     return (
-        overrides,
+        "\n".join(text for text in given if text not in shared),
         f"{lines[-1]:.4f}" if lines and lines[-1] is not None else "-",
         shown,
         "-" if nfe is None else f"{nfe:.0f}",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dfm import console
-from dfm.config import launch, plain, run_directory
+from dfm.config import launch, overrides, plain, run_directory
 from dfm.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def job(cfg: DictConfig) -> None:
     from dfm import assemble
     from dfm.api import denoiser_of
     from dfm.checkpoint import find
+    from dfm.run_dir import write_overrides
     from dfm.sampling import check_count
     from dfm.trainer import resolve_device
 
@@ -46,6 +47,7 @@ def job(cfg: DictConfig) -> None:
     split = data.split(str(config["split"]))
     if len(split) == 0:
         raise UserError(f"split={config['split']}: {found.spec.name} has no examples in it; try split=train")
+    write_overrides(directory, overrides())
     n = len(split) if config["n"] is None else min(int(config["n"]), len(split))
     score(
         denoiser, likelihood, split, directory, device,

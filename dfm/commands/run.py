@@ -15,7 +15,7 @@ from dfm.config import build, overrides
 from dfm.datasets.base import Split
 from dfm.errors import UserError
 from dfm.loggers import Logger
-from dfm.run_dir import MetricsFile, candidates, environment, write_atomically, write_json
+from dfm.run_dir import MetricsFile, candidates, environment, write_atomically, write_json, write_overrides
 from dfm.sampling import check_count, checked_labels, sample_batches, stored
 from dfm.trainer import StepReport, Trainer, TrainerConfig, resolve_device
 
@@ -72,7 +72,7 @@ class Run:
         """The small files, and a line on what is about to happen."""
         write_atomically(self.directory / "config.yaml", OmegaConf.to_yaml(self.config).encode())
         if not (self.directory / "overrides.txt").exists():
-            write_atomically(self.directory / "overrides.txt", "".join(f"{o}\n" for o in overrides()).encode())
+            write_overrides(self.directory, overrides())
         name = (
             torch.cuda.get_device_name(self.device)
             if self.device.type == "cuda"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dfm import console
-from dfm.config import launch, plain, run_directory
+from dfm.config import launch, overrides, plain, run_directory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,7 @@ def job(cfg: DictConfig) -> None:
     from dfm import assemble
     from dfm.api import denoiser_of
     from dfm.checkpoint import find
+    from dfm.run_dir import write_overrides
     from dfm.sampling import check_count, checked_labels, sample_batches, stored
     from dfm.trainer import resolve_device
 
@@ -69,6 +70,7 @@ def job(cfg: DictConfig) -> None:
         "checkpoint": str(found.path),
         "checkpoint_step": found.step,
     }
+    write_overrides(directory, overrides())
     store(torch.cat(parts), labels, indices, found.spec, directory, bool(config["png"]), facts)
     console.say(f"{len(indices)} samples in {seconds:.1f} s, {facts['nfe']:.0f} NFE: {directory / 'grid.png'}")
     console.say(f"run directory: {directory}")
