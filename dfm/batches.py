@@ -53,14 +53,16 @@ class Batches:
     def batch(self, k: int) -> Batch:
         """Batch k."""
         indices = self.indices(k)
-        labels = None if self.split.labels is None else self.split.labels[indices]
-        return Batch(self.split.values[indices], labels, indices)
+        # NumPy gathers in the calling thread. torch would give each worker thread an OpenMP team of its own, whose
+        # idle members spin on the cores that train (measured on two cores: 197 ms a step instead of 131).
+        values = torch.from_numpy(self.split.values.numpy()[indices.numpy()])
+        labels = None if self.split.labels is None else torch.from_numpy(self.split.labels.numpy()[indices.numpy()])
+        return Batch(values, labels, indices)
 
     def stream(self, first: int, workers: int) -> Generator[Batch, None, None]:
         """Batches first, first + 1, ..., prepared ahead by ``workers`` threads (0: when asked for).
 
-        Threads suffice: indexing in torch releases the interpreter's lock, and whichever thread makes batch k, it is
-        the same batch.
+        Whichever thread makes batch k, it is the same batch.
         """
         if workers == 0:
             yield from (self.batch(k) for k in _count(first))

@@ -109,7 +109,19 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(interpolation(error) or " ".join(str(error).split())) from None
     assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+    found = {str(key): value for key, value in content.items()}
+    _refuse_additions(found)
+    return found
+
+
+def _refuse_additions(config: Node) -> None:
+    """``+key=value`` adds what nobody reads, unless the key is that of a part, which ``build`` checks."""
+    for text in overrides():
+        key = text.lstrip("+").partition("=")[0]
+        part = config.get(key.partition(".")[0])
+        read = isinstance(part, Mapping) and ("_target_" in part or key.startswith("dataset."))
+        if text.startswith("+") and not read:
+            raise unknown("key", key, config)
 
 
 def build(node: Node, where: str, trusted: Sequence[str] = ("dfm",), **offered: Any) -> Any:

@@ -1,6 +1,9 @@
 """Hydra's and OmegaConf's errors in one line each: what was given, what is allowed, what to try."""
 
+import importlib
+import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ def explain(error: Exception, command: str, directory: Path) -> str | None:
         return str(unknown(f"{group}", option, (p.stem for p in (directory / group).glob("*.yaml"))))
     if key:
         name = key[1].split("@")[0]
-        return str(unknown("key", name, _keys(command, directory, name)))
+        return _addable(command, directory, name) or str(unknown("key", name, _keys(command, directory, name)))
     return interpolation(error) or text.partition(" See https://")[0]
 
 
@@ -44,12 +47,31 @@ def interpolation(error: Exception) -> str | None:
     )
 
 
-def _keys(command: str, directory: Path, name: str) -> list[str]:
-    """The keys beside which ``name`` would stand in the command's configuration, or all if its parent is unknown."""
+def _composed(command: str, directory: Path) -> Any:
+    """The command's configuration without the user's overrides, but with the options of groups that were chosen."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(directory), version_base="1.3"):
-        cfg = compose(command)
-    keys = list(_leaves(OmegaConf.to_container(cfg, resolve=False), ""))
+        groups = [a for a in sys.argv[1:] if (directory / a.partition("=")[0]).is_dir() and "," not in a]
+        return OmegaConf.to_container(compose(command, groups), resolve=False)
+
+
+def _addable(command: str, directory: Path, name: str) -> str | None:
+    """For an option that the chosen part has but its YAML does not list: how to set it."""
+    parent, _, last = name.rpartition(".")
+    node: Any = _composed(command, directory)
+    for key in parent.split("."):
+        node = node.get(key, {}) if isinstance(node, dict) else {}
+    module, _, target = str(node.get("_target_", "") if isinstance(node, dict) else "").rpartition(".")
+    if not module.startswith("dfm."):
+        return None
+    if last not in inspect.signature(getattr(importlib.import_module(module), target)).parameters:
+        return None
+    return f"key '{name}' is not listed in this option's YAML, though {target} has it; try +{name}=..."
+
+
+def _keys(command: str, directory: Path, name: str) -> list[str]:
+    """The keys beside which ``name`` would stand in the command's configuration, or all if its parent is unknown."""
+    keys = list(_leaves(_composed(command, directory), ""))
     parent = name.rpartition(".")[0]
     beside = [key for key in keys if parent and key.startswith(f"{parent}.")]
     last = name.rpartition(".")[2]

@@ -69,16 +69,29 @@ class MetricsFile:
         if path.exists():
             kept = [line for line in read_metrics(path) if line["step"] <= after_step]
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
+        self._pending = b""
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line; it must have ``step``."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        """Append a line; it must have ``step``.
+
+        Raises:
+            OSError: the disk took less than the whole of it; the rest is kept and goes first at the next write.
+        """
+        self._pending += (json.dumps(line) + "\n").encode()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what an earlier write could not."""
+        while self._pending:
+            self._pending = self._pending[self._file.write(self._pending) or 0 :]
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, with what was pending if the disk takes it now."""
+        try:
+            self.flush()
+        finally:
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

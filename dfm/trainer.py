@@ -64,7 +64,7 @@ class TrainerConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     channels_last: bool = True
-    num_workers: int = 1
+    num_workers: int = 0
 
     def __post_init__(self) -> None:
         checked_seed(self.seed)

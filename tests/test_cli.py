@@ -167,6 +167,10 @@ MISTAKES = {
     "code": ["train", "model._target_=os.system"],
     "singular": ["train", "schedule=linear", "schedule.t_max=1.0"],
     "seed": ["train", "trainer.seed=-1"],
+    "unlisted option": ["train", "model.scale_shift=true"],
+    "addition": ["train", "+foo=1"],
+    "nested addition": ["train", "+samples.m=1"],
+    "unknown addition": ["train", "+model.foo=1"],
 }
 
 
@@ -211,6 +215,11 @@ def test_damaged_checkpoints(tiny_run: Path, command: Command) -> None:
     outcome = command("sample", f"ckpt={tiny_run}", "n=2", "sampler.steps=1")
     assert "step_00000009.pt" in outcome.out
     assert json.loads((outcome.run / "sample.json").read_text())["checkpoint_step"] == 2
+
+
+def test_an_option_that_the_yaml_does_not_list(command: Command) -> None:
+    assert "try +model.scale_shift=" in command("train", "model.scale_shift=true", code=1).err
+    command("train", *TINY, "+model.scale_shift=true")
 
 
 def test_full_error_shows_the_traceback(dfm: Dfm, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import io
 import json
 import os
 from dataclasses import replace
@@ -280,6 +281,30 @@ def test_metrics_of_a_resumed_run_have_no_line_twice(tmp_path: Path) -> None:
     file.write({"step": 2, "a": 5})
     file.close()
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1, "a": 1}, {"step": 2, "a": 5}]
+
+
+def test_a_metrics_line_that_the_disk_refused_is_written_later(tmp_path: Path) -> None:
+    """A file that takes five bytes, then none, then all: no line is lost, doubled or cut."""
+
+    class Full(io.RawIOBase):
+        def __init__(self, room: int) -> None:
+            self.room, self.taken = room, b""
+
+        def write(self, data: bytes) -> int:  # type: ignore[override]
+            if self.room <= 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            part = bytes(data[: self.room])
+            self.taken, self.room = self.taken + part, self.room - len(part)
+            return len(part)
+
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file._file = disk = Full(5)  # type: ignore[assignment]
+    for step in (1, 2):
+        with pytest.raises(OSError, match="No space"):
+            file.write({"step": step})
+    disk.room = 1000
+    file.write({"step": 3})
+    assert [json.loads(line)["step"] for line in disk.taken.decode().splitlines()] == [1, 2, 3]
 
 
 def test_latest_is_the_run_written_last(tmp_path: Path) -> None:

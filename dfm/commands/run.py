@@ -122,8 +122,10 @@ class Run:
 
     def _write(self, line: dict[str, Any]) -> None:
         # Infinities would not be JSON; a gradient may legitimately be unbounded for one line.
-        self.metrics.write({k: v if math.isfinite(v) else None for k, v in line.items()})
-        self.logger.scalars(line["step"], {k: v for k, v in line.items() if k not in ("step", "images")})
+        finite = {k: v if math.isfinite(v) else None for k, v in line.items()}
+        scalars = {k: v for k, v in line.items() if k not in ("step", "images")}
+        self._keep_going("metrics", lambda: self.metrics.write(finite))
+        self._keep_going("logger's numbers", lambda: self.logger.scalars(line["step"], scalars))
 
     def draw(self) -> None:
         """A grid of samples of the averaged weights, always from the same latents."""
@@ -142,7 +144,7 @@ class Run:
         path = self.directory / "samples" / f"step_{self.trainer.step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         self._keep_going("sample grid", lambda: images_io.save_png(image, path))
-        self.logger.image(self.trainer.step, "samples", image)
+        self._keep_going("logger's picture", lambda: self.logger.image(self.trainer.step, "samples", image))
 
     def save(self) -> None:
         """A checkpoint; where the disk is full the run goes on, and the one before stands."""
@@ -155,14 +157,14 @@ class Run:
             action()
         except OSError as error:
             console.warn(
-                f"{what} of step {self.trainer.step} not written ({error.strerror or error}); earlier ones are intact "
-                "and the run goes on; free some space"
+                f"{what} of step {self.trainer.step} not written ({error.strerror or error}); "
+                "what is on disk is intact and the run goes on; free some space"
             )
 
     def close(self) -> None:
         """End the files that are open."""
-        self.metrics.close()
-        self.logger.close()
+        self._keep_going("metrics", self.metrics.close)
+        self._keep_going("logger's numbers", self.logger.close)
 
     def final_likelihood(self) -> None:
         """``nll.json`` and ``nll.csv`` of the averaged weights, unless ``nll.n`` is 0."""
@@ -172,6 +174,6 @@ class Run:
         if n:
             score(
                 self.trainer.averaged, self.likelihood, split, self.directory, self.device,
-                n=n, seed=int(wanted["seed"]), batch_size=int(wanted["batch_size"]), audit=64,
+                n=n, seed=int(wanted["seed"]), batch_size=int(wanted["batch_size"]), audit=int(wanted["audit"]),
                 facts={"split": wanted["split"], "checkpoint_step": self.trainer.step},
             )  # fmt: skip
