@@ -7,7 +7,7 @@ import os
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +19,7 @@ from dfm.config_errors import explain, interpolation
 from dfm.errors import UserError, unknown
 
 Node = Mapping[str, Any]
+SettingsT = TypeVar("SettingsT")
 
 
 def config_dir() -> Path:
@@ -122,6 +123,17 @@ def _refuse_additions(config: Node) -> None:
         read = isinstance(part, Mapping) and ("_target_" in part or key.startswith("dataset."))
         if text.startswith("+") and not read:
             raise unknown("key", key, config)
+
+
+def settings(node: Node, kind: type[SettingsT], where: str = "") -> SettingsT:
+    """The keys of a node that a dataclass names, checked against the types of its fields.
+
+    Raises:
+        UserError: a value is of another type.
+    """
+    hints = get_type_hints(kind)
+    prefix = f"{where}." if where else ""
+    return kind(**{name: conform(node[name], hint, f"{prefix}{name}") for name, hint in hints.items()})
 
 
 def build(node: Node, where: str, trusted: Sequence[str] = ("dfm",), **offered: Any) -> Any:

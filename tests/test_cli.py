@@ -169,6 +169,8 @@ MISTAKES = {
     "seed": ["train", "trainer.seed=-1"],
     "unlisted option": ["train", "model.scale_shift=true"],
     "addition": ["train", "+foo=1"],
+    "type": ["train", "nll.n=few"],
+    "flag": ["train", "conditional=maybe"],
     "nested addition": ["train", "+samples.m=1"],
     "unknown addition": ["train", "+model.foo=1"],
 }
@@ -186,6 +188,10 @@ def test_a_mistake_is_one_line(name: str, command: Command) -> None:
     ("arguments", "says"),
     [
         (["sample", "n=0"], "at least 1"),
+        (["sample", "n=many"], "type int"),
+        (["sample", "png=perhaps"], "type bool"),
+        (["sample", "seed=1.5"], "type int"),
+        (["nll", "n=all"], "int | null"),
         (["sample", "label=3"], "without classes"),
         (["sample", "index=-1"], "at least 0"),
         (["sample", "sampler.steps=0"], "at least 1"),
@@ -220,6 +226,13 @@ def test_damaged_checkpoints(tiny_run: Path, command: Command) -> None:
 def test_an_option_that_the_yaml_does_not_list(command: Command) -> None:
     assert "try +model.scale_shift=" in command("train", "model.scale_shift=true", code=1).err
     command("train", *TINY, "+model.scale_shift=true")
+
+
+def test_a_new_run_never_overwrites_another(tiny_run: Path, command: Command) -> None:
+    before = (tiny_run / "metrics.jsonl").read_bytes()
+    outcome = command("train", *TINY, f"hydra.run.dir={tiny_run}", code=1)
+    assert f"try resume={tiny_run}" in outcome.err
+    assert (tiny_run / "metrics.jsonl").read_bytes() == before
 
 
 def test_full_error_shows_the_traceback(dfm: Dfm, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """``dfm nll``: log-likelihoods of held-out data, with their errors."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from dfm import console
-from dfm.config import launch, overrides, plain, run_directory
+from dfm.config import launch, overrides, plain, run_directory, settings
 from dfm.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
     from dfm.scoring import Audit, Scoring
 
 
+@dataclass(frozen=True)
+class NllSettings:
+    """The command's own keys; ``configs/nll.yaml`` says what each is."""
+
+    ckpt: str | None
+    split: str
+    n: int | None
+    seed: int
+    batch_size: int
+    audit: int
+    device: str
+
+
 def main() -> None:
     """The command."""
     launch("nll", job)
@@ -26,6 +40,7 @@ def main() -> None:
 def job(cfg: DictConfig) -> None:
     """Score one checkpoint on one split."""
     config, directory = plain(cfg), run_directory()
+    wanted = settings(config, NllSettings)
     from dfm import assemble
     from dfm.api import denoiser_of
     from dfm.checkpoint import find
@@ -35,24 +50,24 @@ def job(cfg: DictConfig) -> None:
 
     trust = assemble.trusted(config)
     likelihood = assemble.likelihood(config, trust)
-    check_count(1 if config["n"] is None else int(config["n"]), int(config["batch_size"]))
-    found, refused = find(config["ckpt"])
+    check_count(1 if wanted.n is None else wanted.n, wanted.batch_size)
+    found, refused = find(wanted.ckpt)
     for message in refused:
         console.warn(message)
-    device = resolve_device(config["device"])
+    device = resolve_device(wanted.device)
     denoiser = denoiser_of(found, device, trust)
     if config.get("schedule"):
         denoiser = denoiser.on(assemble.schedule(config, trust))
     data = assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
-    split = data.split(str(config["split"]))
+    split = data.split(wanted.split)
     if len(split) == 0:
-        raise UserError(f"split={config['split']}: {found.spec.name} has no examples in it; try split=train")
+        raise UserError(f"split={wanted.split}: {found.spec.name} has no examples in it; try split=train")
     write_overrides(directory, overrides())
-    n = len(split) if config["n"] is None else min(int(config["n"]), len(split))
+    n = len(split) if wanted.n is None else min(wanted.n, len(split))
     score(
         denoiser, likelihood, split, directory, device,
-        n=n, seed=int(config["seed"]), batch_size=int(config["batch_size"]), audit=int(config["audit"]),
-        facts={"split": config["split"], "checkpoint": str(found.path), "checkpoint_step": found.step},
+        n=n, seed=wanted.seed, batch_size=wanted.batch_size, audit=wanted.audit,
+        facts={"split": wanted.split, "checkpoint": str(found.path), "checkpoint_step": found.step},
     )  # fmt: skip
     console.say(f"run directory: {directory}")
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,32 @@ from omegaconf import OmegaConf
 from dfm import assemble, checkpoint, console, images_io
 from dfm.commands.nll import score
 from dfm.commands.pictures import picture
-from dfm.config import build, overrides
+from dfm.config import build, conform, overrides, settings
 from dfm.datasets.base import Split
 from dfm.errors import UserError
 from dfm.loggers import Logger
-from dfm.run_dir import MetricsFile, candidates, environment, write_atomically, write_json, write_overrides
+from dfm.run_dir import MetricsFile, candidates, checkpoints, environment, write_atomically, write_json, write_overrides
 from dfm.sampling import check_count, checked_labels, sample_batches, stored
 from dfm.trainer import StepReport, Trainer, TrainerConfig, resolve_device
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    """``samples`` in ``configs/train.yaml``: the pictures drawn on the way."""
+
+    n: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class LikelihoodSettings:
+    """``nll`` in ``configs/train.yaml``: the likelihood at the end."""
+
+    n: int
+    split: str
+    seed: int
+    batch_size: int
+    audit: int
 
 
 class Run:
@@ -32,8 +52,13 @@ class Run:
     """
 
     def __init__(self, config: dict[str, Any], directory: Path, resume: bool) -> None:
+        if not resume and checkpoints(directory):
+            raise UserError(f"{directory} already holds a run; try resume={directory}, or another hydra.run.dir")
         trust = assemble.trusted(config)
         self.config, self.directory = config, directory
+        self.samples = settings(config["samples"], GridSettings, "samples")
+        self.nll = settings(config["nll"], LikelihoodSettings, "nll")
+        check_count(self.samples.n, self.nll.batch_size)
         self.trainer_config: TrainerConfig = build(config["trainer"], "trainer", trust)
         self.device = resolve_device(self.trainer_config.device)
         self.logger: Logger = build(config["logger"], "logger", trust)
@@ -41,7 +66,7 @@ class Run:
         self.sampler = assemble.sampler(config, trust)
         self.likelihood = assemble.likelihood(config, trust)
         self.dataset = assemble.dataset(config, trust)
-        self.spec = assemble.spec_of(self.dataset, bool(config["conditional"]))
+        self.spec = assemble.spec_of(self.dataset, conform(config["conditional"], bool, "conditional"))
         self.trainer = Trainer(
             self.trainer_config,
             assemble.denoiser(config, self.spec, trust),
@@ -50,8 +75,8 @@ class Run:
             device=self.device,
             flip=self.dataset.flip,
         )
-        self.labels = checked_labels(self.spec, None, int(config["samples"]["n"]))
-        check_count(int(config["samples"]["n"]), 1)
+        self.dataset.split(self.nll.split)  # a misspelt split must not be found out at the end
+        self.labels = checked_labels(self.spec, None, self.samples.n)
         if resume:
             self._load()
         self._describe()
@@ -129,12 +154,11 @@ class Run:
 
     def draw(self) -> None:
         """A grid of samples of the averaged weights, always from the same latents."""
-        samples = self.config["samples"]
         moments = sample_batches(
             self.trainer.averaged,
             self.sampler,
-            range(int(samples["n"])),
-            seed=int(samples["seed"]),
+            range(self.samples.n),
+            seed=self.samples.seed,
             batch_size=256,
             labels=self.labels,
             device=self.device,
@@ -168,12 +192,11 @@ class Run:
 
     def final_likelihood(self) -> None:
         """``nll.json`` and ``nll.csv`` of the averaged weights, unless ``nll.n`` is 0."""
-        wanted = self.config["nll"]
-        split = self.dataset.split(str(wanted["split"]))
-        n = min(int(wanted["n"]), len(split))
+        split = self.dataset.split(self.nll.split)
+        n = min(self.nll.n, len(split))
         if n:
             score(
                 self.trainer.averaged, self.likelihood, split, self.directory, self.device,
-                n=n, seed=int(wanted["seed"]), batch_size=int(wanted["batch_size"]), audit=int(wanted["audit"]),
-                facts={"split": wanted["split"], "checkpoint_step": self.trainer.step},
+                n=n, seed=self.nll.seed, batch_size=self.nll.batch_size, audit=self.nll.audit,
+                facts={"split": self.nll.split, "checkpoint_step": self.trainer.step},
             )  # fmt: skip

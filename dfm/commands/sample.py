@@ -1,18 +1,33 @@
 """``dfm sample``: draw from a checkpoint."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from dfm import console
-from dfm.config import launch, overrides, plain, run_directory
+from dfm.config import launch, overrides, plain, run_directory, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dfm.datasets.base import DatasetSpec
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """The command's own keys; ``configs/sample.yaml`` says what each is."""
+
+    ckpt: str | None
+    n: int
+    seed: int
+    batch_size: int
+    label: int | None
+    index: int | None
+    png: bool
+    device: str
 
 
 def main() -> None:
@@ -23,6 +38,7 @@ def main() -> None:
 def job(cfg: DictConfig) -> None:
     """Draw samples from one checkpoint and store them."""
     config, directory = plain(cfg), run_directory()
+    wanted = settings(config, SampleSettings)
     import torch
 
     from dfm import assemble
@@ -34,23 +50,23 @@ def job(cfg: DictConfig) -> None:
 
     trust = assemble.trusted(config)
     sampler = assemble.sampler(config, trust)
-    check_count(int(config["n"]), int(config["batch_size"]))
-    found, refused = find(config["ckpt"])
+    check_count(wanted.n, wanted.batch_size)
+    found, refused = find(wanted.ckpt)
     for message in refused:
         console.warn(message)
-    device = resolve_device(config["device"])
+    device = resolve_device(wanted.device)
     denoiser = denoiser_of(found, device, trust)
     if config.get("schedule"):
         denoiser = denoiser.on(assemble.schedule(config, trust))
-    indices = chosen(config["index"], int(config["n"]))
-    labels = checked_labels(found.spec, config["label"], max(indices) + 1)
+    indices = chosen(wanted.index, wanted.n)
+    labels = checked_labels(found.spec, wanted.label, max(indices) + 1)
     labels = None if labels is None else labels[list(indices)]
 
     began, parts, evaluations = time.perf_counter(), [], 0.0
     with console.bar() as bar:
         task = bar.add_task("sample", total=len(indices))
         for moment in sample_batches(
-            denoiser, sampler, indices, seed=int(config["seed"]), batch_size=int(config["batch_size"]),
+            denoiser, sampler, indices, seed=wanted.seed, batch_size=wanted.batch_size,
             labels=labels, device=device,
         ):  # fmt: skip
             if moment.state.final:
@@ -65,13 +81,13 @@ def job(cfg: DictConfig) -> None:
         "nfe": evaluations / len(indices),
         "seconds": seconds,
         "n": len(indices),
-        "seed": config["seed"],
-        "label": config["label"],
+        "seed": wanted.seed,
+        "label": wanted.label,
         "checkpoint": str(found.path),
         "checkpoint_step": found.step,
     }
     write_overrides(directory, overrides())
-    store(torch.cat(parts), labels, indices, found.spec, directory, bool(config["png"]), facts)
+    store(torch.cat(parts), labels, indices, found.spec, directory, wanted.png, facts)
     console.say(f"{len(indices)} samples in {seconds:.1f} s, {facts['nfe']:.0f} NFE: {directory / 'grid.png'}")
     console.say(f"run directory: {directory}")
 
