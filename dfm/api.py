@@ -62,7 +62,7 @@ def sample(
         UserError: n below 1, or a label that the model does not know.
     """
     check_count(n, batch_size)
-    labels = checked_labels(denoiser.spec, label, n)
+    labels = checked_labels(denoiser.spec, label, range(n))
     how = sampler or GridSampler(stepper=Heun(), grid=Rho(), steps=18)
     place = torch.device(device) if device is not None else device_of(denoiser)
     moments = sample_batches(denoiser, how, range(n), seed=seed, batch_size=batch_size, labels=labels, device=place)

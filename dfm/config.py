@@ -99,6 +99,11 @@ def overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
+def choice(group: str) -> str:
+    """The option of a group that the command line or the defaults chose."""
+    return str(HydraConfig.get().runtime.choices[group])
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved configuration in plain containers.
 

@@ -32,8 +32,10 @@ def check_count(n: int, batch_size: int) -> None:
             raise UserError(f"{name}={value}; allowed: a whole number of at least 1")
 
 
-def checked_labels(spec: DatasetSpec, label: int | None, n: int) -> Tensor | None:
-    """Class ``label`` for each of n samples, int64 (n,). For a conditional model None means classes 0, 1, ... in turn.
+def checked_labels(spec: DatasetSpec, label: int | None, indices: Sequence[int]) -> Tensor | None:
+    """The classes of the samples numbered ``indices``, int64 (n,): all ``label``, or k modulo the classes for sample k.
+
+    An unconditional model has none.
 
     Raises:
         UserError: the model knows no classes, or not this one.
@@ -43,10 +45,10 @@ def checked_labels(spec: DatasetSpec, label: int | None, n: int) -> Tensor | Non
             raise UserError(f"label={label}: this model was trained without classes; try conditional=true in training")
         return None
     if label is None:
-        return torch.arange(n) % spec.num_classes
+        return torch.tensor([k % spec.num_classes for k in indices])
     if not 0 <= label < spec.num_classes:
         raise UserError(f"label={label}; allowed: 0 to {spec.num_classes - 1}")
-    return torch.full((n,), label)
+    return torch.full((len(indices),), label)
 
 
 @torch.no_grad()

@@ -109,6 +109,10 @@ def test_a_conditional_model(command: Command) -> None:
     sampled = command("sample", f"ckpt={run}", "n=12", "sampler.steps=2").run
     assert np.load(sampled / "samples.npz")["labels"].tolist() == [*range(10), 0, 1]
     assert "allowed: 0 to 9" in command("sample", f"ckpt={run}", "label=10", code=1).err
+    alone = command("sample", f"ckpt={run}", "index=7", "sampler.steps=2").run
+    found = [np.load(path / "samples.npz") for path in (alone, sampled)]
+    assert found[0]["labels"].tolist() == [7]
+    assert np.array_equal(found[0]["samples"][0], found[1]["samples"][7])
     command("nll", f"ckpt={run}", "n=4", "likelihood.steps=1")
 
 

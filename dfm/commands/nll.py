@@ -42,8 +42,7 @@ def job(cfg: DictConfig) -> None:
     config, directory = plain(cfg), run_directory()
     wanted = settings(config, NllSettings)
     from dfm import assemble
-    from dfm.api import denoiser_of
-    from dfm.checkpoint import find
+    from dfm.commands.loaded import loaded
     from dfm.run_dir import write_overrides
     from dfm.sampling import check_count
     from dfm.trainer import resolve_device
@@ -51,13 +50,8 @@ def job(cfg: DictConfig) -> None:
     trust = assemble.trusted(config)
     likelihood = assemble.likelihood(config, trust)
     check_count(1 if wanted.n is None else wanted.n, wanted.batch_size)
-    found, refused = find(wanted.ckpt)
-    for message in refused:
-        console.warn(message)
     device = resolve_device(wanted.device)
-    denoiser = denoiser_of(found, device, trust)
-    if config.get("schedule"):
-        denoiser = denoiser.on(assemble.schedule(config, trust))
+    found, denoiser = loaded(config, wanted.ckpt, device, trust)
     data = assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
     split = data.split(wanted.split)
     if len(split) == 0:

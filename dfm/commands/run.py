@@ -76,7 +76,7 @@ class Run:
             flip=self.dataset.flip,
         )
         self.dataset.split(self.nll.split)  # a misspelt split must not be found out at the end
-        self.labels = checked_labels(self.spec, None, self.samples.n)
+        self.labels = checked_labels(self.spec, None, range(self.samples.n))
         if resume:
             self._load()
         self._describe()

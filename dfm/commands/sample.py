@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dfm import console
-from dfm.config import launch, overrides, plain, run_directory, settings
+from dfm.config import choice, launch, overrides, plain, run_directory, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +42,7 @@ def job(cfg: DictConfig) -> None:
     import torch
 
     from dfm import assemble
-    from dfm.api import denoiser_of
-    from dfm.checkpoint import find
+    from dfm.commands.loaded import loaded
     from dfm.run_dir import write_overrides
     from dfm.sampling import check_count, checked_labels, sample_batches, stored
     from dfm.trainer import resolve_device
@@ -51,16 +50,10 @@ def job(cfg: DictConfig) -> None:
     trust = assemble.trusted(config)
     sampler = assemble.sampler(config, trust)
     check_count(wanted.n, wanted.batch_size)
-    found, refused = find(wanted.ckpt)
-    for message in refused:
-        console.warn(message)
     device = resolve_device(wanted.device)
-    denoiser = denoiser_of(found, device, trust)
-    if config.get("schedule"):
-        denoiser = denoiser.on(assemble.schedule(config, trust))
+    found, denoiser = loaded(config, wanted.ckpt, device, trust)
     indices = chosen(wanted.index, wanted.n)
-    labels = checked_labels(found.spec, wanted.label, max(indices) + 1)
-    labels = None if labels is None else labels[list(indices)]
+    labels = checked_labels(found.spec, wanted.label, indices)
 
     began, parts, evaluations = time.perf_counter(), [], 0.0
     with console.bar() as bar:
@@ -75,7 +68,7 @@ def job(cfg: DictConfig) -> None:
                 bar.advance(task, len(moment.indices))
     seconds = time.perf_counter() - began
     facts = {
-        "sampler": type(getattr(sampler, "stepper", sampler)).__name__.lower(),
+        "sampler": choice("sampler"),
         "settings": config["sampler"],
         "schedule": config.get("schedule") or found.config["schedule"],
         "nfe": evaluations / len(indices),

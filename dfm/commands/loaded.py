@@ -1,0 +1,26 @@
+"""What every command that starts from a checkpoint does first."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dfm import assemble, console
+from dfm.api import denoiser_of
+from dfm.checkpoint import Checkpoint, find
+from dfm.denoiser import NetworkDenoiser
+
+
+def loaded(
+    config: dict[str, Any], ckpt: str | None, device: torch.device, trust: Sequence[str]
+) -> tuple[Checkpoint, NetworkDenoiser]:
+    """The newest whole checkpoint that ``ckpt`` means, and its denoiser, on ``schedule`` if the command names one.
+
+    Raises:
+        UserError: there is none.
+    """
+    found, refused = find(ckpt)
+    for message in refused:
+        console.warn(message)
+    denoiser = denoiser_of(found, device, trust)
+    return found, denoiser.on(assemble.schedule(config, trust)) if config.get("schedule") else denoiser
