@@ -71,10 +71,13 @@ class Scoring:
 
 
 def coarser(likelihood: OdeLikelihood) -> OdeLikelihood:
-    """The same likelihood at half the steps, or at ten times the tolerances."""
+    """The same likelihood at half the steps, or at ten times the tolerances.
+
+    One step cannot be halved: it is held against two, since a difference of zero would pass for convergence.
+    """
     if likelihood.adaptive:
         return replace(likelihood, rtol=10 * likelihood.rtol, atol=10 * likelihood.atol)
-    return replace(likelihood, steps=max(1, likelihood.steps // 2))
+    return replace(likelihood, steps=likelihood.steps // 2 if likelihood.steps > 1 else 2)
 
 
 @dataclass(frozen=True, kw_only=True)

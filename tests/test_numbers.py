@@ -15,10 +15,11 @@ from dfm.datasets.base import DatasetSpec, Split
 from dfm.denoiser import NetworkDenoiser
 from dfm.densities import Uniform as UniformDensity
 from dfm.errors import UserError
+from dfm.likelihood import OdeLikelihood
 from dfm.objectives import Regression
 from dfm.quantization import bits_per_dimension, dequantize, discrete_nats, quantize, to_eight_bits
 from dfm.schedules import Schedule
-from dfm.scoring import Audit, report
+from dfm.scoring import Audit, coarser, report
 from dfm.seeding import Purpose
 from dfm.weights import Uniform
 
@@ -230,6 +231,13 @@ def test_when_a_figure_is_not_to_be_trusted() -> None:
     one = report(nats[:1], Audit(base=nats[:1], other_probe=None, other_noise=None, coarse=nats[:1]), SPEC, 1.0)
     assert one["stderr"] is None
     assert one["stderr_data"] is None
+
+
+def test_what_a_solver_is_held_against() -> None:
+    assert coarser(OdeLikelihood(steps=32)).steps == 16
+    assert coarser(OdeLikelihood(steps=3)).steps == 1
+    assert coarser(OdeLikelihood(steps=1)).steps == 2, "the same number would always agree"
+    assert coarser(OdeLikelihood(solver="dopri5", rtol=1e-5)).rtol == pytest.approx(1e-4)
 
 
 def test_schedules_are_all_here() -> None:
