@@ -1,0 +1,38 @@
+"""Every command and the Python of the README, run as they stand but for smaller numbers."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Command
+from dataset_files import overrides_for
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+COMMANDS = sorted({line.partition("#")[0].strip() for line in re.findall(r"^dfm .*$", README, re.MULTILINE)})
+WIDE = [text for text in TINY if not text.startswith("model.")]
+SMALLER = {"train": [*TINY], "sample": ["n=4", "sampler.steps=2"], "nll": ["n=4", "likelihood.steps=2"]}
+
+
+def test_there_are_commands_to_run() -> None:
+    assert {line.split()[1] for line in COMMANDS} == set(SMALLER)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command(line: str, command: Command, tmp_path: Path) -> None:
+    _, name, *arguments = shlex.split(line)
+    smaller = list(SMALLER[name])
+    if "cifar" in line:
+        smaller = [*WIDE, "trainer.batch_size=2", "samples.n=1", "nll.n=1", *overrides_for("cifar10", tmp_path)]
+    if name != "train":
+        command("train", *TINY)
+    outcome = command(name, *arguments, *smaller)
+    assert outcome.run.is_dir()
+
+
+def test_python(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    command("train", *TINY)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    found: dict[str, object] = {}
+    exec(code, found)
+    assert found["log_p"].shape == (16,)  # type: ignore[attr-defined]
