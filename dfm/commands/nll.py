@@ -1,5 +1,6 @@
 """``dfm nll``: log-likelihoods of held-out data, with their errors."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,8 +142,6 @@ def described(likelihood: "OdeLikelihood") -> dict[str, Any]:
 
 def write_csv(path: Path, nats: "torch.Tensor", spec: Any) -> None:
     """A row an example: index, nats, bits_per_dim (empty for points)."""
-    import math
-
     from dfm.quantization import bits_per_dimension
     from dfm.run_dir import write_atomically
 
@@ -164,6 +163,11 @@ def tell(result: dict[str, Any]) -> None:
         f"{shown} {result['unit']} +- {stderr} (standard error) over {result['num_examples']} examples of "
         f"{result['split']}; solver error {solver}, {result['nfe']:.0f} NFE"
     )
+    if bits and value is not None and value > math.log2(result["levels"]):
+        console.warn(
+            f"more than the {math.log2(result['levels']):.2f} bits/dim of uniform noise: the model is wrong at small "
+            "noise; try longer training, or prediction=edm or velocity"
+        )
     if not result["converged"]:
         console.warn(
             "not converged: half the steps give another figure, or one that no data can have; "
