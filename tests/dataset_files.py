@@ -5,7 +5,12 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
+
+from dfm.datasets import SPLITS, Dataset
+from dfm.errors import UserError
 
 RNG = np.random.default_rng(0)
 TRAIN_IMAGES, TEST_IMAGES = (RNG.integers(0, 256, (n, 28, 28), dtype=np.uint8) for n in (30, 12))
@@ -61,3 +66,17 @@ def overrides_for(option: str, root: Path) -> list[str]:
     if option in ("mnist", "fashion_mnist", "cifar10"):
         return [f"dataset.root={root}", "dataset.validation=4"]
     return []
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def whole(dataset: Dataset, names: tuple[str, ...] = SPLITS) -> torch.Tensor:
+    return torch.cat([dataset.split(name).values for name in names])
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command, Dfm
+from conftest import TINY, Command
 from PIL import Image
 
 from dfm.config import config_dir
@@ -147,73 +147,6 @@ def test_a_multirun_ends_with_one_table(command: Command) -> None:
     assert outcome.out.count("jobs of this multirun") == 1
 
 
-MISTAKES = {
-    "trian": ["trian"],
-    "group": ["train", "objective=flow_matchng"],
-    "key": ["train", "trainer.lrr=1"],
-    "top key": ["train", "foo=1"],
-    "value": ["train", "trainer.lr=abc"],
-    "range": ["train", "trainer.lr=-1"],
-    "choice": ["train", "trainer.precision=fp8"],
-    "syntax": ["train", "trainer.lr=="],
-    "model key": ["train", "model.dropot=0.1"],
-    "no ckpt": ["sample"],
-    "latest": ["sample", "ckpt=latest"],
-    "missing": ["sample", "ckpt=nowhere"],
-    "resume": ["train", "resume=nowhere"],
-    "oracle": ["train", "model=oracle"],
-    "data": ["train", "dataset=folder", "dataset.path=nowhere"],
-    "device": ["train", "trainer.device=abacus"],
-    "resolution": ["train", "model.channel_multipliers=[1,1,1,1,1]"],
-    "classes": ["train", "dataset=checkerboard", "model=mlp", "conditional=true"],
-    "density": ["train", "schedule=edm", "density=logit_normal", *TINY],
-    "batch": ["train", "trainer.batch_size=0"],
-    "code": ["train", "model._target_=os.system"],
-    "singular": ["train", "schedule=linear", "schedule.t_max=1.0"],
-    "seed": ["train", "trainer.seed=-1"],
-    "unlisted option": ["train", "model.scale_shift=true"],
-    "addition": ["train", "+foo=1"],
-    "type": ["train", "nll.n=few"],
-    "flag": ["train", "conditional=maybe"],
-    "nested addition": ["train", "+samples.m=1"],
-    "unknown addition": ["train", "+model.foo=1"],
-}
-
-
-@pytest.mark.parametrize("name", sorted(MISTAKES))
-def test_a_mistake_is_one_line(name: str, command: Command) -> None:
-    outcome = command(*MISTAKES[name], code=1)
-    assert len(outcome.err.strip().splitlines()) == 1, outcome.err
-    assert outcome.err.startswith("error: ")
-    assert "Traceback" not in outcome.err + outcome.out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["sample", "n=0"], "at least 1"),
-        (["sample", "n=many"], "type int"),
-        (["sample", "png=perhaps"], "type bool"),
-        (["sample", "seed=1.5"], "type int"),
-        (["nll", "n=all"], "int | null"),
-        (["sample", "label=3"], "without classes"),
-        (["sample", "index=-1"], "at least 0"),
-        (["sample", "sampler.steps=0"], "at least 1"),
-        (["sample", "sampler=dopri5", "sampler.steps=5"], "no effect"),
-        (["nll", "n=0"], "at least 1"),
-        (["nll", "split=tset"], "did you mean 'test'"),
-        (["nll", "likelihood.solver=rk5"], "did you mean 'rk4'"),
-        (["nll", "batch_size=0"], "at least 1"),
-    ],
-)
-def test_a_mistake_with_a_checkpoint_is_one_line(
-    arguments: list[str], says: str, tiny_run: Path, command: Command
-) -> None:
-    outcome = command(*arguments, "ckpt=latest", code=1)
-    assert len(outcome.err.strip().splitlines()) == 1
-    assert says in outcome.err
-
-
 def test_damaged_checkpoints(tiny_run: Path, command: Command) -> None:
     """A cut file is refused by name; a run directory falls back to the newest whole one, and says so."""
     whole = tiny_run / "checkpoints" / "step_00000002.pt"
@@ -237,18 +170,6 @@ def test_a_new_run_never_overwrites_another(tiny_run: Path, command: Command) ->
     outcome = command("train", *TINY, f"hydra.run.dir={tiny_run}", code=1)
     assert f"try resume={tiny_run}" in outcome.err
     assert (tiny_run / "metrics.jsonl").read_bytes() == before
-
-
-def test_full_error_shows_the_traceback(dfm: Dfm, tmp_path: Path) -> None:
-    done = dfm("sample", "ckpt=nowhere", cwd=tmp_path, code=1, HYDRA_FULL_ERROR="1")
-    assert "Traceback" in done.stderr
-
-
-def test_a_mistake_in_a_process_of_its_own(dfm: Dfm, tmp_path: Path) -> None:
-    done = dfm("train", "trainer.lrr=1", cwd=tmp_path, code=1)
-    assert done.stderr.strip().count("\n") == 0
-    assert "did you mean 'trainer.lr'" in done.stderr
-    assert done.stdout == ""
 
 
 def test_help_lists_the_commands(command: Command) -> None:

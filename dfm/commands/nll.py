@@ -165,8 +165,8 @@ def tell(result: dict[str, Any]) -> None:
     )
     if bits and value is not None and value > math.log2(result["levels"]):
         console.warn(
-            f"more than the {math.log2(result['levels']):.2f} bits/dim of uniform noise: the model is wrong at small "
-            "noise; try longer training, or prediction=edm or velocity"
+            f"more than the {math.log2(result['levels']):.2f} bits/dim of uniform noise; try longer training, or "
+            "prediction=edm or velocity if the model is wrong at small noise"
         )
     if not result["converged"]:
         console.warn(
