@@ -8,12 +8,15 @@ import torch
 from torch import nn
 
 from dfm.config import build
+from dfm.couplings import Coupling
 from dfm.datasets.base import Dataset, DatasetSpec
 from dfm.denoiser import NetworkDenoiser
 from dfm.errors import UserError
+from dfm.interpolants import InterpolantDenoiser, Latent, NoLatent
 from dfm.likelihood import OdeLikelihood
 from dfm.objectives import Objective
 from dfm.predictions import Prediction
+from dfm.priors import Prior
 from dfm.samplers import Sampler
 from dfm.schedules import Schedule
 from dfm.seeding import Purpose, lent_seed
@@ -52,10 +55,17 @@ def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Network
     path = schedule(config, trust)
     prediction = _expect(build(config["prediction"], "prediction", trust), Prediction, "prediction")
     prediction.check(path, spec.std)
-    offered = {"shape": spec.shape, "num_classes": spec.num_classes, "std": spec.std}
+    latent = _expect(build(config["latent"], "latent", trust), Latent, "latent")
+    outputs = 1 if isinstance(latent, NoLatent) else 2
+    offered = {"shape": spec.shape, "num_classes": spec.num_classes, "std": spec.std, "outputs": outputs}
     with lent_seed(torch.device("cpu"), int(config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
         network = _expect(build(config["model"], "model", trust, **offered), nn.Module, "model")
-    return NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=prediction, network=network)
+    plain = NetworkDenoiser(
+        spec=spec, schedule=path, trained=path, prediction=prediction, network=network,
+        source=_expect(build(config["prior"], "prior", trust), Prior, "prior"),
+        independent=_expect(build(config["coupling"], "coupling", trust), Coupling, "coupling").independent,
+    )  # fmt: skip
+    return plain if outputs == 1 else InterpolantDenoiser(**vars(plain), latent=latent)
 
 
 def schedule(config: Config, trust: Sequence[str]) -> Schedule:

@@ -4,11 +4,14 @@ Everything that samples or scores takes a Denoiser and nothing else, so an oracl
 user's own class are alike. Its one duty is ``expectations``; with (a', b') of the schedule the rest follows:
 
     velocity u = a' E[data|x_t] + b' E[noise|x_t]        score s = -E[noise|x_t] / b
+
+The score's line needs noise that is standard normal and independent of the data; the velocity's needs neither.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -18,6 +21,7 @@ from dfm.broadcast import per_sample
 from dfm.datasets.base import DatasetSpec
 from dfm.errors import UserError
 from dfm.predictions import Prediction, data_and_noise
+from dfm.priors import Gaussian, Prior
 from dfm.schedules import Schedule
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -38,11 +42,15 @@ class Denoiser(ABC):
         spec: shape, levels, mean and standard deviation of the data.
         schedule: the path on which x_t lies.
         label: int64 (B,) class of each sample of the batch, or None.
+        source: the law of the noise.
+        independent: whether noise and data are independent (not so under optimal transport couplings).
     """
 
     spec: DatasetSpec
     schedule: Schedule
     label: Tensor | None = None
+    source: Prior = field(default_factory=Gaussian)
+    independent: bool = True
 
     @abstractmethod
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,32 +91,80 @@ class Denoiser(ABC):
         """E[noise | x_t = x]."""
         return self.expectations(x, t)[1]
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """grad log p_t(x) = -E[noise | x_t = x]/b."""
-        return per_sample(-1 / self.schedule.ab(t)[1], x) * self.noise(x, t)
-
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """u = a' E[data | x_t = x] + b' E[noise | x_t = x], the right-hand side of the probability-flow ODE."""
-        return self.velocity_and_score(x, t)[0]
+        data, noise = self.expectations(x, t)
+        da, db = self.schedule.derivatives(t)
+        return per_sample(da, x) * data + per_sample(db, x) * noise
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """grad log p_t(x) = -E[noise | x_t = x]/b.
+
+        Raises:
+            UserError: the noise is not standard normal or depends on the data, so that the score is not known.
+        """
+        return self.velocity_and_score(x, t)[1]
 
     def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Both from one call of the network."""
+        """Both from one call of the network.
+
+        Raises:
+            UserError: as ``score``.
+        """
+        self.check_score()
         data, noise = self.expectations(x, t)
         da, db = self.schedule.derivatives(t)
         velocity = per_sample(da, x) * data + per_sample(db, x) * noise
         return velocity, per_sample(-1 / self.schedule.ab(t)[1], x) * noise
 
+    def check_score(self) -> None:
+        """Refuse where -E[noise | x_t]/b is not the score.
+
+        Raises:
+            UserError: the noise is not standard normal or depends on the data.
+        """
+        if not (self.source.gaussian and self.independent):
+            why = "a prior other than gaussian" if not self.source.gaussian else "a coupling other than independent"
+            raise UserError(
+                f"the score is not known: this model has {why}, so there is no SDE to sample from; "
+                "allowed: sampler=euler, midpoint, heun, rk4 or dopri5, or objective=interpolant in training"
+            )
+
     def counted(self, calls: Calls) -> "Denoiser":
         """This denoiser, adding every evaluation of it to ``calls``."""
-        return Counted(spec=self.spec, schedule=self.schedule, label=self.label, inner=self, calls=calls)
+        return Counted(
+            spec=self.spec, schedule=self.schedule, label=self.label, source=self.source,
+            independent=self.independent, inner=self, calls=calls,
+        )  # fmt: skip
 
-    def prior(self) -> tuple[float, float]:
-        """(mean, standard deviation) of x at t_max taken as Gaussian: a m and sqrt(a^2 V + b^2).
+    def start_moments(self) -> tuple[float, float]:
+        """(mean, standard deviation) of x at t_max: a m + b m_p and sqrt(a^2 V + b^2 V_p).
 
-        Data of mean m and variance V are met where they are: nothing assumes that t_max is far enough for N(0, 1).
+        Data of mean m and variance V are met where they are: nothing assumes that t_max is far enough for the prior
+        alone, of mean m_p and variance V_p.
         """
         a, b = (float(c) for c in self.schedule.ab(torch.tensor(self.t_max, dtype=torch.float64)))
-        return a * self.spec.mean, (a * a * self.spec.std**2 + b * b) ** 0.5
+        mean = a * self.spec.mean + b * self.source.mean
+        return mean, math.hypot(a * self.spec.std, b * self.source.std)
+
+    def from_latent(self, latent: Tensor) -> Tensor:
+        """x at t_max of a draw of the prior: shifted and scaled to the moments of x."""
+        mean, std = self.start_moments()
+        return mean + std / self.source.std * (latent - self.source.mean)
+
+    def to_latent(self, x: Tensor) -> Tensor:
+        """The inverse of ``from_latent``."""
+        mean, std = self.start_moments()
+        return self.source.mean + self.source.std / std * (x - mean)
+
+    def start_log_density(self, x: Tensor) -> Tensor:
+        """log density of x (B, *D) at t_max, float64 (B,): that of its latent, minus d log of the scale.
+
+        Raises:
+            UserError: the prior has no density in closed form.
+        """
+        scale = self.start_moments()[1] / self.source.std
+        return self.source.log_prob(self.to_latent(x.double())) - x[0].numel() * math.log(scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +174,24 @@ class Counted(Denoiser):
     inner: Denoiser
     calls: Calls
 
-    def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _asked(self, x: Tensor) -> Denoiser:
         self.calls.samples += len(x)
-        return self.inner.expectations(x, t)
+        return self.inner
+
+    def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self._asked(x).expectations(x, t)
+
+    def data(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._asked(x).data(x, t)
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._asked(x).velocity(x, t)
+
+    def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self._asked(x).velocity_and_score(x, t)
+
+    def start_moments(self) -> tuple[float, float]:
+        return self.inner.start_moments()
 
     def on(self, schedule: Schedule) -> Self:
         return replace(self, schedule=schedule, inner=self.inner.on(schedule))
@@ -141,8 +212,8 @@ class Counted(Denoiser):
 class NetworkDenoiser(Denoiser):
     """A network trained to predict ``prediction`` on the schedule ``trained``, used on any schedule.
 
-    The network sees c_in x and log nsr, never t; c_in = 1/sqrt(a^2 S^2 + b^2) gives its input variance one, and its
-    output is in units of the target's (``Prediction.scale``).
+    The network sees c_in x and log nsr, never t; c_in = 1/sqrt(a^2 S^2 + b^2 N^2), N the deviation of the noise, gives
+    its input variance one, and its output is in units of the target's (``Prediction.scale``).
     """
 
     network: Network
@@ -150,22 +221,32 @@ class NetworkDenoiser(Denoiser):
     trained: Schedule
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        tau = t
-        if self.schedule != self.trained:
-            log_nsr = self.schedule.log_nsr(t)
-            tau = self.trained.time_of_log_nsr(log_nsr).clamp(self.trained.t_min, self.trained.t_max)
-            x = x * per_sample(self.trained.ab(tau)[0] / self.schedule.ab(t)[0], x)
+        x, tau = self.on_trained_path(x, t)
+        out = self.output(x, tau) * per_sample(self.scale(tau), x)
         row = self.prediction.row(self.trained, tau, self.spec.std)
-        scale = self.prediction.scale(self.trained, tau, self.spec.std)
-        out = self.output(x, tau) * per_sample(scale, x)
         return data_and_noise(row, self.trained.ab(tau), x, out)
+
+    def on_trained_path(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The point of the trained path with the same x/a and the same nsr: (x, time)."""
+        if self.schedule == self.trained:
+            return x, t
+        tau = self.trained.time_of_log_nsr(self.schedule.log_nsr(t)).clamp(self.trained.t_min, self.trained.t_max)
+        return x * per_sample(self.trained.ab(tau)[0] / self.schedule.ab(t)[0], x), tau
+
+    def scale(self, t: Tensor) -> Tensor:
+        """The unit of the network's output on its own path."""
+        return self.prediction.scale(self.trained, t, self.spec.std, self.source.std)
+
+    def input_variance(self, t: Tensor) -> Tensor:
+        """Variance of x on the trained path, the data's mean apart."""
+        a, b = self.trained.ab(t)
+        return (a * self.spec.std) ** 2 + (b * self.source.std) ** 2
 
     def output(self, x: Tensor, t: Tensor) -> Tensor:
         """The bare network on its own path: prediction/scale, (B, *D)."""
         if x.shape[1:] != self.spec.shape:
             raise UserError(f"samples have shape {tuple(x.shape[1:])}; this model takes {self.spec.shape}")
-        a, b = self.trained.ab(t)
-        c_in = 1 / (a * a * self.spec.std**2 + b * b).sqrt()
+        c_in = 1 / self.input_variance(t).sqrt()
         c_time = self.trained.log_nsr(t).to(x).expand(len(x))
         return self.network(x * per_sample(c_in, x), c_time, self.label).to(x.dtype)
 

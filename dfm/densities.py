@@ -5,12 +5,13 @@ Because the map takes u, stratification (``stratified_uniform``) is the same few
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfm.errors import UserError
+from dfm.grids import Grid
 from dfm.schedules import Schedule
 
 
@@ -41,9 +42,24 @@ class Density(ABC):
 
     def draw(self, n: int, schedule: Schedule, generator: torch.Generator) -> Tensor:
         """n times, float64 (n,), on the generator's device."""
+        return self.time(self.uniforms(n, generator), schedule)
+
+    def uniforms(self, n: int, generator: torch.Generator) -> Tensor:
+        """What ``time`` is asked for, float64 (n,)."""
         count = 1 if self.stratified else n
         u = torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device)
-        return self.time(stratified_uniform(u[0], n) if self.stratified else u, schedule)
+        return stratified_uniform(u[0], n) if self.stratified else u
+
+    def importance(self, u: Tensor) -> Tensor:
+        """What a loss at ``time(u)`` is multiplied by so that its mean is another density's, float64 (B,)."""
+        return torch.ones_like(u)
+
+    def observe(self, u: Tensor, loss: Tensor) -> None:  # noqa: B027
+        """Take note of losses (B,) at ``time(u)``: only a density that adapts does."""
+
+    def memory(self) -> nn.Module | None:
+        """What the density has noted, as buffers, to be kept in checkpoints."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +116,110 @@ class LogitNormal(Density):
             )
         low, high = _ends(torch.logit, u, schedule)
         return _inside(_normal_between(u, self.mean, self.std, low, high).sigmoid(), schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Density):
+    """nsr = tan(pi u/2): the levels of a cosine schedule, log nsr with density sech(log nsr)/pi, cut to the range."""
+
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        low, high = _ends(lambda t: schedule.log_nsr(t).exp().atan(), u, schedule)
+        return _inside(schedule.time_of_log_nsr((low + (high - low) * u).tan().log()), schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levels(Density):
+    """n discrete times with equal chance: those of a grid, e.g. DDPM's 1000 steps or the noise levels of NCSN.
+
+    Args:
+        grid: ``uniform`` on schedule=ddpm with n=1000 is Ho et al. 2020; ``log_nsr`` is Song and Ermon 2019.
+        n: how many, both ends of the schedule included.
+
+    Raises:
+        UserError: n is below 2.
+    """
+
+    grid: Grid
+    n: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.n < 2:
+            raise UserError(f"density levels: n={self.n}; allowed: a whole number of at least 2")
+
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        times = self.grid.times(self.n - 1, schedule, schedule.t_min, schedule.t_max).to(u.device)
+        return times[(u * self.n).long().clamp_max(self.n - 1)]
+
+
+class RunningLoss(nn.Module):
+    """Running mean of the squared loss in equal bins of u, all ones at first."""
+
+    squares: Tensor
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.register_buffer("squares", torch.ones(bins, dtype=torch.float64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossAware(Density):
+    """Levels in proportion to the root mean square of their loss (Nichol and Dhariwal 2021, eq. 18).
+
+    Over equal bins of the u of a ``base`` density, P(bin) = (1 - floor) sqrt(m_bin)/sum + floor/bins with m a running
+    mean of loss^2; losses are divided by P(bin) bins, so the objective stays that of the base density and only its
+    variance falls.
+
+    Args:
+        base: the density whose objective is kept.
+        bins: how finely the loss is followed.
+        decay: of the running mean, for each observation of a bin.
+        floor: the share of levels drawn as ``base`` would.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    base: Density = field(default_factory=Uniform)
+    bins: int = 50
+    decay: float = 0.99
+    floor: float = 0.1
+    running: RunningLoss = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (self.bins >= 1 and 0 < self.decay < 1 and 0 < self.floor <= 1):
+            raise UserError(
+                f"density loss_aware: bins={self.bins}, decay={self.decay}, floor={self.floor}; "
+                "allowed: bins at least 1, 0 < decay < 1, 0 < floor <= 1"
+            )
+        object.__setattr__(self, "running", RunningLoss(self.bins))
+
+    def shares(self) -> Tensor:
+        """P(bin), float64 (bins,)."""
+        root = self.running.squares.sqrt()
+        return (1 - self.floor) * root / root.sum() + self.floor / self.bins
+
+    def _place(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The bin of u (B,) and the u of the base density: the inverse CDF of a piecewise constant density."""
+        shares = self.shares()
+        edges = shares.cumsum(0)
+        k = torch.searchsorted(edges[:-1].contiguous(), u, right=True)
+        return k, ((k + (u - (edges[k] - shares[k])) / shares[k]) / self.bins).clamp(0, 1)
+
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return self.base.time(self._place(u)[1], schedule)
+
+    def importance(self, u: Tensor) -> Tensor:
+        return 1 / (self.bins * self.shares()[self._place(u)[0]])
+
+    def observe(self, u: Tensor, loss: Tensor) -> None:
+        k, squares = self._place(u)[0], loss.detach().double().square()
+        count = torch.bincount(k, minlength=self.bins)
+        mean = torch.zeros_like(self.running.squares).index_add_(0, k, squares) / count.clamp_min(1)
+        kept = self.decay**count
+        self.running.squares.copy_(kept * self.running.squares + (1 - kept) * mean)
+
+    def memory(self) -> nn.Module:
+        return self.running
 
 
 def _positive(std: float, name: str) -> None:

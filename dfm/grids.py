@@ -1,5 +1,6 @@
 """At which times sampling and likelihood integrate: decreasing from t_max to t_min, both ends exact."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -61,3 +62,36 @@ class Rho(Grid):
         ends = torch.tensor([t_max, t_min], dtype=torch.float64)
         high, low = (schedule.log_nsr(ends) / self.rho).exp()
         return schedule.time_of_log_nsr(self.rho * (high + (low - high) * share).log())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quadratic(Grid):
+    """Equal steps in sqrt(t - t_min): short steps near the data (Song et al. 2021, DDIM, appendix D.2)."""
+
+    def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
+        return t_min + (t_max - t_min) * (1 - share) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Grid):
+    """t_min + (t_max - t_min) (1 + cos(pi share))/2: short steps at both ends (the Chebyshev points)."""
+
+    def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
+        return t_min + (t_max - t_min) * (1 + (math.pi * share).cos()) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integers(Grid):
+    """Equal steps in t, rounded to whole times: for schedules whose time counts steps (ddpm, random_walk).
+
+    Raises:
+        UserError: on use with more steps than whole times.
+    """
+
+    def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
+        if len(share) - 1 > t_max - t_min:
+            raise UserError(
+                f"grid integers: steps={len(share) - 1} over the times {t_min:g} to {t_max:g}; allowed: at most "
+                f"{int(t_max - t_min)}; try schedule=ddpm or random_walk, whose time counts steps, or another grid"
+            )
+        return (t_max + (t_min - t_max) * share).round()

@@ -1,12 +1,11 @@
 """Log-densities by the probability-flow ODE (Chen et al. 2018, eq. 8; Song et al. 2021, appendix D.2).
 
-    log p(data) = log N(x_{t_max}; prior) + int_{t_min}^{t_max} div u(x_t, t) dt + d log a(t_min)
+    log p(data) = log prior(x_{t_max}) + int_{t_min}^{t_max} div u(x_t, t) dt + d log a(t_min)
 
 along dx/dt = u from x_{t_min} = a(t_min) data; the last term is the change of variables of that rescaling. The state
 of the integration is x with the running integral appended, so any ODE stepper and any grid serve.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -148,8 +147,8 @@ class OdeLikelihood:
         a, _ = denoiser.schedule.ab(torch.tensor(denoiser.t_min, dtype=torch.float64))
         x = torch.cat([(data * float(a)).flatten(1), torch.zeros_like(data.flatten(1)[:, :1])], 1)
         end = self._integrate(counted, divergence, x, tuple(data.shape[1:]))
-        latent, integral = end[:, :-1].double(), end[:, -1].double()
-        value = _gaussian_log_density(latent, *denoiser.prior()) + integral + latent.shape[1] * float(a.log())
+        latent, integral = end[:, :-1].double().reshape(data.shape), end[:, -1].double()
+        value = denoiser.start_log_density(latent) + integral + data[0].numel() * float(a.log())
         return LogDensity(value=value, nfe=calls.samples / len(data))
 
     def _divergence(self, data: Tensor, seed: int, indices: Sequence[int], repeat: int) -> Divergence:
@@ -189,9 +188,3 @@ def _augmented(denoiser: Denoiser, divergence: Divergence, shape: tuple[int, ...
         return torch.cat([u.flatten(1), div[:, None]], 1)
 
     return derivative
-
-
-def _gaussian_log_density(x: Tensor, mean: float, std: float) -> Tensor:
-    """log N(x; mean, std^2 I) of x (B, d)."""
-    normalised = ((x - mean) / std).square().sum(1)
-    return -normalised / 2 - x.shape[1] * math.log(std * math.sqrt(2 * math.pi))

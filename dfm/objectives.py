@@ -1,23 +1,35 @@
 """What training minimises: a loss per sample at random noise levels. Only the trainer reduces it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfm.broadcast import per_sample
+from dfm.couplings import Coupling, Independent
 from dfm.denoiser import NetworkDenoiser
 from dfm.densities import Density
+from dfm.errors import UserError
+from dfm.interpolants import InterpolantDenoiser
+from dfm.seeding import GeneratorDraws
+from dfm.uncertainty import Fixed, Uncertainty
 from dfm.weights import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """Weighted losses (B,), float32 or wider, and the times at which they were taken, float64 (B,)."""
+    """Losses to minimise and where they were taken.
+
+    Args:
+        value: (B,), float32 or wider.
+        error: (B,), what ``value`` was before importance and uncertainty rescaled it.
+        u: quantiles of the density, float64 (B,).
+    """
 
     value: Tensor
-    t: Tensor
+    error: Tensor
+    u: Tensor
 
 
 class Objective(ABC):
@@ -27,6 +39,13 @@ class Objective(ABC):
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator) -> Loss:
         """Losses of data (B, *D); all that is random comes from ``generator``, on the device of the data."""
 
+    def observe(self, loss: Loss) -> None:  # noqa: B027
+        """Take note of a training loss: only an objective that adapts does."""
+
+    def module(self) -> nn.Module:
+        """What the objective itself learns or notes: parameters to train and buffers to keep."""
+        return nn.Module()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Regression(Objective):
@@ -35,23 +54,74 @@ class Regression(Objective):
     (p, q) is the denoiser's prediction. Denoising, denoising score matching and flow matching are this loss with other
     rows, densities and weights (lecture, eqs. 6 and 8 and flow matching; Lipman et al. 2023, theorem 2). The error is
     formed in units of the target's scale, which the weight then carries, so that no weight overflows a small target.
+
+    Args:
+        coupling: pairs data and noise inside a batch.
+        uncertainty: rescales the losses of the levels.
     """
 
     density: Density
     weight: Weight
+    coupling: Coupling = field(default_factory=Independent)
+    uncertainty: Uncertainty = field(default_factory=Fixed)
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator) -> Loss:
-        t = self.density.draw(len(data), denoiser.trained, generator)
-        noise = torch.randn(data.shape, generator=generator, device=data.device, dtype=data.dtype)
-        return Loss(value=self.at(denoiser, data, noise, t), t=t)
+        u = self.density.uniforms(len(data), generator)
+        t = self.density.time(u, denoiser.trained)
+        draws = GeneratorDraws(len(data), generator, data.dtype)
+        noise = denoiser.source.draw(draws, tuple(data.shape[1:]))
+        data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
+        error = self.errors(denoiser, data, noise, t, generator)
+        value = self.uncertainty(error, denoiser.trained.log_nsr(t)) * self.density.importance(u).to(error)
+        return Loss(value=value, error=error, u=u)
+
+    def errors(
+        self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Weighted squared errors (B,)."""
+        if isinstance(denoiser, InterpolantDenoiser):
+            raise UserError("latent=root needs its own loss; allowed: objective=interpolant, or latent=none")
+        return self.at(denoiser, data, noise, t)
 
     def at(self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The losses (B,) at given noise and times."""
-        schedule, std = denoiser.trained, denoiser.spec.std
-        a, b = schedule.ab(t)
-        p, q = denoiser.prediction.row(schedule, t, std)
-        scale = denoiser.prediction.scale(schedule, t, std)
+        a, b = denoiser.trained.ab(t)
         out = denoiser.output(per_sample(a, data) * data + per_sample(b, data) * noise, t)
+        return self.row_error(denoiser, out, data, noise, t)
+
+    def row_error(self, denoiser: NetworkDenoiser, out: Tensor, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """w |scale out - (p data + q noise)|^2 / d, (B,), of the network's output in units of its scale."""
+        p, q = denoiser.prediction.row(denoiser.trained, t, denoiser.spec.std)
+        scale = denoiser.scale(t)
         target = per_sample(p / scale, data) * data + per_sample(q / scale, data) * noise
-        weight = self.weight(t, schedule, denoiser.prediction, std) * scale**2
+        weight = self.weight(t, denoiser.trained, denoiser.prediction, denoiser.spec.std) * scale**2
         return (out - target).square().flatten(1).mean(1) * weight.to(out)
+
+    def observe(self, loss: Loss) -> None:
+        self.density.observe(loss.u, loss.error)
+
+    def module(self) -> nn.Module:
+        memory = self.density.memory()
+        parts: dict[str, nn.Module] = {} if memory is None else {"density": memory}
+        return nn.ModuleDict({**parts, "uncertainty": self.uncertainty})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolation(Regression):
+    """``Regression`` at x_t = a data + b noise + c z, plus |z_out(x_t, t) - z|^2 / d: velocity and score together.
+
+    (Albergo et al. 2023: their losses for the velocity and for the denoiser of z.) Needs a latent, e.g. latent=root.
+    """
+
+    def errors(
+        self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        if not isinstance(denoiser, InterpolantDenoiser):
+            raise UserError("objective=interpolant needs a latent; allowed: latent=root")
+        z = torch.randn(data.shape, generator=generator, device=data.device, dtype=data.dtype)
+        a, b = denoiser.trained.ab(t)
+        c = denoiser.latent.c(denoiser.trained, t)
+        x = per_sample(a, data) * data + per_sample(b, data) * noise + per_sample(c, data) * z
+        row, z_out = denoiser.heads(x, t)
+        latent_error = (z_out - z).square().flatten(1).mean(1)
+        return self.row_error(denoiser, row, data, noise, t) + latent_error

@@ -30,14 +30,15 @@ class Prediction(ABC):
     def row(self, schedule: Schedule, t: Tensor, std: float) -> Row:
         """(p, q), each float64 of the shape of t."""
 
-    def scale(self, schedule: Schedule, t: Tensor, std: float) -> Tensor:
-        """Root mean square of the target, sqrt(p^2 S^2 + q^2): the unit in which a network gives its output.
+    def scale(self, schedule: Schedule, t: Tensor, std: float, noise_std: float = 1.0) -> Tensor:
+        """Deviation of the target, sqrt(p^2 S^2 + q^2 N^2): the unit in which a network gives its output.
 
         A network that regresses target/scale has a target of variance one at every noise level, whatever the row
-        (Karras et al. 2022, section 5, extended from their row to all; it is 1 for ``noise`` and ``edm``).
+        (Karras et al. 2022, section 5, extended from their row to all; it is 1 for ``noise`` and ``edm``). N is the
+        deviation of the noise: 1 unless the prior is another than the standard normal.
         """
         p, q = self.row(schedule, t, std)
-        return (p * p * std * std + q * q).sqrt()
+        return (p * p * std * std + q * q * noise_std * noise_std).sqrt()
 
     def determinant(self, schedule: Schedule, t: Tensor, std: float) -> Tensor:
         """a q - b p: an error of ``out`` times b/det is the error of data, times a/det that of noise."""

@@ -6,20 +6,19 @@ that is random in sample k is a function of (seed, k, step), whatever the batch 
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from dfm.adaptive import DormandPrince
+from dfm.adaptive import EmbeddedPair
 from dfm.denoiser import Calls, Denoiser
 from dfm.errors import UserError
 from dfm.grids import Grid, LogNsr
-from dfm.seeding import Purpose, normal
-from dfm.steppers import Stepper
+from dfm.seeding import NumberedDraws, Purpose, normal
+from dfm.steppers import Stepper, Trip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +39,9 @@ class State:
 def start(
     denoiser: Denoiser, seed: int, indices: Sequence[int], device: torch.device | None = None, double: bool = False
 ) -> Tensor:
-    """x at t_max of the samples ``indices`` (B, *D): the denoiser's Gaussian prior, float32 unless ``double``."""
-    mean, std = denoiser.prior()
-    latent = normal(seed, indices, denoiser.spec.shape, Purpose.START)
-    return (mean + std * latent).to(device, torch.float64 if double else torch.float32)
+    """x at t_max of the samples ``indices`` (B, *D): draws of the denoiser's prior, float32 unless ``double``."""
+    latent = denoiser.source.draw(NumberedDraws(seed, indices), denoiser.spec.shape)
+    return denoiser.from_latent(latent).to(device, torch.float64 if double else torch.float32)
 
 
 class Sampler(ABC):
@@ -81,17 +79,23 @@ class GridSampler(Sampler):
     Args:
         times: explicit times in place of grid and steps, decreasing inside [t_min, t_max] of the denoiser; the x that
             the sampler starts from belongs to the first of them.
+        noise: from Python, your own standard normals for stochastic steppers in place of the seed's:
+            noise(step, part, x) -> a tensor like x; ``part`` counts the draws within a step.
     """
 
     stepper: Stepper
     steps: int
     grid: Grid = field(default_factory=LogNsr)
     times: Sequence[float] | None = None
+    noise: Callable[[int, int, Tensor], Tensor] | None = None
 
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
         times = self.time_grid(denoiser)
+        noise = StepNoise(seed, indices, self.noise)
+        trip = Trip(steps=len(times) - 1, noise=lambda: noise.draw(x))
         for step, (t, s) in enumerate(pairwise(times)):
-            x = self.stepper.move(denoiser, x, t, s, partial(_step_noise, x, seed, indices, step))
+            noise.step, noise.part = step, 0
+            x = self.stepper.move(denoiser, x, t, s, trip)
             yield x, float(s)
 
     def time_grid(self, denoiser: Denoiser) -> Tensor:
@@ -121,7 +125,7 @@ class AdaptiveSampler(Sampler):
         steps: accepted so that every sampler has the key; must be left null.
     """
 
-    solver: DormandPrince
+    solver: EmbeddedPair
     steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -136,5 +140,19 @@ class AdaptiveSampler(Sampler):
             yield now.x, float(now.t.max())
 
 
-def _step_noise(x: Tensor, seed: int, indices: Sequence[int], step: int) -> Tensor:
-    return normal(seed, indices, tuple(x.shape[1:]), Purpose.STEP, step).to(x)
+@dataclass
+class StepNoise:
+    """The noise of step ``step``: a function of (seed, sample index, step, part), or what the user gives."""
+
+    seed: int
+    indices: Sequence[int]
+    own: Callable[[int, int, Tensor], Tensor] | None
+    step: int = 0
+    part: int = 0
+
+    def draw(self, x: Tensor) -> Tensor:
+        """The next part, like x."""
+        part, self.part = self.part, self.part + 1
+        if self.own is not None:
+            return self.own(self.step, part, x)
+        return normal(self.seed, self.indices, tuple(x.shape[1:]), Purpose.STEP, self.step, part).to(x)

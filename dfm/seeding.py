@@ -6,7 +6,9 @@ counter are the arguments themselves, so streams never overlap and nothing need 
 """
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -32,9 +34,9 @@ class Purpose(IntEnum):
     DROPOUT = 10
 
 
-def stream(seed: int, index: int, purpose: Purpose, step: int = 0) -> np.random.Generator:
-    """The generator for item ``index`` of ``seed``: Philox with key (seed, index), counter (0, 0, step, purpose)."""
-    counter = np.array([0, 0, step, int(purpose)], dtype=np.uint64)
+def stream(seed: int, index: int, purpose: Purpose, step: int = 0, part: int = 0) -> np.random.Generator:
+    """The generator for item ``index`` of ``seed``: Philox with key (seed, index), counter (0, part, step, purpose)."""
+    counter = np.array([0, part, step, int(purpose)], dtype=np.uint64)
     key = np.array([checked_seed(seed), index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
@@ -50,9 +52,11 @@ def checked_seed(seed: int) -> int:
     return seed
 
 
-def normal(seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: Purpose, step: int = 0) -> Tensor:
-    """Standard normals float64 (len(indices), *shape): row i depends on (seed, indices[i], purpose, step) alone."""
-    return _rows([stream(seed, i, purpose, step).standard_normal(shape) for i in indices], shape)
+def normal(
+    seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: Purpose, step: int = 0, part: int = 0
+) -> Tensor:
+    """Standard normals float64 (len(indices), *shape): row i depends on (seed, indices[i], purpose, step, part)."""
+    return _rows([stream(seed, i, purpose, step, part).standard_normal(shape) for i in indices], shape)
 
 
 def uniform(seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: Purpose, step: int = 0) -> Tensor:
@@ -69,6 +73,59 @@ def training_generator(device: torch.device, seed: int, step: int, rank: int, pu
     """A torch generator for the draws of one training step on one process."""
     state = stream(seed, rank, purpose, step).integers(0, 2**63, dtype=np.int64)
     return torch.Generator(device=device).manual_seed(int(state))
+
+
+class Draws(ABC):
+    """A source of independent random numbers for a batch; every call gives fresh ones.
+
+    Attributes:
+        held_out: whether what is drawn is for sampling and scoring, not for training.
+    """
+
+    held_out: bool
+
+    @abstractmethod
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normals (B, *shape)."""
+
+    @abstractmethod
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Uniforms in [0, 1), (B, *shape)."""
+
+
+@dataclass
+class NumberedDraws(Draws):
+    """Numbers, float64, that depend on (seed, indices[i], purpose) and on how many calls were made before."""
+
+    seed: int
+    indices: Sequence[int]
+    purpose: Purpose = Purpose.START
+    calls: int = 0
+    held_out: bool = True
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        self.calls += 1
+        return normal(self.seed, self.indices, shape, self.purpose, self.calls - 1)
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        self.calls += 1
+        return uniform(self.seed, self.indices, shape, self.purpose, self.calls - 1)
+
+
+@dataclass
+class GeneratorDraws(Draws):
+    """Numbers from a torch generator, on its device: for training."""
+
+    n: int
+    generator: torch.Generator
+    dtype: torch.dtype = torch.float32
+    held_out: bool = False
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(self.n, *shape, generator=self.generator, device=self.generator.device, dtype=self.dtype)
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.rand(self.n, *shape, generator=self.generator, device=self.generator.device, dtype=self.dtype)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from dfm.datasets.base import DatasetSpec, Split
 from dfm.denoiser import NetworkDenoiser
 from dfm.ema import Ema
 from dfm.errors import UserError
-from dfm.objectives import Objective
+from dfm.objectives import Loss, Objective
 from dfm.quantization import dequantize
 from dfm.seeding import Purpose, checked_seed, lent_seed, training_generator
 
@@ -151,7 +151,8 @@ class Trainer:
         forward = torch.compile(self.network) if config.compile else self.network
         self.denoiser = replace(denoiser, network=forward)
         self.batches = Batches(split, config.batch_size, config.seed)
-        self.parameters = list(self.network.parameters())
+        self.learned = objective.module().to(device)
+        self.parameters = [*self.network.parameters(), *self.learned.parameters()]
         self.optimizer = self._make_optimizer()
         self.step, self.seconds = 0, 0.0
 
@@ -206,7 +207,7 @@ class Trainer:
                 rows = slice(first, min(first + self.config.batch_size, n))
                 generator = training_generator(self.device, self.config.seed, k, 0, Purpose.VALIDATE)
                 labels = None if split.labels is None else split.labels[rows]
-                total += float(self._losses(self.averaged, split.values[rows], labels, generator).sum())
+                total += float(self._losses(self.averaged, split.values[rows], labels, generator).value.sum())
         return total / n
 
     def state(self) -> dict[str, Any]:
@@ -216,6 +217,7 @@ class Trainer:
             "seconds": self.seconds,
             "network": self.network.state_dict(),
             "ema": self.ema.network.state_dict(),
+            "objective": self.learned.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
         }
 
@@ -224,6 +226,7 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
+        self.learned.load_state_dict(state["objective"])
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
 
@@ -259,22 +262,24 @@ class Trainer:
         labels = [None] * passes if batch.labels is None else batch.labels.chunk(passes)
         total = torch.zeros((), device=self.device)
         for values, label in zip(batch.values.chunk(passes), labels, strict=True):
-            loss = self._losses(self.denoiser, self._flipped(values), label, generator).mean() / passes
+            losses = self._losses(self.denoiser, self._flipped(values), label, generator)
+            loss = losses.value.mean() / passes
             if loss.requires_grad:
                 loss.backward()
+            self.objective.observe(losses)
             total += loss.detach()
         return total
 
     def _losses(
         self, denoiser: NetworkDenoiser, values: Tensor, labels: Tensor | None, generator: torch.Generator
-    ) -> Tensor:
-        """Losses (B,) of a batch in the split's own numbers."""
+    ) -> Loss:
+        """Losses of a batch in the split's own numbers."""
         data = model_data(values.to(self.device, non_blocking=True), denoiser.spec, generator)
         if denoiser.spec.num_classes == 0:
             labels = None
         given = denoiser.given(None if labels is None else labels.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.objective.loss(given, data, generator).value
+            return self.objective.loss(given, data, generator)
 
     def _flipped(self, values: Tensor) -> Tensor:
         if not self.flip:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dfm.errors import UserError
 from dfm.predictions import Prediction
 from dfm.schedules import Schedule
 
@@ -58,3 +59,36 @@ class Edm(Weight):
         a, b = schedule.ab(t)
         to_data = b / prediction.determinant(schedule, t, std)
         return (b * b + a * a * std * std) / (b * std) ** 2 * to_data**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinSnr(Weight):
+    """min(1/nsr^2, gamma) of the data's error (Hang et al. 2023, eq. 8); without gamma 1/nsr^2, the noise's error.
+
+    Raises:
+        UserError: gamma is not positive.
+    """
+
+    gamma: float | None = 5.0
+
+    def __post_init__(self) -> None:
+        if self.gamma is not None and not self.gamma > 0:
+            raise UserError(f"weight min_snr: gamma={self.gamma}; allowed: a number above 0, or null for no clip")
+
+    def __call__(self, t: Tensor, schedule: Schedule, prediction: Prediction, std: float) -> Tensor:
+        b = schedule.ab(t)[1]
+        snr = (-2 * schedule.log_nsr(t)).exp()
+        clipped = snr if self.gamma is None else snr.clamp_max(self.gamma)
+        return clipped * (b / prediction.determinant(schedule, t, std)) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sigmoid(Weight):
+    """sigmoid(2 log nsr + bias) of the noise's error (Kingma and Gao 2023, section 5): low noise counts little."""
+
+    bias: float = 0.0
+
+    def __call__(self, t: Tensor, schedule: Schedule, prediction: Prediction, std: float) -> Tensor:
+        a, _ = schedule.ab(t)
+        share = torch.sigmoid(2 * schedule.log_nsr(t) + self.bias)
+        return share * (a / prediction.determinant(schedule, t, std)) ** 2

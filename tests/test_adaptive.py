@@ -7,7 +7,7 @@ from conftest import SCHEDULES, oracle
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from dfm.adaptive import ERROR, NODES, STAGES, DormandPrince, Progress
+from dfm.adaptive import BogackiShampine, DormandPrince, EmbeddedPair, HeunEuler, Progress
 from dfm.errors import UserError
 from dfm.mixtures import GaussianMixture
 from dfm.samplers import start
@@ -29,18 +29,50 @@ def spiral(rates: Tensor):
     return field_of
 
 
-def test_the_table_satisfies_the_order_conditions() -> None:
-    """Sums over stages (Hairer, Norsett, Wanner 1993, II.1): nodes, and quadrature conditions up to order five."""
-    for node, weights in zip(NODES, STAGES, strict=True):
+PAIRS = [DormandPrince, BogackiShampine, HeunEuler]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_table_satisfies_the_order_conditions(pair: type[EmbeddedPair]) -> None:
+    """Sums over stages (Hairer, Norsett, Wanner 1993, II.1): nodes, and quadrature conditions up to the order."""
+    table = pair.tableau
+    rows = table.stages if table.last_is_first else table.stages[:-1]
+    for node, weights in zip(table.nodes, rows, strict=True):
         assert sum(weights) == pytest.approx(node, abs=1e-15)
-    fifth = np.array([*STAGES[-1], 0.0])
-    fourth = fifth - np.array(ERROR)
-    nodes = np.array(NODES)
-    for power in range(5):
-        assert fifth @ nodes**power == pytest.approx(1 / (power + 1), abs=1e-14)
-    for power in range(4):
-        assert fourth @ nodes**power == pytest.approx(1 / (power + 1), abs=1e-14)
-    assert fourth @ nodes**4 != pytest.approx(1 / 5, abs=1e-6), "the embedded weights are of order four, no more"
+    new = np.array([*table.stages[-1], *([0.0] if table.last_is_first else [])])
+    companion = new - np.array(table.error)
+    nodes = np.array(table.nodes)
+    for power in range(table.order):
+        assert new @ nodes**power == pytest.approx(1 / (power + 1), abs=1e-14)
+    for power in range(table.order - 1):
+        assert companion @ nodes**power == pytest.approx(1 / (power + 1), abs=1e-14)
+    left = companion @ nodes ** (table.order - 1)
+    assert left != pytest.approx(1 / table.order, abs=1e-6), "the companion is of one order less, no more"
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_measured_order_is_the_stated_order(pair: type[EmbeddedPair]) -> None:
+    """The work for an error goes as error^(-1/order): evaluations against the error over a thousandfold tolerance."""
+    rates, x = torch.tensor([5.0], dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
+    exact = last(DormandPrince(rtol=1e-12, atol=1e-12).solve(spiral(rates), x, 0.0, 2.0)).x
+    errors, attempts = [], []
+    for tolerance in (1e-6, 1e-7, 1e-8, 1e-9):
+        states = list(pair(rtol=tolerance, atol=tolerance).solve(spiral(rates), x, 0.0, 2.0))
+        errors.append(float((states[-1].x - exact).abs().max()))
+        attempts.append(len(states))
+    slope = -np.polyfit(np.log(attempts), np.log(errors), 1)[0]
+    assert slope == pytest.approx(pair.tableau.order, abs=0.5)
+
+
+@pytest.mark.parametrize("pair", [BogackiShampine, HeunEuler])
+def test_cheap_pairs_go_where_dormand_prince_goes(pair: type[EmbeddedPair], mixture: GaussianMixture) -> None:
+    denoiser = oracle(mixture, SCHEDULES["vp"])
+    x = start(denoiser, 4, range(5), double=True)
+    ends = [
+        last(p(rtol=tol, atol=tol).solve(lambda rows: denoiser.rows(rows).velocity, x, denoiser.t_max, denoiser.t_min)).x
+        for p, tol in ((DormandPrince, 1e-9), (pair, 1e-5))
+    ]
+    assert (ends[0] - ends[1]).abs().max() < 2e-3
 
 
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-6, 1e-9])

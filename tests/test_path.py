@@ -81,7 +81,7 @@ def test_drift_and_diffusion_have_the_marginals_of_the_path(schedule: Schedule) 
 
     def moments(t: float, y: np.ndarray) -> list[float]:
         u = torch.tensor(t, dtype=torch.float64)
-        f, g2 = float(schedule.drift(u)), float(schedule.diffusion_squared(u))
+        f, g2 = float(schedule.drift_coefficient(u)), float(schedule.diffusion_squared(u))
         return [f * y[0], 2 * f * y[1] + g2]
 
     end = solve_ivp(moments, (t0, t1), [start[0], start[1] ** 2], rtol=1e-10, atol=1e-12).y[:, -1]

@@ -10,7 +10,7 @@ from dfm.models.embed import Embedding
 
 
 class MLP(nn.Module):
-    """model(x (B, *shape), c_time (B,), label (B,) or None) -> (B, *shape).
+    """model(x (B, *shape), c_time (B,), label (B,) or None) -> (B, outputs * shape[0], *shape[1:]).
 
         h_0 = V x,   h_{i+1} = h_i + B_i silu(A_i silu(h_i) + T_i silu(e)),   output = U silu(h_depth)
 
@@ -24,6 +24,7 @@ class MLP(nn.Module):
         depth: residual blocks.
         time_features: sines and cosines of time.
         time_scale, max_period, frequency_shift, flip_sin_to_cos: of those, see ``dfm.models.embed``.
+        outputs: how many outputs of the shape of x, side by side along the first dimension.
         zero_init: blocks start as the identity and the output at zero; otherwise as torch initialises them.
 
     Raises:
@@ -35,6 +36,7 @@ class MLP(nn.Module):
         *,
         shape: tuple[int, ...],
         num_classes: int = 0,
+        outputs: int = 1,
         width: int = 128,
         depth: int = 3,
         time_features: int = 64,
@@ -58,10 +60,11 @@ class MLP(nn.Module):
         )
         self.linear_in = nn.Linear(math.prod(shape), width)
         self.blocks = nn.ModuleList([MLPBlock(width, zero_init) for _ in range(depth)])
-        self.linear_out = zeroed(nn.Linear(width, math.prod(shape)), zero_init)
+        self.linear_out = zeroed(nn.Linear(width, outputs * math.prod(shape)), zero_init)
+        self.out_shape = (outputs * shape[0], *shape[1:])
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, *shape), c_time = log nsr (B,), label int64 (B,) or None -> (B, *shape).
+        """x (B, *shape), c_time = log nsr (B,), label int64 (B,) or None -> (B, *out_shape).
 
         Raises:
             UserError: a label for a network without classes.
@@ -70,7 +73,7 @@ class MLP(nn.Module):
         h = self.linear_in(x.flatten(1))
         for block in self.blocks:
             h = block(h, e)
-        return self.linear_out(functional.silu(h)).reshape(x.shape)
+        return self.linear_out(functional.silu(h)).reshape(-1, *self.out_shape)
 
 
 class MLPBlock(nn.Module):

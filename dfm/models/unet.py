@@ -50,6 +50,7 @@ class UNet(nn.Module):
 
     Args:
         shape: (C, H, W) of one image; H and W divisible by 2^(levels - 1).
+        outputs: how many outputs of that shape, side by side along the channels.
         num_classes: labels are 0..num_classes-1, and num_classes for 'no label' (as is None); 0: no labels.
         channels: base width, also the number of sines and cosines of time.
         channel_multipliers: one a level, from full resolution down.
@@ -84,6 +85,7 @@ class UNet(nn.Module):
         self,
         *,
         shape: tuple[int, ...],
+        outputs: int = 1,
         num_classes: int = 0,
         channels: int = 128,
         channel_multipliers: tuple[float, ...] = (1, 2, 2, 2),
@@ -152,7 +154,7 @@ class UNet(nn.Module):
         self.mid = _mid(widths[-1], mid_attention, mid_options) if mid_block else nn.ModuleList()
         self.up = _way_up(widths, blocks_per_level, up_attention, up_steps, options)
         self.norm_out = nn.GroupNorm(groups, widths[0], eps=norm_eps)
-        self.conv_out = zeroed(nn.Conv2d(widths[0], shape[0], 3, padding=1), zero_init)
+        self.conv_out = zeroed(nn.Conv2d(widths[0], outputs * shape[0], 3, padding=1), zero_init)
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), c_time = log nsr (B,), label int64 (B,) or None -> (B, C, H, W).
