@@ -13,8 +13,10 @@ from dfm.datasets.base import Dataset, DatasetSpec
 from dfm.denoiser import NetworkDenoiser
 from dfm.errors import UserError
 from dfm.interpolants import InterpolantDenoiser, Latent, NoLatent
+from dfm.langevin import LangevinDenoiser
 from dfm.likelihood import OdeLikelihood
 from dfm.objectives import Objective
+from dfm.potentials import Potential
 from dfm.predictions import Prediction
 from dfm.priors import Prior
 from dfm.samplers import Sampler
@@ -65,6 +67,8 @@ def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Network
         source=_expect(build(config["prior"], "prior", trust), Prior, "prior"),
         independent=_expect(build(config["coupling"], "coupling", trust), Coupling, "coupling").independent,
     )  # fmt: skip
+    if isinstance(plain.source, Potential):
+        return LangevinDenoiser(**vars(plain))
     return plain if outputs == 1 else InterpolantDenoiser(**vars(plain), latent=latent)
 
 

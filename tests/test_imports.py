@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"predictions", "grids", "densities", "datasets", "models"},
     {"weights", "quantization", "couplings", "adaptive"},
     {"priors"},
+    {"potentials"},
     {"denoiser"},
     {"steppers", "oracles", "interpolants", "langevin"},
     {"objectives"},
@@ -42,7 +43,7 @@ HOMES = {
 }
 PURE = {
     "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
-    "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "interpolants", "uncertainty", "expressions", "distances", "flows",
+    "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants", "uncertainty", "expressions", "distances", "flows",
     "bounds", "figures", "langevin", "oracles", "quantization", "seeding",
 }  # fmt: skip
 
