@@ -16,6 +16,7 @@ from dfm.interpolants import InterpolantDenoiser, Latent, NoLatent
 from dfm.langevin import LangevinDenoiser
 from dfm.likelihood import OdeLikelihood
 from dfm.objectives import Objective
+from dfm.oracles import MixtureDenoiser
 from dfm.potentials import Potential
 from dfm.predictions import Prediction
 from dfm.priors import Prior
@@ -70,6 +71,23 @@ def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Network
     if isinstance(plain.source, Potential):
         return LangevinDenoiser(**vars(plain))
     return plain if outputs == 1 else InterpolantDenoiser(**vars(plain), latent=latent)
+
+
+def oracle(data: Dataset, path: Schedule) -> MixtureDenoiser:
+    """The exact denoiser of a data set whose law is a Gaussian mixture.
+
+    Raises:
+        UserError: it is not.
+    """
+    mixture = getattr(data, "mixture", None)
+    if mixture is None:
+        raise UserError(f"dataset={data.name}: its law is not known exactly; allowed: dataset=mixture, eight_gaussians")
+    d = mixture.means.shape[1]
+    spec = DatasetSpec(
+        name=data.name, shape=(d,), levels=None, num_classes=0,
+        mean=float(mixture.mean.mean()), std=float(mixture.variance**0.5),
+    )  # fmt: skip
+    return MixtureDenoiser(spec=spec, schedule=path, mixture=mixture)
 
 
 def schedule(config: Config, trust: Sequence[str]) -> Schedule:

@@ -10,6 +10,7 @@ from dfm import __version__
 COMMANDS = {
     "train": ("train a model", "dfm train experiment=digits_flow"),
     "sample": ("draw samples from a checkpoint", "dfm sample ckpt=latest sampler=heun sampler.steps=18"),
+    "check": ("is it the sampler or the network? errors on a known law", "dfm check sampler=heun schedule=vp"),
     "nll": ("score held-out data: bits/dim or nats", "dfm nll ckpt=latest"),
 }
 

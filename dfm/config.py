@@ -104,6 +104,23 @@ def choice(group: str) -> str:
     return str(HydraConfig.get().runtime.choices[group])
 
 
+def options(group: str) -> list[str]:
+    """The options of a config group."""
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+
+
+def variant(command: str, *changes: str) -> dict[str, Any]:
+    """The running job's configuration with other choices on top, e.g. another sampler; in plain containers.
+
+    Overrides of the choices that are replaced, and of their keys, are left out.
+    """
+    replaced = {change.partition("=")[0] for change in changes}
+    kept = [text for text in overrides() if text.lstrip("+").partition("=")[0].split(".")[0] not in replaced]
+    content = OmegaConf.to_container(hydra.compose(config_name=command, overrides=[*kept, *changes]), resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved configuration in plain containers.
 

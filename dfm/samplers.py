@@ -7,7 +7,7 @@ that is random in sample k is a function of (seed, k, step), whatever the batch 
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -46,6 +46,24 @@ def start(
 
 class Sampler(ABC):
     """From x at t_max to data."""
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it chooses its own steps."""
+        return False
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether fresh noise enters on the way."""
+        return False
+
+    def with_steps(self, steps: int) -> "Sampler":
+        """The same sampler with another number of steps.
+
+        Raises:
+            UserError: it chooses its own.
+        """
+        raise UserError(f"{type(self).__name__} chooses its own steps; allowed: a sampler along a grid")
 
     @abstractmethod
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
@@ -89,6 +107,13 @@ class GridSampler(Sampler):
     times: Sequence[float] | None = None
     noise: Callable[[int, int, Tensor], Tensor] | None = None
 
+    @property
+    def stochastic(self) -> bool:
+        return self.stepper.stochastic
+
+    def with_steps(self, steps: int) -> "GridSampler":
+        return replace(self, steps=steps, times=None)
+
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
         times = self.time_grid(denoiser)
         noise = StepNoise(seed, indices, self.noise)
@@ -127,6 +152,10 @@ class AdaptiveSampler(Sampler):
 
     solver: EmbeddedPair
     steps: int | None = None
+
+    @property
+    def adaptive(self) -> bool:
+        return True
 
     def __post_init__(self) -> None:
         if self.steps is not None:

@@ -55,19 +55,25 @@ class Scoring:
         likelihood = coarser(self.likelihood) if coarse else self.likelihood
         for first in range(0, len(indices), self.batch_size):
             part = indices[first : first + self.batch_size]
-            data = self._data(part, noise)
+            data = examples(self.split, self.denoiser.spec, part, self.seed, noise).to(self.device)
             labels = None if self.split.labels is None else self.split.labels[list(part)].to(self.device)
             given = self.denoiser.given(labels if self.denoiser.spec.num_classes else None)
             density = likelihood.log_density(given, data, self.seed, part, repeat=probe)
             nats = discrete_nats(density.value, data[0].numel(), self.denoiser.spec.levels).cpu()
             yield Scored(indices=part, nats=nats, nfe=density.nfe)
 
-    def _data(self, indices: Sequence[int], noise: int) -> Tensor:
-        values, spec = self.split.values[list(indices)], self.denoiser.spec
-        if spec.levels is None:
-            return values.float().to(self.device)
-        u = uniform(self.seed, indices, tuple(values.shape[1:]), Purpose.DEQUANTIZE, noise)
-        return dequantize(values, spec.levels, u).float().to(self.device)
+
+def examples(split: Split, spec: DatasetSpec, indices: Sequence[int], seed: int, noise: int = 0) -> Tensor:
+    """Examples as the model sees them, float32 (n, *D): levels with dequantisation noise that depends on their index.
+
+    Args:
+        noise: another number, other noise.
+    """
+    values = split.values[list(indices)]
+    if spec.levels is None:
+        return values.float()
+    u = uniform(seed, indices, tuple(values.shape[1:]), Purpose.DEQUANTIZE, noise)
+    return dequantize(values, spec.levels, u).float()
 
 
 def coarser(likelihood: OdeLikelihood) -> OdeLikelihood:

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"objectives"},
     {"samplers", "flows", "ema", "batches", "figures"},
     {"likelihood", "bounds"},
-    {"sampling", "scoring", "trainer", "loggers", "run_dir", "distances"},
+    {"sampling", "scoring", "trainer", "loggers", "run_dir", "distances", "checks"},
     {"checkpoint", "images_io", "plots", "console"},
     {"config_errors", "config"},
     {"assemble"},
@@ -43,7 +43,7 @@ HOMES = {
 }
 PURE = {
     "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
-    "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants", "uncertainty", "expressions", "distances", "flows",
+    "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants", "uncertainty", "expressions", "distances", "checks", "flows",
     "bounds", "figures", "langevin", "oracles", "quantization", "seeding",
 }  # fmt: skip
 

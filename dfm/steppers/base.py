@@ -38,6 +38,11 @@ class Stepper(ABC):
 
     order: ClassVar[int]
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether a move draws fresh noise."""
+        return False
+
     @abstractmethod
     def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trip) -> Tensor:
         """x at s."""

@@ -93,6 +93,10 @@ class Ddim(Stepper):
         if not 0 <= self.eta <= 1:
             raise UserError(f"ddim: eta={self.eta}; allowed: 0 (deterministic) to 1 (ancestral)")
 
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
     def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trip) -> Tensor:
         data, noise = denoiser.expectations(x, t)
         a, b = (float(c) for c in denoiser.schedule.ab(s))
@@ -118,6 +122,10 @@ class DpmSolver2M(Stepper):
 
     def __post_init__(self) -> None:
         checked_strength(self.strength, "dpmpp_2m")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.strength != 0
 
     def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trip) -> Tensor:
         strength = float(strength_at(self.strength, denoiser.schedule, t))

@@ -63,6 +63,10 @@ class EulerMaruyama(Stepper):
     def __post_init__(self) -> None:
         checked_strength(self.strength, "euler_maruyama")
 
+    @property
+    def stochastic(self) -> bool:
+        return self.strength != 0
+
     def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trip) -> Tensor:
         velocity, score = denoiser.velocity_and_score(x, t)
         w_squared = strength_at(self.strength, denoiser.schedule, t) ** 2 * denoiser.schedule.diffusion_squared(t)
@@ -101,6 +105,10 @@ class Churn(Stepper):
                 "allowed: numbers of at least 0"
             )
 
+    @property
+    def stochastic(self) -> bool:
+        return self.churn > 0
+
     def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trip) -> Tensor:
         schedule, level = denoiser.schedule, denoiser.schedule.log_nsr(t)
         gamma = min(self.churn / trip.steps, math.sqrt(2) - 1)
@@ -126,8 +134,9 @@ class Hold(Stepper):
 class PredictorCorrector(Stepper):
     """A predictor's move to s, then Langevin steps x + e score + sqrt(2 e) z there (Song et al. 2021, algorithm 1).
 
-    The size e of a correction is ``step`` b^2, or such that signal and noise have the ratio ``snr``,
-    e = 2 (snr |z|/|score|)^2, for every sample apart (Song et al. take the batch's mean norms).
+    The size e of a correction is ``step`` b^2, or 2 snr^2 b^2: Song et al. take e = 2 (snr |z|/|score|)^2 with norms
+    averaged over the batch, and this is its value for the norms of pure noise, |z|/|score| = b. A norm of the batch
+    would make samples depend on their neighbours; one of each sample explodes where its score is small.
 
     Args:
         predictor: any stepper; ``Hold`` leaves the corrections alone: annealed Langevin (Song and Ermon 2019).
@@ -152,17 +161,13 @@ class PredictorCorrector(Stepper):
                 "corrections at least 0, and one of snr and step above 0, the other null"
             )
 
+    @property
+    def stochastic(self) -> bool:
+        return self.corrections > 0 or self.predictor.stochastic
+
     def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trip) -> Tensor:
         x = self.predictor.move(denoiser, x, t, s, trip)
+        size = (2 * self.snr**2 if self.snr is not None else self.step or 0.0) * float(denoiser.schedule.ab(s)[1]) ** 2
         for _ in range(self.corrections):
-            score, z = denoiser.score(x, s), trip.noise()
-            size = per_sample(self._size(denoiser, score, z, s), x)
-            x = x + size * score + (2 * size).sqrt() * z
+            x = x + size * denoiser.score(x, s) + math.sqrt(2 * size) * trip.noise()
         return x
-
-    def _size(self, denoiser: Denoiser, score: Tensor, z: Tensor, s: Tensor) -> Tensor:
-        """e, () or (B,)."""
-        if self.step is not None:
-            return self.step * denoiser.schedule.ab(s)[1] ** 2
-        assert self.snr is not None
-        return 2 * (self.snr * z.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)) ** 2
