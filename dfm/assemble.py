@@ -12,6 +12,7 @@ from dfm.couplings import Coupling
 from dfm.datasets.base import Dataset, DatasetSpec
 from dfm.denoiser import NetworkDenoiser
 from dfm.errors import UserError
+from dfm.flows import OdeFlow
 from dfm.interpolants import InterpolantDenoiser, Latent, NoLatent
 from dfm.langevin import LangevinDenoiser
 from dfm.likelihood import OdeLikelihood
@@ -108,6 +109,11 @@ def sampler(config: Config, trust: Sequence[str]) -> Sampler:
 def likelihood(config: Config, trust: Sequence[str]) -> OdeLikelihood:
     """The likelihood estimator."""
     return _expect(build(config["likelihood"], "likelihood", trust), OdeLikelihood, "likelihood")
+
+
+def flow(config: Config, trust: Sequence[str]) -> OdeFlow:
+    """How encode and decode follow the ODE."""
+    return _expect(build(config["flow"], "flow", trust), OdeFlow, "flow")
 
 
 def _expect(found: Any, kind: type, where: str) -> Any:

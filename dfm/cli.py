@@ -10,6 +10,9 @@ from dfm import __version__
 COMMANDS = {
     "train": ("train a model", "dfm train experiment=digits_flow"),
     "sample": ("draw samples from a checkpoint", "dfm sample ckpt=latest sampler=heun sampler.steps=18"),
+    "encode": ("data to latents along the ODE, and back", "dfm encode ckpt=latest n=64"),
+    "decode": ("latents to data, and interpolation", "dfm decode ckpt=latest latents=RUN_OF_ENCODE interpolate=8"),
+    "compare": ("the same latents through two models", "dfm compare ckpt=RUN_A other=RUN_B"),
     "check": ("is it the sampler or the network? errors on a known law", "dfm check sampler=heun schedule=vp"),
     "nll": ("score held-out data: bits/dim or nats", "dfm nll ckpt=latest"),
 }

@@ -9,17 +9,16 @@ of the integration is x with the running integral appended, so any ODE stepper a
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from dfm.adaptive import DormandPrince
 from dfm.denoiser import Calls, Denoiser
 from dfm.errors import UserError, unknown
+from dfm.flows import OdeFlow
 from dfm.grids import Grid, LogNsr
 from dfm.seeding import Purpose, normal, rademacher
-from dfm.steppers import ODE_STEPPERS, Field, OdeStepper
+from dfm.steppers import ODE_STEPPERS, Field
 
 PROBES = {"rademacher": rademacher, "gaussian": normal}
 
@@ -159,25 +158,11 @@ class OdeLikelihood:
         return Hutchinson(torch.stack(draws).to(data))
 
     def _integrate(self, denoiser: Denoiser, divergence: Divergence, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        if self.adaptive:
-            return self._integrate_adaptively(denoiser, divergence, x, shape)
-        stepper: OdeStepper = ODE_STEPPERS[self.solver]()
-        times = self.grid.times(self.steps, denoiser.schedule, denoiser.t_min, denoiser.t_max).flip(0)
-        augmented = _augmented(denoiser, divergence, shape)
-        for t, s in pairwise(times):
-            x = stepper.step(augmented, x, t, s)
-        return x
-
-    def _integrate_adaptively(
-        self, denoiser: Denoiser, divergence: Divergence, x: Tensor, shape: tuple[int, ...]
-    ) -> Tensor:
         def field_of(rows: Tensor) -> Field:
             return _augmented(denoiser.rows(rows), divergence.rows(rows), shape)
 
-        solver = DormandPrince(rtol=self.rtol, atol=self.atol)
-        for now in solver.solve(field_of, x, denoiser.t_min, denoiser.t_max):
-            x = now.x
-        return x
+        flow = OdeFlow(solver=self.solver, steps=self.steps, grid=self.grid, rtol=self.rtol, atol=self.atol)
+        return flow.carry(field_of, x, denoiser.schedule, denoiser.t_min, denoiser.t_max)
 
 
 def _augmented(denoiser: Denoiser, divergence: Divergence, shape: tuple[int, ...]) -> Field:

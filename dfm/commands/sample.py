@@ -108,26 +108,22 @@ def store(
     directory: Path,
     png: bool,
     facts: dict[str, Any],
+    columns: int | None = None,
+    name: str = "sample.json",
 ) -> None:
-    """``grid.png``, ``samples.npz`` and ``sample.json``, and ``png/000000.png`` ... where asked for."""
-    import io
-
-    import numpy as np
-
+    """``grid.png``, ``samples.npz`` and the facts, and ``png/000000.png`` ... where asked for."""
     from dfm import images_io
+    from dfm.commands.arrays import save_npz
     from dfm.commands.pictures import picture
-    from dfm.run_dir import write_atomically, write_json
+    from dfm.run_dir import write_json
 
     arrays = {"samples": images_io.nhwc(samples) if spec.levels is not None else samples.numpy()}
     if labels is not None:
         arrays["labels"] = labels.numpy()
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomically(directory / "samples.npz", buffer.getvalue())
-    images_io.save_png(
-        picture(samples[:GRID_LIMIT] if spec.levels is not None else samples, spec), directory / "grid.png"
-    )
-    write_json(directory / "sample.json", facts)
+    save_npz(directory / "samples.npz", arrays)
+    shown = samples[:GRID_LIMIT] if spec.levels is not None else samples
+    images_io.save_png(picture(shown, spec, columns), directory / "grid.png")
+    write_json(directory / name, facts)
     if png and spec.levels is not None:
         (directory / "png").mkdir(exist_ok=True)
         for number, image in zip(indices, arrays["samples"], strict=True):

@@ -1,0 +1,95 @@
+"""``dfm decode``: from latents to data, and what lies between two of them."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from dfm import console
+from dfm.config import launch, overrides, plain, run_directory, settings
+from dfm.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """The command's own keys; ``configs/decode.yaml`` says what each is."""
+
+    ckpt: str | None
+    latents: str | None
+    interpolate: int
+    label: int | None
+    batch_size: int
+    device: str
+
+
+def main() -> None:
+    """The command."""
+    launch("decode", job)
+
+
+def job(cfg: DictConfig) -> None:
+    """Decode stored latents."""
+    config, directory = plain(cfg), run_directory()
+    wanted = settings(config, DecodeSettings)
+    from dfm import assemble
+    from dfm.commands.arrays import in_batches, read_latents
+    from dfm.commands.loaded import loaded
+    from dfm.commands.sample import store
+    from dfm.flows import decode
+    from dfm.run_dir import write_overrides
+    from dfm.sampling import check_count, checked_labels, stored
+    from dfm.trainer import resolve_device
+
+    trust = assemble.trusted(config)
+    flow = assemble.flow(config, trust)
+    check_count(1, wanted.batch_size)
+    latents, labels = read_latents(wanted.latents)
+    device = resolve_device(wanted.device)
+    found, denoiser = loaded(config, wanted.ckpt, device, trust)
+    if tuple(latents.shape[1:]) != found.spec.shape:
+        raise UserError(
+            f"latents={wanted.latents}: of shape {tuple(latents.shape[1:])}; this model takes {found.spec.shape}"
+        )
+    if labels is None or wanted.label is not None or not found.spec.num_classes:
+        labels = checked_labels(found.spec, wanted.label, range(len(latents)))
+    if wanted.interpolate:
+        latents, labels = between(latents, labels, wanted.interpolate)
+    write_overrides(directory, overrides())
+    began = time.perf_counter()
+    data, nfe = in_batches(lambda d, x: decode(d, x, flow), denoiser, latents.to(device), labels, wanted.batch_size)
+    facts = {
+        "n": len(data), "nfe": nfe, "seconds": time.perf_counter() - began, "latents": wanted.latents,
+        "interpolate": wanted.interpolate, "checkpoint": str(found.path), "checkpoint_step": found.step,
+        "flow": config["flow"],
+    }  # fmt: skip
+    store(
+        stored(data, found.spec), labels, range(len(data)), found.spec, directory, False, facts,
+        columns=wanted.interpolate or None, name="decode.json",
+    )  # fmt: skip
+    console.say(f"{len(data)} decoded, {nfe:.0f} NFE: {directory / 'grid.png'}")
+    console.say(f"run directory: {directory}")
+
+
+def between(latents: "Tensor", labels: "Tensor | None", columns: int) -> "tuple[Tensor, Tensor | None]":
+    """``columns`` latents from each even one to the odd one after it, ends included; the class is that of the first.
+
+    Raises:
+        UserError: fewer than two columns or latents.
+    """
+    import torch
+
+    from dfm.flows import slerp
+
+    pairs = len(latents) // 2
+    if columns < 2 or pairs < 1:
+        raise UserError(
+            f"interpolate={columns} between {len(latents)} latents; allowed: at least 2 columns and 2 latents"
+        )
+    shares = torch.linspace(0, 1, columns, dtype=torch.float64).tolist()
+    first, second = latents[0 : 2 * pairs : 2], latents[1 : 2 * pairs : 2]
+    made = torch.stack([slerp(first, second, share) for share in shares], 1).flatten(0, 1)
+    return made, None if labels is None else labels[0 : 2 * pairs : 2].repeat_interleave(columns)

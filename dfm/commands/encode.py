@@ -1,0 +1,97 @@
+"""``dfm encode``: from data to latents, and how exactly they lead back."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from dfm import console
+from dfm.config import launch, overrides, plain, run_directory, settings
+from dfm.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dfm.datasets.base import DatasetSpec
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """The command's own keys; ``configs/encode.yaml`` says what each is."""
+
+    ckpt: str | None
+    split: str
+    n: int
+    seed: int
+    batch_size: int
+    device: str
+
+
+def main() -> None:
+    """The command."""
+    launch("encode", job)
+
+
+def job(cfg: DictConfig) -> None:
+    """Encode the first examples of a split."""
+    config, directory = plain(cfg), run_directory()
+    wanted = settings(config, EncodeSettings)
+    import torch
+
+    from dfm import assemble, images_io
+    from dfm.commands.arrays import in_batches, save_npz
+    from dfm.commands.loaded import loaded
+    from dfm.commands.pictures import picture
+    from dfm.flows import decode, encode
+    from dfm.run_dir import write_json, write_overrides
+    from dfm.sampling import check_count, stored
+    from dfm.scoring import examples
+    from dfm.trainer import resolve_device
+
+    trust = assemble.trusted(config)
+    flow = assemble.flow(config, trust)
+    check_count(wanted.n, wanted.batch_size)
+    device = resolve_device(wanted.device)
+    found, denoiser = loaded(config, wanted.ckpt, device, trust)
+    data = assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
+    split = data.split(wanted.split)
+    if len(split) == 0:
+        raise UserError(f"split={wanted.split}: {found.spec.name} has no examples in it; try split=train")
+    write_overrides(directory, overrides())
+    indices = range(min(wanted.n, len(split)))
+    labels = split.labels[list(indices)] if split.labels is not None and found.spec.num_classes else None
+    given = examples(split, found.spec, indices, wanted.seed).to(device)
+    began = time.perf_counter()
+    latents, nfe = in_batches(lambda d, x: encode(d, x, flow), denoiser, given, labels, wanted.batch_size)
+    back, _ = in_batches(lambda d, x: decode(d, x, flow), denoiser, latents, labels, wanted.batch_size)
+    facts = {
+        "n": len(indices), "nfe": nfe, "seconds": time.perf_counter() - began, "split": wanted.split,
+        "seed": wanted.seed, "checkpoint": str(found.path), "checkpoint_step": found.step, "flow": config["flow"],
+        **round_trip(given, back, found.spec), "latent_mean": float(latents.mean()),
+        "latent_std": float(latents.std()), "prior_mean": denoiser.source.mean, "prior_std": denoiser.source.std,
+    }  # fmt: skip
+    arrays = {"latents": latents.cpu().float().numpy(), "indices": torch.tensor(list(indices)).numpy()}
+    save_npz(directory / "latents.npz", {**arrays, **({} if labels is None else {"labels": labels.numpy()})})
+    both = torch.stack([given, back], 1).flatten(0, 1)
+    images_io.save_png(picture(stored(both, found.spec), found.spec, columns=16), directory / "grid.png")
+    write_json(directory / "encode.json", facts)
+    console.say(
+        f"{len(indices)} latents, {nfe:.0f} NFE; mean {facts['latent_mean']:.3f}, deviation {facts['latent_std']:.3f}; "
+        f"round trip: root mean square error {facts['round_trip_rms']:.2e}"
+    )
+    console.say(f"run directory: {directory}")
+
+
+def round_trip(data: "Tensor", back: "Tensor", spec: "DatasetSpec") -> dict[str, Any]:
+    """How far decode(encode(x)) is from x, in the unit of the data, and the share of pixels that keep their level."""
+    from dfm.quantization import quantize
+
+    error = (back - data).double()
+    levels = spec.levels
+    same = None if levels is None else float((quantize(back, levels) == quantize(data, levels)).double().mean())
+    return {
+        "round_trip_rms": float(error.square().mean().sqrt()),
+        "round_trip_max": float(error.abs().max()),
+        "same_levels": same,
+    }

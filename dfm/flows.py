@@ -1,0 +1,121 @@
+"""The probability-flow ODE as a map between data and latents, in both directions.
+
+    encode: x_{t_min} = a(t_min) data -> x_{t_max} -> latent, in the unit of the prior        decode: its inverse
+
+No noise enters and nothing is denoised at the end, so decode(encode(x)) = x up to the solver's error.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dfm.adaptive import DormandPrince, FieldOf
+from dfm.denoiser import Calls, Denoiser
+from dfm.errors import UserError, unknown
+from dfm.grids import Grid, LogNsr
+from dfm.schedules import Schedule
+from dfm.steppers import ODE_STEPPERS, OdeStepper
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdeFlow:
+    """How to integrate an ODE along the path.
+
+    Args:
+        solver: ``euler``, ``midpoint``, ``heun``, ``rk4`` along the grid, or ``dopri5`` with per-sample error control.
+        steps: moves of a grid solver (no effect on ``dopri5``).
+        grid: where the moves end.
+        rtol, atol: tolerances of ``dopri5``.
+
+    Raises:
+        UserError: an unknown solver, or steps below one.
+    """
+
+    solver: str = "dopri5"
+    steps: int = 64
+    grid: Grid = field(default_factory=LogNsr)
+    rtol: float = 1e-5
+    atol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.solver not in (*ODE_STEPPERS, "dopri5"):
+            raise unknown("flow.solver", self.solver, (*ODE_STEPPERS, "dopri5"))
+        if self.steps < 1:
+            raise UserError(f"flow.steps={self.steps}; allowed: a whole number of at least 1")
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the solver chooses its own steps."""
+        return self.solver == "dopri5"
+
+    def carry(self, field_of: FieldOf, x: Tensor, schedule: Schedule, t_start: float, t_end: float) -> Tensor:
+        """x (B, *D) at t_end, from x at t_start, along dx/dt = field(x, t); either direction of time.
+
+        Args:
+            field_of: rows (int64) of the batch -> their field.
+        """
+        if self.adaptive:
+            solver = DormandPrince(rtol=self.rtol, atol=self.atol)
+            *_, last = solver.solve(field_of, x, t_start, t_end)
+            return last.x
+        stepper: OdeStepper = ODE_STEPPERS[self.solver]()
+        times = self.grid.times(self.steps, schedule, min(t_start, t_end), max(t_start, t_end))
+        whole = field_of(torch.arange(len(x), device=x.device))
+        for t, s in pairwise(times if t_start > t_end else times.flip(0)):
+            x = stepper.step(whole, x, t, s)
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """Where a batch was taken (B, *D), and the mean number of evaluations."""
+
+    x: Tensor
+    nfe: float
+
+
+@torch.no_grad()
+def encode(denoiser: Denoiser, data: Tensor, flow: OdeFlow) -> Carried:
+    """Latents of data (B, *D), in the unit of the prior: standard normal if the model and its prior are right."""
+    x, nfe = _along(denoiser, data * _data_scale(denoiser), flow, lambda d: (d.t_min, d.t_max))
+    return Carried(x=denoiser.to_latent(x), nfe=nfe)
+
+
+@torch.no_grad()
+def decode(denoiser: Denoiser, latent: Tensor, flow: OdeFlow) -> Carried:
+    """Data of latents (B, *D): the inverse of ``encode``."""
+    x, nfe = _along(denoiser, denoiser.from_latent(latent), flow, lambda d: (d.t_max, d.t_min))
+    return Carried(x=x / _data_scale(denoiser), nfe=nfe)
+
+
+def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """(sin((1 - s) w) z_0 + sin(s w) z_1)/sin w, w the angle between z_0 and z_1 (Shoemake 1985); (B, *D) each.
+
+    Points between two normal draws in many dimensions have too small a norm on the straight line; on the arc they are
+    as typical as the ends. Where the angle vanishes the two agree, and the line is taken.
+    """
+    a, b = first.flatten(1).double(), second.flatten(1).double()
+    cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-300)
+    angle = cosine.clamp(-1, 1).acos()[:, None]
+    small = angle.sin().abs() < 1e-6
+    weights = [
+        torch.where(small, torch.full_like(angle, part), (part * angle).sin() / torch.where(small, 1.0, angle.sin()))
+        for part in (1 - share, share)
+    ]
+    return (weights[0] * a + weights[1] * b).reshape(first.shape).to(first)
+
+
+def _along(
+    denoiser: Denoiser, x: Tensor, flow: OdeFlow, ends: Callable[[Denoiser], tuple[float, float]]
+) -> tuple[Tensor, float]:
+    calls = Calls()
+    counted = denoiser.counted(calls)
+    end = flow.carry(lambda rows: counted.rows(rows).velocity, x, denoiser.schedule, *ends(denoiser))
+    return end, calls.samples / len(x)
+
+
+def _data_scale(denoiser: Denoiser) -> float:
+    return float(denoiser.schedule.ab(torch.tensor(denoiser.t_min, dtype=torch.float64))[0])
