@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types check clean
+.PHONY: help install demo gallery test lint format types check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ install: .venv/.installed ## make .venv and install dfm into it
 
 demo: .venv/.installed ## train, sample and score the handwritten digits (about 5 minutes on 2 cores, no download)
 	@$(BIN)/python scripts/demo.py
+
+gallery: .venv/.installed ## draw the lecture's figures for two data sets in the plane (about 20 s)
+	@$(BIN)/python scripts/gallery.py
 
 test: .venv/.installed-dev ## the whole test suite
 	$(BIN)/python -m pytest

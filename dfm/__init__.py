@@ -1,14 +1,15 @@
 """dfm: train, sample and score diffusion and flow-matching models.
 
 From Python: ``dfm.load(ckpt)`` gives a Denoiser, ``dfm.sample(denoiser, n)`` draws from it and
-``dfm.log_likelihood(denoiser, data)`` scores data under it. They are imported on first use, so that the command line's
-help and completion never pay for torch.
+``dfm.log_likelihood(denoiser, data)`` scores data under it; ``dfm.encode(denoiser, data)`` and
+``dfm.decode(denoiser, latents)`` go between data and latents. They are imported on first use, so that the command
+line's help and completion never pay for torch.
 """
 
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["load", "log_likelihood", "sample"]
+__all__ = ["decode", "encode", "load", "log_likelihood", "sample"]
 
 
 def __getattr__(name: str) -> Any:

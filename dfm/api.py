@@ -1,13 +1,13 @@
-"""dfm from Python: load a checkpoint, sample, score. All take any Denoiser, an oracle or one of your own included."""
+"""dfm from Python: load, sample, score, encode. All take any Denoiser, an oracle or one of your own included."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from dfm import assemble
+from dfm import assemble, flows
 from dfm.checkpoint import Checkpoint, find
 from dfm.console import warn
 from dfm.denoiser import Denoiser, NetworkDenoiser
@@ -88,6 +88,41 @@ def log_likelihood(
         for i in parts
     ]
     return torch.cat(values) if values else torch.zeros(0, dtype=torch.float64)
+
+
+def encode(denoiser: Denoiser, data: Tensor, flow: flows.OdeFlow | None = None, batch_size: int = 256) -> Tensor:
+    """Latents (n, *D) of data (n, *D) along the probability-flow ODE, of the type of the data.
+
+    The data are in the unit in which the model was trained, integer images dequantised; for a conditional model give
+    it their classes first: ``denoiser.given(labels)``.
+
+    Args:
+        flow: how to follow the ODE; default Dormand-Prince with tolerances of 1e-5.
+
+    Raises:
+        UserError: data of another shape than the model's, or integer levels.
+    """
+    return _carried(flows.encode, denoiser, data, flow, batch_size)
+
+
+def decode(denoiser: Denoiser, latents: Tensor, flow: flows.OdeFlow | None = None, batch_size: int = 256) -> Tensor:
+    """Data (n, *D) of latents (n, *D): the inverse of ``encode``; arguments and errors as there."""
+    return _carried(flows.decode, denoiser, latents, flow, batch_size)
+
+
+def _carried(
+    go: Callable[[Denoiser, Tensor, flows.OdeFlow], flows.Carried],
+    denoiser: Denoiser,
+    x: Tensor,
+    flow: flows.OdeFlow | None,
+    batch_size: int,
+) -> Tensor:
+    how, place = flow or flows.OdeFlow(), device_of(denoiser)
+    parts = [
+        go(denoiser.rows(torch.arange(i, min(i + batch_size, len(x)))), x[i : i + batch_size].to(place), how).x.cpu()
+        for i in range(0, len(x), batch_size)
+    ]
+    return torch.cat(parts) if parts else x.clone()
 
 
 def device_of(denoiser: Denoiser) -> torch.device:

@@ -31,7 +31,7 @@ class OdeFlow:
         rtol, atol: tolerances of ``dopri5``.
 
     Raises:
-        UserError: an unknown solver, or steps below one.
+        UserError: an unknown solver, steps below one, or a tolerance of ``dopri5`` that is not positive.
     """
 
     solver: str = "dopri5"
@@ -45,6 +45,8 @@ class OdeFlow:
             raise unknown("flow.solver", self.solver, (*ODE_STEPPERS, "dopri5"))
         if self.steps < 1:
             raise UserError(f"flow.steps={self.steps}; allowed: a whole number of at least 1")
+        if self.adaptive:
+            self._pair()  # bad tolerances are refused before data and network are read, not after
 
     @property
     def adaptive(self) -> bool:
@@ -58,8 +60,7 @@ class OdeFlow:
             field_of: rows (int64) of the batch -> their field.
         """
         if self.adaptive:
-            solver = DormandPrince(rtol=self.rtol, atol=self.atol)
-            *_, last = solver.solve(field_of, x, t_start, t_end)
+            *_, last = self._pair().solve(field_of, x, t_start, t_end)
             return last.x
         stepper: OdeStepper = ODE_STEPPERS[self.solver]()
         times = self.grid.times(self.steps, schedule, min(t_start, t_end), max(t_start, t_end))
@@ -67,6 +68,9 @@ class OdeFlow:
         for t, s in pairwise(times if t_start > t_end else times.flip(0)):
             x = stepper.step(whole, x, t, s)
         return x
+
+    def _pair(self) -> DormandPrince:
+        return DormandPrince(rtol=self.rtol, atol=self.atol)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +83,24 @@ class Carried:
 
 @torch.no_grad()
 def encode(denoiser: Denoiser, data: Tensor, flow: OdeFlow) -> Carried:
-    """Latents of data (B, *D), in the unit of the prior: standard normal if the model and its prior are right."""
+    """Latents of data (B, *D), in the unit of the prior: standard normal if the model and its prior are right.
+
+    Raises:
+        UserError: data of another shape than the model's, or integer levels that were not dequantised.
+    """
+    _check(denoiser, "data", data)
     x, nfe = _along(denoiser, data * _data_scale(denoiser), flow, lambda d: (d.t_min, d.t_max))
     return Carried(x=denoiser.to_latent(x), nfe=nfe)
 
 
 @torch.no_grad()
 def decode(denoiser: Denoiser, latent: Tensor, flow: OdeFlow) -> Carried:
-    """Data of latents (B, *D): the inverse of ``encode``."""
+    """Data of latents (B, *D): the inverse of ``encode``.
+
+    Raises:
+        UserError: latents of another shape than the model's, or not real-valued.
+    """
+    _check(denoiser, "latents", latent)
     x, nfe = _along(denoiser, denoiser.from_latent(latent), flow, lambda d: (d.t_max, d.t_min))
     return Carried(x=x / _data_scale(denoiser), nfe=nfe)
 
@@ -106,6 +120,14 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
         for part in (1 - share, share)
     ]
     return (weights[0] * a + weights[1] * b).reshape(first.shape).to(first)
+
+
+def _check(denoiser: Denoiser, what: str, x: Tensor) -> None:
+    if x.shape[1:] != denoiser.spec.shape:
+        allowed = ", ".join(map(str, ("n", *denoiser.spec.shape)))
+        raise UserError(f"{what} have shape {tuple(x.shape)}; allowed: ({allowed})")
+    if not x.is_floating_point():
+        raise UserError(f"{what} are {x.dtype}; allowed: real numbers; try dfm.quantization.dequantize for levels")
 
 
 def _along(

@@ -1,5 +1,6 @@
 """Denoisers known in closed form, against which everything else is measured."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from dfm.broadcast import per_sample
 from dfm.denoiser import Denoiser
+from dfm.errors import UserError
 from dfm.mixtures import GaussianMixture
 
 
@@ -28,3 +30,73 @@ class MixtureDenoiser(Denoiser):
         """log p_t(x) of x (B, d): that of the smoothed mixture at x/a, minus d log a."""
         a, b = self.schedule.ab(torch.tensor(t, dtype=torch.float64))
         return self.mixture.smoothed(float(b / a)).log_prob(x / float(a)) - x.shape[1] * float(a.log())
+
+
+# Distances held at once, 8 bytes each: 32 MB, however many points and however large the batch.
+CHUNK = 2**22
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EmpiricalDenoiser(Denoiser):
+    """The exact denoiser of a finite set of points y_i, each of weight 1/n, on any schedule.
+
+    With y = x_t/a = data + nsr noise and nsr = b/a,
+
+        E[data | x_t] = sum_i r_i y_i,    r = softmax_i(-|y - y_i|^2 / (2 nsr^2)).
+
+    It is the lecture's averaged flow, and the model that memorises: its samples are the points themselves. Computed in
+    float64 on the device of x, a few rows at a time, so that memory does not grow with the batch.
+
+    Args:
+        points: (n, *D) float, n >= 1, finite.
+
+    Raises:
+        UserError: the points are not of the shape that the spec says, there are none, or they are not finite.
+    """
+
+    points: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.points) == 0 or self.points.shape[1:] != self.spec.shape or not self.points.isfinite().all():
+            raise UserError(
+                f"empirical denoiser: points {tuple(self.points.shape)} of {self.points.dtype}; allowed: finite "
+                f"numbers of shape (n, {', '.join(map(str, self.spec.shape))}) with n at least 1"
+            )
+
+    def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        y, nsr = self._at(x, t)
+        points = self._flat(x)
+        rows = zip(self._row_chunks(y), self._row_chunks(nsr), strict=True)
+        data = torch.cat([self._log_kernels(part, level, points).softmax(1) @ points for part, level in rows])
+        # noise from float64 numbers: in the type of x the difference of two near points would keep few digits
+        return data.reshape(x.shape).to(x.dtype), ((y - data) / nsr).reshape(x.shape).to(x.dtype)
+
+    def log_density(self, x: Tensor, t: float) -> Tensor:
+        """log p_t(x) in nats, (B, *D) -> (B,): of the mean of the Gaussians N(a y_i, b^2 I)."""
+        y, nsr = self._at(x, torch.tensor(t, dtype=torch.float64))
+        points = self._flat(x)
+        rows = zip(self._row_chunks(y), self._row_chunks(nsr), strict=True)
+        total = torch.cat([self._log_kernels(part, level, points).logsumexp(1) for part, level in rows])
+        b = self.schedule.ab(torch.tensor(t, dtype=torch.float64))[1]
+        constant = math.log(len(points)) + points.shape[1] * (float(b.log()) + math.log(2 * math.pi) / 2)
+        return (total - constant).to(x.dtype)
+
+    def _at(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """y = x/a (B, d) and nsr (B, 1), float64."""
+        a, b = self.schedule.ab(t)
+        flat = x.double().flatten(1)
+        return flat / per_sample(a, flat), per_sample(b / a, flat).expand(len(x), 1)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """The points as float64 (n, d), on the device of x."""
+        return self.points.to(x.device, torch.float64).flatten(1)
+
+    def _row_chunks(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return rows.split(max(1, CHUNK // len(self.points)))
+
+    @staticmethod
+    def _log_kernels(y: Tensor, nsr: Tensor, points: Tensor) -> Tensor:
+        """-|y_j - y_i|^2 / (2 nsr^2): (rows, n)."""
+        # from the differences themselves: |y|^2 - 2 y.y_i + |y_i|^2 would cancel where nsr is small
+        distances = torch.cdist(y, points, compute_mode="donot_use_mm_for_euclid_dist")
+        return -distances.square() / (2 * nsr.square())

@@ -13,7 +13,21 @@ import torch
 from dfm.datasets.base import DatasetSpec
 from dfm.mixtures import GaussianMixture, mixture_of
 from dfm.oracles import MixtureDenoiser
-from dfm.schedules import Edm, Linear, OrnsteinUhlenbeck, Schedule, Trigonometric, VariancePreserving
+from dfm.schedules import (
+    Cosine,
+    Custom,
+    Ddpm,
+    Edm,
+    Linear,
+    OrnsteinUhlenbeck,
+    Polynomial,
+    RandomWalk,
+    Schedule,
+    SubVariancePreserving,
+    Trigonometric,
+    VarianceExploding,
+    VariancePreserving,
+)
 
 SCHEDULES: dict[str, Schedule] = {
     "ou": OrnsteinUhlenbeck(),
@@ -21,6 +35,14 @@ SCHEDULES: dict[str, Schedule] = {
     "linear": Linear(),
     "edm": Edm(),
     "trig": Trigonometric(),
+    "subvp": SubVariancePreserving(),
+    "ve": VarianceExploding(),
+    "cosine": Cosine(),
+    "polynomial": Polynomial(),
+    "random_walk": RandomWalk(),
+    "ddpm": Ddpm(),
+    "custom": Custom(drift="1 + t", diffusion="2 - t/2", t_max=3.0),
+    "langevin": OrnsteinUhlenbeck(t_min=1e-3, t_max=4.0),
 }
 
 

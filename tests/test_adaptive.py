@@ -69,7 +69,9 @@ def test_cheap_pairs_go_where_dormand_prince_goes(pair: type[EmbeddedPair], mixt
     denoiser = oracle(mixture, SCHEDULES["vp"])
     x = start(denoiser, 4, range(5), double=True)
     ends = [
-        last(p(rtol=tol, atol=tol).solve(lambda rows: denoiser.rows(rows).velocity, x, denoiser.t_max, denoiser.t_min)).x
+        last(
+            p(rtol=tol, atol=tol).solve(lambda rows: denoiser.rows(rows).velocity, x, denoiser.t_max, denoiser.t_min)
+        ).x
         for p, tol in ((DormandPrince, 1e-9), (pair, 1e-5))
     ]
     assert (ends[0] - ends[1]).abs().max() < 2e-3

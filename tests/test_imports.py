@@ -43,8 +43,9 @@ HOMES = {
 }
 PURE = {
     "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
-    "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants", "uncertainty", "expressions", "distances", "checks", "flows",
-    "bounds", "figures", "langevin", "oracles", "quantization", "seeding",
+    "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants",
+    "uncertainty", "expressions", "distances", "checks", "flows", "bounds", "langevin", "oracles", "quantization",
+    "seeding",
 }  # fmt: skip
 
 

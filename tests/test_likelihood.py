@@ -39,8 +39,9 @@ def test_gaussian_to_ten_thousandth_of_a_nat(schedule: Schedule) -> None:
     likelihood = OdeLikelihood(solver="dopri5", divergence="exact", rtol=1e-8, atol=1e-8)
     found = log_likelihood(denoiser, data, likelihood)
     assert torch.allclose(found, exact_value(denoiser, data), atol=1e-4)
-    # And t_min is near enough to the data that the density of the data themselves is met too.
-    assert torch.allclose(found, gaussian.log_prob(data), atol=1e-4)
+    if float(schedule.log_nsr(torch.tensor(schedule.t_min, dtype=torch.float64)).exp()) < 3e-3:
+        # t_min is near enough to the data that the density of the data themselves is met too
+        assert torch.allclose(found, gaussian.log_prob(data), atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["rk4", "dopri5"])
@@ -55,11 +56,12 @@ def test_mixture_to_ten_thousandth_of_a_nat(solver: str, mixture: GaussianMixtur
 
 
 def test_every_schedule_gives_the_mixtures_density(schedule: Schedule, mixture: GaussianMixture) -> None:
-    """The prior's error at t_max is bounded by what is left of the data there: 5e-3 nats suffices for all."""
-    data = points(mixture, 20)
+    """Of the data as blurred at t_min. What is left of the data at t_max, of size 1/nsr, bounds the prior's error."""
+    data, denoiser = points(mixture, 20), oracle(mixture, schedule)
     likelihood = OdeLikelihood(solver="dopri5", divergence="exact", rtol=1e-7, atol=1e-7)
-    found = log_likelihood(oracle(mixture, schedule), data, likelihood)
-    assert torch.allclose(found, mixture.log_prob(data), atol=5e-3)
+    found = log_likelihood(denoiser, data, likelihood)
+    nsr = float(schedule.log_nsr(torch.tensor(schedule.t_max, dtype=torch.float64)).exp())
+    assert torch.allclose(found, exact_value(denoiser, data), atol=5e-3 if nsr > 60 else 0.4 / nsr)
 
 
 def test_the_density_integrates_to_one(mixture: GaussianMixture) -> None:

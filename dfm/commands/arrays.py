@@ -1,6 +1,7 @@
 """Arrays on disk and work in batches, for the commands that go along the ODE."""
 
 import io
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -53,11 +54,11 @@ def read_latents(given: str | None) -> tuple[Tensor, Tensor | None]:
         with np.load(path, allow_pickle=False) as content:
             latents = torch.from_numpy(content["latents"]).float()
             labels = torch.from_numpy(content["labels"]).long() if "labels" in content.files else None
-    except (OSError, KeyError, ValueError, TypeError, EOFError) as error:
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"latents={given}: no latents there ({type(error).__name__}); allowed: latents.npz of dfm encode, or its "
             "run directory"
         ) from None
-    if len(latents) == 0:
-        raise UserError(f"latents={given}: no latent in it; allowed: at least 1")
+    if latents.ndim < 2 or len(latents) == 0:
+        raise UserError(f"latents={given}: no latent in it; allowed: an array (n, *D)")
     return latents, labels

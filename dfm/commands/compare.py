@@ -1,5 +1,6 @@
 """``dfm compare``: the same latents through two models."""
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,10 @@ from dfm.config import launch, overrides, plain, run_directory, settings
 from dfm.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
+
+    from dfm.datasets.base import DatasetSpec
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,6 @@ def job(cfg: DictConfig) -> None:
     from dfm import assemble, images_io
     from dfm.commands.arrays import in_batches, save_npz
     from dfm.commands.loaded import loaded
-    from dfm.commands.pictures import picture
     from dfm.flows import decode
     from dfm.run_dir import write_json, write_overrides
     from dfm.sampling import check_count, checked_labels, stored
@@ -57,51 +60,69 @@ def job(cfg: DictConfig) -> None:
             f"ckpt= makes {specs[0].name} {specs[0].shape}, other= {specs[1].name} {specs[1].shape}; "
             "allowed: two models of data of one shape"
         )
+    priors = [found.config["prior"] for found, _ in pair]
+    if priors[0] != priors[1]:
+        raise UserError(
+            f"ckpt= has the prior {priors[0]}, other= {priors[1]}; allowed: two models with one prior, since a latent "
+            "of the one means nothing to the other"
+        )
     write_overrides(directory, overrides())
     latents = pair[0][1].source.draw(NumberedDraws(wanted.seed, range(wanted.n)), specs[0].shape).float().to(device)
-    ends, evaluations = [], []
+    ends, evaluations, began = [], [], time.perf_counter()
     for found, denoiser in pair:
         labels = checked_labels(found.spec, None, range(wanted.n))
         end, nfe = in_batches(lambda d, x: decode(d, x, flow), denoiser, latents, labels, wanted.batch_size)
         ends.append(end)
         evaluations.append(nfe)
+    seconds = time.perf_counter() - began
     made = [stored(end, specs[0]) for end in ends]
     arrays = [images_io.nhwc(m) if specs[0].levels is not None else m.numpy() for m in made]
     save_npz(directory / "samples.npz", {"samples": arrays[0], "other": arrays[1]})
-    images_io.save_png(side_by_side(made, specs[0], picture), directory / "grid.png")
+    images_io.save_png(side_by_side(made, specs[0]), directory / "grid.png")
     facts = {
-        "n": wanted.n, "seed": wanted.seed, "nfe": evaluations, "flow": config["flow"],
+        "n": wanted.n, "seed": wanted.seed, "nfe": evaluations, "seconds": seconds, "flow": config["flow"],
         "checkpoints": [str(found.path) for found, _ in pair], **apart(*ends),
     }  # fmt: skip
     write_json(directory / "compare.json", facts)
+    cosine = "" if facts["cosine_mean"] is None else f", cosine similarity {facts['cosine_mean']:.4f}"
     console.say(
         f"{wanted.n} latents through two models: root mean square distance {facts['rms_mean']:.4f} (largest "
-        f"{facts['rms_max']:.4f}), cosine similarity {facts['cosine_mean']:.4f}: {directory / 'grid.png'}"
+        f"{facts['rms_max']:.4f}){cosine}: {directory / 'grid.png'}"
     )
     console.say(f"run directory: {directory}")
 
 
 def apart(first: "Tensor", second: "Tensor") -> dict[str, Any]:
-    """Per sample: root mean square distance of a coordinate, and the cosine of the angle about the common mean."""
+    """Per sample: root mean square distance of a coordinate, and the cosine of the angle about the common mean.
+
+    With one sample the mean is the middle of the pair, and the angle says nothing: None.
+    """
     from torch.nn.functional import cosine_similarity
 
     x, y = first.double().flatten(1), second.double().flatten(1)
     distance, middle = (x - y).square().mean(1).sqrt(), (x.mean(0) + y.mean(0)) / 2
-    cosine = cosine_similarity(x - middle, y - middle)
-    return {
-        "rms_mean": float(distance.mean()), "rms_max": float(distance.max()), "cosine_mean": float(cosine.mean()),
-    }  # fmt: skip
+    cosine = float(cosine_similarity(x - middle, y - middle).mean()) if len(x) > 1 else None
+    return {"rms_mean": float(distance.mean()), "rms_max": float(distance.max()), "cosine_mean": cosine}
 
 
-def side_by_side(made: "list[Tensor]", spec: Any, picture: Any) -> Any:
-    """Each image of the first model above that of the second, 8 columns; clouds of points side by side."""
+def side_by_side(made: "list[Tensor]", spec: "DatasetSpec") -> "np.ndarray":
+    """Two sets of stored samples: each image of the first above that of the second, 8 columns; clouds of points side
+    by side. The first ``SHOWN`` images are drawn.
+    """
     import numpy as np
     import torch
 
+    from dfm.commands.pictures import picture
+
     if spec.levels is None:
-        return np.concatenate([picture(m, spec) for m in made], 1)
-    rows = [torch.cat([m[k : k + 8] for m in made]) for k in range(0, len(made[0]) - len(made[0]) % 8, 8)]
-    rest = len(made[0]) % 8
-    if not rows:
-        return picture(torch.cat(made), spec, columns=rest)
-    return picture(torch.cat(rows), spec, columns=8)
+        clouds = [picture(m, spec) for m in made]
+        return np.concatenate([clouds[0], np.full((len(clouds[0]), 2), 128, np.uint8), clouds[1]], 1)
+    n = min(SHOWN, len(made[0]))
+    columns = min(8, n)
+    # the last pair of rows is filled up with the grey of the ground
+    filling = torch.full((-n % columns, *spec.shape), 128, dtype=torch.uint8)
+    rows = [torch.cat([m[:n], filling]).unflatten(0, (-1, columns)) for m in made]
+    return picture(torch.stack(rows, 1).flatten(0, 2), spec, columns)
+
+
+SHOWN = 200

@@ -13,6 +13,8 @@ from dfm.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dfm.datasets.base import DatasetSpec
+
 
 @dataclass(frozen=True)
 class DecodeSettings:
@@ -54,8 +56,12 @@ def job(cfg: DictConfig) -> None:
         raise UserError(
             f"latents={wanted.latents}: of shape {tuple(latents.shape[1:])}; this model takes {found.spec.shape}"
         )
+    if not bool(latents.isfinite().all()):
+        raise UserError(f"latents={wanted.latents}: numbers that are not finite; allowed: finite latents")
     if labels is None or wanted.label is not None or not found.spec.num_classes:
         labels = checked_labels(found.spec, wanted.label, range(len(latents)))
+    else:
+        check_stored(labels, len(latents), found.spec)
     if wanted.interpolate:
         latents, labels = between(latents, labels, wanted.interpolate)
     write_overrides(directory, overrides())
@@ -72,6 +78,19 @@ def job(cfg: DictConfig) -> None:
     )  # fmt: skip
     console.say(f"{len(data)} decoded, {nfe:.0f} NFE: {directory / 'grid.png'}")
     console.say(f"run directory: {directory}")
+
+
+def check_stored(labels: "Tensor", n: int, spec: "DatasetSpec") -> None:
+    """Refuse classes stored with the latents that are not one a latent, or that the model does not know.
+
+    Raises:
+        UserError: they are not.
+    """
+    if tuple(labels.shape) != (n,) or int(labels.min()) < 0 or int(labels.max()) >= spec.num_classes:
+        raise UserError(
+            f"the {tuple(labels.shape)} classes stored with {n} latents, up to {int(labels.max())}; allowed: one a "
+            f"latent, 0 to {spec.num_classes - 1}; try label= to replace them"
+        )
 
 
 def between(latents: "Tensor", labels: "Tensor | None", columns: int) -> "tuple[Tensor, Tensor | None]":

@@ -41,8 +41,8 @@ def job(cfg: DictConfig) -> None:
 
     from dfm import assemble, images_io
     from dfm.commands.arrays import in_batches, save_npz
+    from dfm.commands.compare import side_by_side
     from dfm.commands.loaded import loaded
-    from dfm.commands.pictures import picture
     from dfm.flows import decode, encode
     from dfm.run_dir import write_json, write_overrides
     from dfm.sampling import check_count, stored
@@ -68,13 +68,14 @@ def job(cfg: DictConfig) -> None:
     facts = {
         "n": len(indices), "nfe": nfe, "seconds": time.perf_counter() - began, "split": wanted.split,
         "seed": wanted.seed, "checkpoint": str(found.path), "checkpoint_step": found.step, "flow": config["flow"],
-        **round_trip(given, back, found.spec), "latent_mean": float(latents.mean()),
-        "latent_std": float(latents.std()), "prior_mean": denoiser.source.mean, "prior_std": denoiser.source.std,
+        **round_trip(given, back, found.spec),
+        "latent_mean": float(latents.mean()), "latent_std": float(latents.std(correction=0)),
+        "prior_mean": denoiser.source.mean, "prior_std": denoiser.source.std,
     }  # fmt: skip
     arrays = {"latents": latents.cpu().float().numpy(), "indices": torch.tensor(list(indices)).numpy()}
     save_npz(directory / "latents.npz", {**arrays, **({} if labels is None else {"labels": labels.numpy()})})
-    both = torch.stack([given, back], 1).flatten(0, 1)
-    images_io.save_png(picture(stored(both, found.spec), found.spec, columns=16), directory / "grid.png")
+    both = [stored(part, found.spec) for part in (given, back)]
+    images_io.save_png(side_by_side(both, found.spec), directory / "grid.png")
     write_json(directory / "encode.json", facts)
     console.say(
         f"{len(indices)} latents, {nfe:.0f} NFE; mean {facts['latent_mean']:.3f}, deviation {facts['latent_std']:.3f}; "

@@ -16,6 +16,8 @@ from torch import Tensor
 from dfm.errors import UserError
 from dfm.schedules.base import Coefficients, Schedule
 
+BISECTIONS = 54
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preserving(Schedule):
@@ -162,8 +164,9 @@ class Cosine(Preserving):
 class Ddpm(Preserving):
     """a_k = sqrt(prod_{j<=k} (1 - beta_j)), b_k = sqrt(1 - a_k^2), k = 1 .. steps (Ho et al. 2020, section 2).
 
-    Between whole steps h is linear, that is, noise comes at the constant rate of the step; so the chain's levels are
-    points of a continuous path, and ``grid=integers`` visits them only.
+    Between whole steps h is a monotone cubic (Fritsch and Butland 1984), so the chain's levels are points of a smooth
+    path: with a rate of noise that jumps at every step, ODE solvers lose their order. ``grid=integers`` visits whole
+    steps only.
 
     Args:
         beta: ``linear`` from beta_min to beta_max (Ho et al.); ``cosine`` (Nichol and Dhariwal, cut at 0.999);
@@ -211,19 +214,42 @@ class Ddpm(Preserving):
         """h at k = 0 .. N."""
         return torch.cat([torch.zeros(1, dtype=torch.float64), (-torch.log1p(-self.betas) / 2).cumsum(0)])
 
+    @cached_property
+    def _slopes(self) -> Tensor:
+        """h' at k = 0 .. N: harmonic means of the rates on both sides, which keep the cubics increasing."""
+        rates = self._knots.diff()
+        inner = 2 / (1 / rates[1:] + 1 / rates[:-1])
+        return torch.cat([rates[:1], inner, rates[-1:]])
+
     def damping(self, t: Tensor) -> Tensor:
-        knots, k = self._knots.to(t.device), self._interval(t)
-        return knots[k] + (knots[k + 1] - knots[k]) * (t - k)
+        k = self._interval(t)
+        return self._cubic(k, t - k)
 
     def rate(self, t: Tensor) -> Tensor:
-        knots, k = self._knots.to(t.device), self._interval(t)
-        return knots[k + 1] - knots[k]
+        k = self._interval(t)
+        s, (_, rise, left, right) = t - k, self._piece(k)
+        return left + s * (2 * (3 * rise - 2 * left - right) + 3 * s * (left + right - 2 * rise))
 
     def time_of_damping(self, h: Tensor) -> Tensor:
-        knots = self._knots.to(h.device)
-        k = (torch.searchsorted(knots, h.contiguous()) - 1).clamp(0, self.steps - 1)
-        return k + (h - knots[k]) / (knots[k + 1] - knots[k])
+        """By bisection inside the interval that holds h."""
+        k = (torch.searchsorted(self._knots.to(h.device), h.contiguous()) - 1).clamp(0, self.steps - 1)
+        low, high = torch.zeros_like(h), torch.ones_like(h)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            above = self._cubic(k, middle) > h
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return k + (low + high) / 2
 
     def _interval(self, t: Tensor) -> Tensor:
-        """The k with k < t <= k + 1."""
-        return (t.ceil().long() - 1).clamp(0, self.steps - 1)
+        """The k with k <= t <= k + 1."""
+        return t.floor().long().clamp(0, self.steps - 1)
+
+    def _piece(self, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """h(k), h(k + 1) - h(k), h'(k), h'(k + 1)."""
+        knots, slopes = self._knots.to(k.device), self._slopes.to(k.device)
+        return knots[k], knots[k + 1] - knots[k], slopes[k], slopes[k + 1]
+
+    def _cubic(self, k: Tensor, s: Tensor) -> Tensor:
+        """h(k + s), the cubic with the values and slopes of both ends of [k, k + 1]."""
+        low, rise, left, right = self._piece(k)
+        return low + s * (left + s * (3 * rise - 2 * left - right + s * (left + right - 2 * rise)))

@@ -1,0 +1,313 @@
+"""Stochastic samplers on Gaussian data, where a step is x -> k x + noise: exact recursions of mean and variance."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from conftest import SCHEDULES, oracle
+from torch import Tensor
+
+from dfm.errors import UserError
+from dfm.grids import LogNsr, Rho, Uniform
+from dfm.mixtures import GaussianMixture, mixture_of
+from dfm.samplers import GridSampler, start
+from dfm.schedules import Edm, Schedule
+from dfm.steppers import (
+    Churn,
+    Ddim,
+    DpmSolver2M,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    Hold,
+    PredictorCorrector,
+    Stepper,
+)
+
+C = 0.7
+GAUSSIAN = mixture_of([[0.0, 0.0]], C * C)
+
+
+def coefficients(schedule: Schedule, t: Tensor) -> tuple[float, float, float]:
+    """(a, b, variance of x_t)."""
+    a, b = (float(c) for c in schedule.ab(t))
+    return a, b, a * a * C * C + b * b
+
+
+def quick(seed: int) -> Callable[[int, int, Tensor], Tensor]:
+    """Standard normals from one generator: many at once, where no test asks which sample got which."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda step, part, x: torch.randn(x.shape, dtype=x.dtype, generator=generator)
+
+
+def run(
+    stepper: Stepper, schedule: Schedule, steps: int, n: int, noise: object = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(x at t_max, x at t_min, times)."""
+    denoiser = oracle(GAUSSIAN, schedule)
+    sampler = GridSampler(stepper=stepper, grid=LogNsr(), steps=steps, noise=noise)  # type: ignore[arg-type]
+    x = start(denoiser, 1, range(n), double=True)
+    *_, (end, _) = sampler.path(denoiser, x, 1, range(n))
+    return x, end, sampler.time_grid(denoiser)
+
+
+def factor_of_ddim(schedule: Schedule, t: Tensor, s: Tensor, eta: float) -> tuple[float, float]:
+    """A DDIM step on N(0, C^2) is x_s = factor x_t + noise of this variance (Song et al. 2021, eq. 12)."""
+    (a_t, b_t, v_t), (a_s, b_s, _) = coefficients(schedule, t), coefficients(schedule, s)
+    sigma2 = eta**2 * (b_s**2 / b_t**2) * (b_t**2 - (a_t / a_s) ** 2 * b_s**2)
+    return a_s * a_t * C * C / v_t + math.sqrt(b_s**2 - sigma2) * b_t / v_t, sigma2
+
+
+def test_ddim_is_the_product_of_its_factors(schedule: Schedule) -> None:
+    """Machine precision: E[data|x] = a C^2 x/v and E[noise|x] = b x/v are linear."""
+    x, end, times = run(Ddim(), schedule, 20, 1)
+    product = math.prod(factor_of_ddim(schedule, t, s, 0.0)[0] for t, s in pairwise(times))
+    assert torch.allclose(end, x * product, rtol=1e-9)
+
+
+def test_dpm_solver_2m_is_the_product_of_its_two_step_recursion(schedule: Schedule) -> None:
+    """Lu et al. 2022, algorithm 2, written out in numbers for data(x) = a C^2 x/v."""
+    x, end, times = run(DpmSolver2M(), schedule, 12, 1)
+    value, before = 1.0, None
+    for t, s in pairwise(times):
+        (a_t, b_t, v_t), (a_s, b_s, _) = coefficients(schedule, t), coefficients(schedule, s)
+        level_t, level_s = math.log(a_t / b_t), math.log(a_s / b_s)
+        h, data = level_s - level_t, a_t * C * C * value / v_t
+        guess = data
+        if before is not None:
+            r = (level_t - before[0]) / h
+            guess = (1 + 1 / (2 * r)) * data - before[1] / (2 * r)
+        before = (level_t, data)
+        value = b_s / b_t * value - a_s * (math.exp(-h) - 1) * guess
+    assert torch.allclose(end, x * value, rtol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_ddim_with_noise_obeys_its_variance_recursion(eta: float, schedule: Schedule) -> None:
+    """Variance of 20,000 numbers against the recursion, within 4.5 standard errors."""
+    n = 10_000
+    x, end, times = run(Ddim(eta=eta), schedule, 20, n, noise=quick(2))
+    variance = oracle(GAUSSIAN, schedule).start_moments()[1] ** 2
+    for t, s in pairwise(times):
+        factor, fresh = factor_of_ddim(schedule, t, s, eta)
+        variance = factor**2 * variance + fresh
+    assert float(end.square().mean()) == pytest.approx(variance, rel=4.5 / math.sqrt(n))
+    assert not torch.equal(x, end)
+
+
+def test_noise_of_ones_shows_every_stochastic_recursion_to_machine_precision(schedule: Schedule) -> None:
+    """With z = 1 at every draw nothing is left to chance: the end is the recursion's number to 9 digits."""
+    x, end, times = run(Ddim(eta=0.7), schedule, 15, 1, noise=lambda step, part, x: torch.ones_like(x))
+    value = x
+    for t, s in pairwise(times):
+        factor, fresh = factor_of_ddim(schedule, t, s, 0.7)
+        value = factor * value + math.sqrt(fresh)
+    assert torch.allclose(end, value, rtol=1e-9)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+def test_the_sde_of_dpm_solver_is_the_exact_transition_for_constant_data(strength: float, schedule: Schedule) -> None:
+    """Where E[data|x] is the constant m, dx = (u - w^2/2 s) dt + w dB is linear: one step has the exact mean and
+    variance of its solution, by integration of the moment equations.
+    """
+    from scipy.integrate import solve_ivp
+
+    from dfm.steppers.exponential import Move
+
+    t, s = (schedule.time_of_log_nsr(torch.tensor(v, dtype=torch.float64)) for v in (0.8, -0.6))
+    move = Move.between(schedule, t, s, strength)
+    m = 0.3
+
+    def moments(u: float, y: np.ndarray) -> list[float]:
+        at = torch.tensor(u, dtype=torch.float64)
+        (a, b), (da, db) = schedule.ab(at), schedule.derivatives(at)
+        w2 = strength**2 * schedule.diffusion_squared(at)
+        slope = db / b + w2 / 2 / b**2  # d(drift)/dx, with noise = (x - a m)/b
+        return [float(slope * y[0] + (da - slope * a) * m), float(2 * slope * y[1] - w2)]
+
+    end = solve_ivp(moments, (float(t), float(s)), [1.0, 0.0], rtol=1e-11, atol=1e-13).y[:, -1]
+    assert move.keep * 1.0 + move.data * move.weight * m == pytest.approx(end[0], rel=1e-6)
+    assert move.noise**2 == pytest.approx(end[1], rel=1e-6)
+
+
+def test_ancestral_is_the_posterior_of_ddpm() -> None:
+    """Mean and variance of q(x_{k-1} | x_k, data), Ho et al. 2020, eqs. 6 and 7, from the betas alone."""
+    schedule = SCHEDULES["ddpm"]
+    betas = np.linspace(1e-4, 0.02, 1000)
+    alphas_bar = np.cumprod(1 - betas)
+    for k in (2, 300, 999):
+        beta, bar, bar_before = betas[k - 1], alphas_bar[k - 1], alphas_bar[k - 2]
+        data, x = 0.4, 1.3
+        noise = (x - math.sqrt(bar) * data) / math.sqrt(1 - bar)
+        mean = math.sqrt(bar_before) * beta / (1 - bar) * data + math.sqrt(1 - beta) * (1 - bar_before) / (1 - bar) * x
+        variance = (1 - bar_before) / (1 - bar) * beta
+
+        class Fixed(type(oracle(GAUSSIAN, schedule))):  # type: ignore[misc]
+            def expectations(self, x: Tensor, t: Tensor, data: float = data, noise: float = noise) -> object:
+                return torch.full_like(x, data), torch.full_like(x, noise)
+
+        known = Fixed(**vars(oracle(GAUSSIAN, schedule)))
+        ends = []
+        for z in (0.0, 1.0):
+            sampler = GridSampler(
+                stepper=Ddim(eta=1.0), steps=1, times=[float(k), float(k - 1)],
+                noise=lambda step, part, x, z=z: torch.full_like(x, z),
+            )  # fmt: skip
+            *_, (end, _) = sampler.path(known, torch.full((1, 2), x, dtype=torch.float64), 0, [0])
+            ends.append(float(end[0, 0]))
+        assert ends[0] == pytest.approx(mean, rel=1e-9)
+        assert (ends[1] - ends[0]) ** 2 == pytest.approx(variance, rel=1e-7)
+
+
+# ---- churn -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", [{"churn": 0.0}, {"nsr_min": 1e6, "nsr_max": 1e7}])
+def test_churn_outside_its_window_is_the_ode_bit_for_bit(
+    closed: dict[str, float], schedule: Schedule, mixture: GaussianMixture
+) -> None:
+    denoiser = oracle(mixture, schedule)
+    x = start(denoiser, 0, range(8), double=True)
+    ends = [GridSampler(stepper=s, grid=Rho(), steps=12).run(denoiser, x).x for s in (Heun(), Churn(**closed))]
+    assert torch.equal(*ends)
+
+
+def test_churn_acts_inside_its_window_only(schedule: Schedule, mixture: GaussianMixture) -> None:
+    """Above the window the trajectories are equal bit for bit, and they part at the first step inside."""
+    denoiser = oracle(mixture, schedule)
+    x = start(denoiser, 0, range(4), double=True)
+    window = {"nsr_min": 0.2, "nsr_max": 1.0}
+    paths = [
+        list(GridSampler(stepper=s, grid=LogNsr(), steps=24).path(denoiser, x, 0, range(4)))
+        for s in (Heun(), Churn(churn=5.0, **window))
+    ]
+    times = LogNsr().times(24, schedule, denoiser.t_min, denoiser.t_max)
+    for k, (one, other) in enumerate(zip(*paths, strict=True)):
+        began = float(schedule.log_nsr(times[k]).exp())
+        if began > window["nsr_max"]:
+            assert torch.equal(one[0], other[0])
+        elif began >= window["nsr_min"]:
+            assert not torch.equal(one[0], other[0])
+            break
+
+
+def test_churn_is_karras_algorithm_2() -> None:
+    """One step on the edm schedule, written out as in the paper."""
+    denoiser = oracle(GAUSSIAN, Edm())
+    x, z = torch.tensor([[1.0, -0.5]], dtype=torch.float64), torch.tensor([[0.3, 0.9]], dtype=torch.float64)
+    sampler = GridSampler(
+        stepper=Churn(churn=40.0, s_noise=1.003), steps=1, times=[2.0, 0.5], noise=lambda step, part, x: z
+    )
+    *_, (end, _) = sampler.path(denoiser, x, 0, [0])
+    gamma = min(40.0, math.sqrt(2) - 1)
+    t_hat = 2.0 * (1 + gamma)
+    x_hat = x + math.sqrt(t_hat**2 - 4.0) * 1.003 * z
+    d = (x_hat - x_hat * C**2 / (C**2 + t_hat**2)) / t_hat
+    euler = x_hat + (0.5 - t_hat) * d
+    d_next = (euler - euler * C**2 / (C**2 + 0.25)) / 0.5
+    assert torch.allclose(end, x_hat + (0.5 - t_hat) * (d + d_next) / 2, rtol=1e-12)
+
+
+# ---- corrections -----------------------------------------------------------------------------------------------------
+
+
+def test_corrections_obey_the_langevin_recursion(schedule: Schedule) -> None:
+    """With ``Hold`` and z = 1: x -> (a_s/a_t) x, then (1 - e/v) x + sqrt(2 e), to machine precision."""
+    stepper = PredictorCorrector(predictor=Hold(), corrections=3, snr=None, step=0.1)
+    x, end, times = run(stepper, schedule, 10, 1, noise=lambda step, part, x: torch.ones_like(x))
+    for t, s in pairwise(times):
+        (a_t, _, _), (a_s, b_s, v_s) = coefficients(schedule, t), coefficients(schedule, s)
+        x = a_s / a_t * x
+        for _ in range(3):
+            x = (1 - 0.1 * b_s**2 / v_s) * x + math.sqrt(0.2) * b_s
+    assert torch.allclose(end, x, rtol=1e-9)
+
+
+def test_corrections_mend_a_wrong_predictor(schedule: Schedule) -> None:
+    """Annealed Langevin alone brings x to the law of the last level: variance within its own stationary error.
+
+    Langevin steps of size e on N(0, v) end at v/(1 - e/(2 v)), here at most v/(1 - 0.05).
+    """
+    n = 5000
+    stepper = PredictorCorrector(predictor=Hold(), corrections=20, snr=None, step=0.1)
+    _, end, times = run(stepper, schedule, 40, n, noise=quick(3))
+    _, b, v = coefficients(schedule, times[-1])
+    if v / b**2 > 50:  # where b^2 is far below the data's variance, steps of 0.1 b^2 forget x too slowly
+        return
+    expected = v / (1 - 0.1 * b * b / (2 * v))
+    assert float(end.square().mean()) == pytest.approx(expected, rel=4.5 / math.sqrt(n) + 0.02)
+
+
+def test_the_signal_to_noise_ratio_sets_the_step() -> None:
+    by_ratio, by_step = (
+        run(PredictorCorrector(snr=snr, step=step), Edm(), 5, 3)[1] for snr, step in ((0.2, None), (None, 0.08))
+    )
+    assert torch.allclose(by_ratio, by_step)
+
+
+@pytest.mark.parametrize("bad", [{"snr": None}, {"step": 0.1}, {"snr": -1.0}, {"corrections": -1}])
+def test_bad_corrections_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="predictor_corrector"):
+        PredictorCorrector(**bad)  # type: ignore[arg-type]
+
+
+# ---- strength --------------------------------------------------------------------------------------------------------
+
+
+def test_strength_as_number_text_and_function_agree(mixture: GaussianMixture) -> None:
+    denoiser = oracle(mixture, SCHEDULES["vp"])
+    x = start(denoiser, 0, range(5), double=True)
+    strengths = (0.5, "0.5", "nsr/(2*nsr)", lambda t: torch.full_like(t, 0.5))
+    ends = [
+        GridSampler(stepper=EulerMaruyama(strength=s), steps=8).run(denoiser, x, 3).x  # type: ignore[arg-type]
+        for s in strengths
+    ]
+    assert all(torch.allclose(end, ends[0], atol=1e-12) for end in ends)
+
+
+def test_w_of_any_shape_keeps_the_marginals() -> None:
+    """w = strength(t) g with a strength that comes and goes: the variance at the end is that of the law, to 1/steps."""
+    schedule = Edm(t_min=0.1, t_max=3.0)
+    denoiser = oracle(GAUSSIAN, schedule)
+    n, steps = 4000, 400
+    x = start(denoiser, 1, range(n), double=True)
+    sampler = GridSampler(stepper=EulerMaruyama(strength="1 + sin(4*t)"), grid=Uniform(), steps=steps, noise=quick(4))
+    *_, (end, _) = sampler.path(denoiser, x, 1, range(n))
+    assert float(end.square().mean()) == pytest.approx(C**2 + 0.01, rel=4.5 / math.sqrt(n) + 0.03)
+
+
+@pytest.mark.parametrize("bad", ["1 +", "x", "__import__('os')", -0.5])
+def test_a_strength_that_is_none_is_refused(bad: object) -> None:
+    with pytest.raises(UserError, match="strength"):
+        EulerMaruyama(strength=bad)  # type: ignore[arg-type]
+
+
+def test_a_strength_that_turns_negative_is_refused_where_it_does(mixture: GaussianMixture) -> None:
+    denoiser = oracle(mixture, SCHEDULES["linear"])
+    with pytest.raises(UserError, match="at t="):
+        GridSampler(stepper=EulerMaruyama(strength="t - 0.5"), steps=4).run(denoiser, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("stepper", [Euler(), Ddim(), DpmSolver2M(), EulerMaruyama(strength=0.0), Churn(churn=0.0)])
+def test_without_noise_nothing_is_drawn(stepper: Stepper, mixture: GaussianMixture) -> None:
+    def refuse(step: int, part: int, x: Tensor) -> Tensor:
+        return x * math.nan
+
+    denoiser = oracle(mixture, SCHEDULES["linear"])
+    end = GridSampler(stepper=stepper, steps=4, noise=refuse).run(denoiser, torch.ones(2, 2)).x
+    assert bool(end.isfinite().all()) or isinstance(stepper, EulerMaruyama)
+    assert not stepper.stochastic
+
+
+def test_the_memory_of_a_trip_does_not_grow(mixture: GaussianMixture) -> None:
+    from dfm.steppers import Trip, UniPC
+
+    denoiser, trip = oracle(mixture, SCHEDULES["linear"]), Trip(steps=200, noise=lambda: torch.zeros(1, 2))
+    times = LogNsr().times(200, denoiser.schedule, denoiser.t_min, denoiser.t_max)
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    for t, s in pairwise(times):
+        x = UniPC(depth=3).move(denoiser, x, t, s, trip)
+    assert len(trip.past) <= 4
