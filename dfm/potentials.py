@@ -19,8 +19,9 @@ POINTS = {1: 4001, 2: 601}  # of the quadrature along each axis
 class Potential(Prior):
     """exp(-f)/Z on points of d dimensions; f is a formula of x1 .. xd (x for x1) and r2 = |x|^2.
 
-    Draws come from a Langevin chain with the Metropolis correction (MALA, Roberts and Tweedie 1996): x + h grad log p +
-    sqrt(2 h) z is accepted with the probability that makes exp(-f)/Z exactly invariant.
+    Draws come from a Langevin chain with the Metropolis correction (MALA, Roberts and Tweedie 1996): x - h v(x) +
+    sqrt(2 h) z is accepted with the probability that makes exp(-f)/Z exactly invariant. The drift is tamed, v = grad f
+    /(1 + h |grad f|), since where f is steep a whole step overshoots and is refused for ever.
 
     Args:
         f: the potential, growing at infinity.
@@ -76,16 +77,20 @@ class Potential(Prior):
             )
         x = 1.5 * draws.normal(shape)
         noise, coins = draws.normal((self.chain_steps, *shape)), draws.uniform((self.chain_steps,))
-        here = self.energy(x), self.gradient(x)
+        here = self.energy(x), self._drift(x)
         for k in range(self.chain_steps):
             ahead = x - self.step * here[1] + math.sqrt(2 * self.step) * noise[:, k]
-            there = self.energy(ahead), self.gradient(ahead)
+            there = self.energy(ahead), self._drift(ahead)
             forth = (ahead - x + self.step * here[1]).square().sum(1) / (4 * self.step)
             back = (x - ahead + self.step * there[1]).square().sum(1) / (4 * self.step)
             accept = coins[:, k].log() < here[0] - there[0] + forth - back
             x = torch.where(accept[:, None], ahead, x)
             here = torch.where(accept, there[0], here[0]), torch.where(accept[:, None], there[1], here[1])
         return x
+
+    def _drift(self, x: Tensor) -> Tensor:
+        gradient = self.gradient(x)
+        return gradient / (1 + self.step * gradient.norm(dim=1, keepdim=True))
 
     @cached_property
     def _quadrature(self) -> tuple[float, float, float]:

@@ -273,17 +273,13 @@ def gallery() -> SimpleNamespace:
     return SimpleNamespace(**runpy.run_path(str(GALLERY)))
 
 
-def test_the_script_draws_every_figure(
-    gallery: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_script_draws_every_figure(gallery: SimpleNamespace, tmp_path: Path) -> None:
     gallery.main(["--dataset", "moons", "--schedule", "vp", "--points", "50", "--out", str(tmp_path)])
     found = sorted(path.stem for path in (tmp_path / "moons_vp").glob("*.png"))
     assert found == sorted(figure.__name__ for figure in gallery.FIGURES)
-    assert len(capsys.readouterr().out.splitlines()) == len(found) == 7
     for name in found:
         image = np.asarray(Image.open(tmp_path / "moons_vp" / f"{name}.png"))
-        assert image.shape[2] == 3
-        assert min(image.shape[:2]) > 250
+        assert image.shape[2] == 3 < 250 < min(image.shape[:2])
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,46 @@ def test_ancestral_is_the_posterior_of_ddpm() -> None:
         assert (ends[1] - ends[0]) ** 2 == pytest.approx(variance, rel=1e-7)
 
 
+def variance_of_sde_2m(schedule: Schedule, times: Tensor, strength: float, variance: float) -> float:
+    """The covariance of (x, data before) through SDE-DPM-Solver++(2M) on N(0, C^2), as published for sigma = nsr.
+
+    With eta = strength^2 and h the step in -log nsr: x <- (b_s/b_t) e^{-eta h} x + a_s (1 - e^{-(1 + eta) h}) D'
+    + b_s sqrt(1 - e^{-2 eta h}) z, D' = D + (D - D_before) h/(2 h_before).
+    """
+    spread, before, eta = np.array([[variance, 0.0], [0.0, 0.0]]), None, strength**2
+    for t, s in pairwise(times):
+        (a_t, b_t, v_t), (a_s, b_s, _) = coefficients(schedule, t), coefficients(schedule, s)
+        level = math.log(a_t / b_t)
+        h, k = math.log(a_s / b_s) - level, a_t * C * C / v_t
+        pull, keep = a_s * (1 - math.exp(-(1 + eta) * h)), b_s / b_t * math.exp(-eta * h)
+        ratio = 0.0 if before is None else h / (2 * (level - before))
+        step = np.array([[keep + pull * (1 + ratio) * k, -pull * ratio], [k, 0.0]])
+        spread = step @ spread @ step.T
+        spread[0, 0] += b_s**2 * (1 - math.exp(-2 * eta * h))
+        before = level
+    return float(spread[0, 0])
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_the_sde_of_dpm_solver_2m_obeys_its_covariance_recursion(strength: float, schedule: Schedule) -> None:
+    n = 10_000
+    _, end, times = run(DpmSolver2M(strength=strength), schedule, 20, n, noise=quick(5))
+    expected = variance_of_sde_2m(schedule, times, strength, oracle(GAUSSIAN, schedule).start_moments()[1] ** 2)
+    assert float(end.square().mean()) == pytest.approx(expected, rel=4.5 / math.sqrt(n))
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_the_sde_of_dpm_solver_2m_has_weak_order_two(strength: float) -> None:
+    """The error of the variance, exact by the recursion checked above, falls as 1/steps^2."""
+    schedule, steps = Edm(t_min=0.1, t_max=3.0), np.array([64, 128, 256, 512])
+    errors = [
+        abs(variance_of_sde_2m(schedule, LogNsr().times(int(n), schedule, 0.1, 3.0), strength, C**2 + 9) - C**2 - 0.01)
+        for n in steps
+    ]
+    slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert slope == pytest.approx(DpmSolver2M.order, abs=0.2)
+
+
 # ---- churn -----------------------------------------------------------------------------------------------------------
 
 

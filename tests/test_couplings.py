@@ -1,0 +1,260 @@
+"""Couplings against brute force and against POT; priors against scipy; nothing that grows with steps."""
+
+import itertools
+import math
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import SCHEDULES, oracle
+from scipy import stats
+from torch import Tensor
+
+from dfm.couplings import Coupling, EntropicTransport, Independent, LabelAware, OptimalTransport, squared_distances
+from dfm.datasets.base import DatasetSpec
+from dfm.datasets.digits import Digits
+from dfm.datasets.toys import EightGaussians, Moons
+from dfm.denoiser import NetworkDenoiser
+from dfm.errors import UserError
+from dfm.likelihood import OdeLikelihood
+from dfm.mixtures import mixture_of
+from dfm.potentials import Potential
+from dfm.predictions import Velocity
+from dfm.priors import FromDataset, Gaussian, Laplace, Mixture, Prior, Uniform
+from dfm.samplers import GridSampler, start
+from dfm.schedules import Linear
+from dfm.seeding import GeneratorDraws, NumberedDraws
+from dfm.steppers import Ddim, EulerMaruyama, Heun
+
+COUPLINGS = [Independent(), OptimalTransport(), EntropicTransport(), EntropicTransport(reg=0.5)]
+
+
+def batch(n: int, seed: int, d: int = 2) -> tuple[Tensor, Tensor, torch.Generator]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=generator), 1 + torch.randn(n, d, generator=generator), generator
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_transport_is_the_best_of_all_permutations(seed: int) -> None:
+    data, noise, generator = batch(6, seed)
+    cost = squared_distances(data, noise)
+    best = min(sum(cost[i, p[i]] for i in range(6)) for p in itertools.permutations(range(6)))
+    partners = OptimalTransport().partners(data, noise, None, generator)
+    assert sorted(partners.tolist()) == list(range(6))
+    assert float(cost[range(6), partners].sum()) == pytest.approx(float(best), rel=1e-9)
+
+
+def test_costs_are_squared_distances_of_any_shape() -> None:
+    x, y = torch.randn(3, 1, 4, 4), torch.randn(5, 1, 4, 4)
+    brute = [[float((a - b).square().sum()) for b in y] for a in x]
+    assert np.allclose(squared_distances(x, y).numpy(), brute, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reg", [0.02, 0.1, 1.0])
+def test_the_entropic_plan_is_pots(reg: float) -> None:
+    """POT's Sinkhorn at the same regularisation; and both marginals are uniform."""
+    ot = pytest.importorskip("ot")
+    data, noise, _ = batch(30, 0)
+    cost = squared_distances(data, noise)
+    plan = EntropicTransport(reg=reg, iterations=2000).plan(cost)
+    weights = np.full(30, 1 / 30)
+    theirs = ot.sinkhorn(weights, weights, cost.numpy(), reg * float(cost.mean()), numItermax=5000, stopThr=1e-12)
+    assert np.allclose(plan.numpy(), theirs, atol=1e-6)
+    assert torch.allclose(plan.sum(0), torch.full((30,), 1 / 30, dtype=torch.float64), atol=1e-9)
+
+
+def test_entropic_transport_lies_between_exact_and_independent() -> None:
+    """Costs of the plans; the draws of partners have the plan's cost within 4.5 standard errors."""
+    data, noise, generator = batch(128, 1)
+    cost = squared_distances(data, noise)
+    exact = float(cost[range(128), OptimalTransport().partners(data, noise, None, generator)].mean())
+    plans = [EntropicTransport(reg=reg, iterations=1000).plan(cost) for reg in (0.02, 0.2, 2.0)]
+    totals = [exact, *(float((plan * cost).sum()) for plan in plans), float(cost.mean())]
+    assert totals == sorted(totals)
+    drawn = torch.stack(
+        [cost[range(128), EntropicTransport(reg=0.2).partners(data, noise, None, generator)] for _ in range(40)]
+    ).mean(1)
+    assert float(drawn.mean()) == pytest.approx(totals[2], abs=4.5 * float(drawn.std()) / math.sqrt(40))
+
+
+def test_label_aware_transport_is_the_best_inside_each_class() -> None:
+    data, noise, generator = batch(9, 3)
+    label = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2])
+    partners = LabelAware().partners(data, noise, label, generator)
+    assert torch.equal(label[partners], label), "a class keeps the noise that was drawn for it"
+    cost = squared_distances(data, noise)
+    for value in range(3):
+        rows = [i for i in range(9) if int(label[i]) == value]
+        best = min(sum(float(cost[i, j]) for i, j in zip(rows, p, strict=True)) for p in itertools.permutations(rows))
+        assert sum(float(cost[i, partners[i]]) for i in rows) == pytest.approx(best, rel=1e-9)
+    with pytest.raises(UserError, match="conditional=true"):
+        LabelAware().partners(data, noise, None, generator)
+
+
+def test_transport_over_the_batch_would_bias_a_class() -> None:
+    """Why label_aware is there: with plain transport the noise of the class on the left lies on the left."""
+    n, generator = 400, torch.Generator().manual_seed(0)
+    label = torch.arange(n) % 2
+    data = 0.1 * torch.randn(n, 1, generator=generator) + (4.0 * label - 2)[:, None]
+    noise = torch.randn(n, 1, generator=generator)
+    means = []
+    for coupling in (OptimalTransport(), LabelAware()):
+        _, paired = coupling.pair(data, noise, label, generator)
+        means.append(float(paired[label == 0].mean()))
+    assert means[0] < -0.6
+    assert abs(means[1]) < 4.5 / math.sqrt(n / 2)
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS, ids=repr)
+def test_both_marginals_stay(coupling: Coupling) -> None:
+    """Each noise is taken once on average, so the paired noise still has the prior's mean and variance."""
+    means = []
+    for seed in range(40):
+        data, noise, generator = batch(64, seed)
+        _, paired = coupling.pair(data, noise, None, generator)
+        means.append(float((paired - 1).mean()))
+    assert abs(np.mean(means)) < 4.5 / math.sqrt(40 * 64 * 2)
+
+
+def test_memory_does_not_grow_with_steps() -> None:
+    data, noise, generator = batch(64, 0)
+
+    def bytes_after(steps: int) -> int:
+        tracemalloc.start()
+        for _ in range(steps):
+            for coupling in (OptimalTransport(), EntropicTransport(iterations=5)):
+                coupling.pair(data, noise, None, generator)
+        used = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return used
+
+    bytes_after(5)
+    assert bytes_after(60) < bytes_after(10) + 20_000
+
+
+@pytest.mark.parametrize("bad", [{"reg": 0.0}, {"iterations": 0}])
+def test_bad_regularisation_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="entropic"):
+        EntropicTransport(**bad)  # type: ignore[arg-type]
+
+
+# ---- priors ----------------------------------------------------------------------------------------------------------
+
+MIXTURE = Mixture(means=[[-2.0, 0.0], [1.0, 1.0]], covariances=[0.3, [[0.5, 0.2], [0.2, 0.4]]], weights=[1, 3])
+LINE: dict[str, tuple[Prior, object]] = {
+    "gaussian": (Gaussian(), stats.norm()),
+    "uniform": (Uniform(), stats.uniform(-math.sqrt(3), 2 * math.sqrt(3))),
+    "laplace": (Laplace(), stats.laplace(scale=math.sqrt(0.5))),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LINE))
+@pytest.mark.parametrize("numbered", [True, False])
+def test_draws_and_densities_are_scipys(name: str, numbered: bool) -> None:
+    prior, law = LINE[name]
+    n = 4000
+    draws = NumberedDraws(1, range(n)) if numbered else GeneratorDraws(n, torch.Generator().manual_seed(0))
+    x = prior.draw(draws, (1,))
+    assert stats.kstest(x[:, 0].numpy(), law.cdf).pvalue > 1e-3  # type: ignore[attr-defined]
+    assert (prior.mean, prior.std) == pytest.approx((law.mean(), law.std()), abs=1e-12)  # type: ignore[attr-defined]
+    pair = x[:10].reshape(5, 2).double()
+    expected = law.logpdf(pair.numpy()).sum(1)  # type: ignore[attr-defined]
+    assert np.allclose(prior.log_prob(pair).numpy(), expected, atol=1e-6)
+
+
+def test_the_uniform_prior_ends() -> None:
+    assert float(Uniform().log_prob(torch.tensor([[0.0, 5.0]]))) == -math.inf
+
+
+def test_the_mixture_prior_has_its_moments_and_density() -> None:
+    n = 20_000
+    x = MIXTURE.draw(GeneratorDraws(n, torch.Generator().manual_seed(0), torch.float64), (2,))
+    law = MIXTURE.mixture
+    assert torch.allclose(x.mean(0), law.mean, atol=4.5 * float(x.std()) / math.sqrt(n))
+    assert float(x.var(0).mean()) == pytest.approx(law.variance, rel=0.03)
+    share = float((x[:, 0] < -0.75).double().mean())
+    exact = sum(
+        float(w) * stats.norm.cdf(-0.75, float(m[0]), math.sqrt(float(c[0, 0])))
+        for w, m, c in zip(law.weights, law.means, law.covariances, strict=True)
+    )
+    assert share == pytest.approx(exact, abs=4.5 * math.sqrt(exact * (1 - exact) / n))
+    assert torch.equal(MIXTURE.log_prob(x[:5]), law.log_prob(x[:5]))
+
+
+def test_a_data_set_as_prior() -> None:
+    """Training draws from the train split, sampling from the test split; images are dequantised."""
+    data = EightGaussians(n_train=50, n_test=7)
+    prior = FromDataset(dataset=data)
+    for draws, split in ((GeneratorDraws(30, torch.Generator().manual_seed(0)), "train"),
+                         (NumberedDraws(0, range(30)), "test")):  # fmt: skip
+        known = data.split(split).values
+        for point in prior.draw(draws, (2,)):
+            assert bool((known == point.float()).all(1).any())
+    with pytest.raises(UserError, match="shape"):
+        prior.draw(NumberedDraws(0, range(3)), (3,))
+    images = FromDataset(dataset=Digits()).draw(GeneratorDraws(4, torch.Generator().manual_seed(0)), (1, 8, 8))
+    assert float(images.min()) >= -1
+    assert float(images.max()) < 1
+    with pytest.raises(UserError, match="no density"):
+        prior.log_prob(torch.zeros(1, 2))
+
+
+def test_numbered_draws_do_not_depend_on_the_batch() -> None:
+    for prior in (Gaussian(), Laplace(), MIXTURE, Potential(f="r2/2", chain_steps=20)):
+        together = prior.draw(NumberedDraws(3, range(6)), (2,))
+        alone = prior.draw(NumberedDraws(3, [4]), (2,))
+        assert torch.allclose(together[4], alone[0], atol=1e-12)
+
+
+def network(source: Prior, independent: bool = True) -> NetworkDenoiser:
+    spec = DatasetSpec(name="x", shape=(2,), levels=None, num_classes=0, mean=0.1, std=0.5)
+    return NetworkDenoiser(
+        spec=spec, schedule=Linear(), trained=Linear(), prediction=Velocity(), network=lambda x, t, label: 0 * x,
+        source=source, independent=independent,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [network(Laplace()), network(Gaussian(), independent=False)])
+def test_without_a_score_there_is_no_sde_but_an_ode(case: NetworkDenoiser) -> None:
+    x = start(case, 0, range(3))
+    assert GridSampler(stepper=Heun(), steps=3).run(case, x).x.shape == (3, 2)
+    assert GridSampler(stepper=Ddim(), steps=3).run(case, x).x.shape == (3, 2)
+    for stepper in (EulerMaruyama(), Ddim(eta=0.5)):
+        with pytest.raises(UserError, match="score is not known"):
+            GridSampler(stepper=stepper, steps=3).run(case, x)
+
+
+def test_start_and_latent_are_inverse_and_have_the_moments_of_x() -> None:
+    for source in (Gaussian(), Laplace(), MIXTURE):
+        case = network(source)
+        y = source.draw(NumberedDraws(0, range(4000)), (2,))
+        x = case.from_latent(y)
+        assert torch.allclose(case.to_latent(x), y, atol=1e-12)
+        a, b = (float(c) for c in Linear().ab(torch.tensor(case.t_max, dtype=torch.float64)))
+        spread = math.hypot(a * 0.5, b * source.std)
+        assert float(x.var(0).mean().sqrt()) == pytest.approx(spread, rel=0.06)
+
+
+def test_the_likelihood_under_a_laplace_prior_integrates_to_one() -> None:
+    """A zero velocity network on points: the density of the data is the prior's, moved and scaled."""
+    case = replace(network(Laplace()), network=lambda x, t, label: 0 * x)
+    axis = torch.linspace(-12, 12, 241, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    density = OdeLikelihood(solver="rk4", steps=8, divergence="exact").log_density(case, grid).value.exp()
+    assert float(density.sum()) * float(axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=0.01)
+
+
+def test_flow_from_eight_gaussians_to_moons_keeps_to_its_splits() -> None:
+    case = network(FromDataset(dataset=EightGaussians(n_train=20, n_test=5)))
+    assert start(case, 0, range(9)).shape == (9, 2)
+    assert Moons(n_train=5).split("train").values.shape == (5, 2)
+
+
+def test_an_oracle_is_not_touched_by_the_new_prior() -> None:
+    """The Gaussian prior's start is a m + sqrt(a^2 V + b^2) z, as it always was."""
+    denoiser = oracle(mixture_of([[0.3, 0.3]], 0.25), SCHEDULES["vp"])
+    a, b = (float(c) for c in SCHEDULES["vp"].ab(torch.tensor(1.0, dtype=torch.float64)))
+    z = Gaussian().draw(NumberedDraws(5, range(2)), (2,))
+    assert torch.allclose(start(denoiser, 5, range(2), double=True), a * 0.3 + math.hypot(a * 0.5, b) * z)
