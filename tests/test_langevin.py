@@ -106,16 +106,16 @@ def laws() -> dict[float, np.ndarray]:
     return fokker_planck([float(t) for t in times])
 
 
-def exact_denoiser(laws: dict[float, np.ndarray]) -> LangevinDenoiser:
+def exact_denoiser(laws: dict[float, np.ndarray], clock: OrnsteinUhlenbeck = CLOCK) -> LangevinDenoiser:
     """A LangevinDenoiser whose network is the Fokker-Planck score, linear between the points of the axis."""
     levels = np.array(sorted(laws))
     scores = []
     for t in levels:
-        known = laws[t] > 1e-20 * laws[t].max()  # outside, the score of the nearest known place
+        known = laws[t] > 1e-7 * laws[t].max()  # outside, the score of the nearest known place
         scores.append(np.interp(AXIS, AXIS[known], np.gradient(np.log(laws[t][known]), AXIS[known])))
 
     def network(x: Tensor, c_time: Tensor, label: Tensor | None) -> Tensor:
-        t = CLOCK.time_of_log_nsr(c_time.double())
+        t = clock.time_of_log_nsr(c_time.double())
         points = (x * LangevinDenoiser.input_variance(shell, t).sqrt()[:, None])[:, 0].numpy()
         rows = np.abs(levels[None] - t[:, None].numpy()).argmin(1)
         excess = np.zeros_like(points)
@@ -123,9 +123,9 @@ def exact_denoiser(laws: dict[float, np.ndarray]) -> LangevinDenoiser:
             here = rows == row
             excess[here] = np.interp(points[here], AXIS, scores[row])
         excess += 4 * points * (points**2 - 1)
-        return CLOCK.ab(t)[1][:, None] * torch.from_numpy(excess)[:, None]
+        return clock.ab(t)[1][:, None] * torch.from_numpy(excess)[:, None]
 
-    shell = LangevinDenoiser(spec=SPEC, schedule=CLOCK, trained=CLOCK, prediction=Noise(), network=network, source=WELL)
+    shell = LangevinDenoiser(spec=SPEC, schedule=clock, trained=clock, prediction=Noise(), network=network, source=WELL)
     return shell
 
 
@@ -181,18 +181,20 @@ def test_transitions_teach_the_score(laws: dict[float, np.ndarray]) -> None:
         assert mean == pytest.approx(expected, abs=4.5 * error + 0.1)  # 0.1: the chain's own step-size error
 
 
-def test_the_loss_is_least_for_the_true_score(laws: dict[float, np.ndarray]) -> None:
-    """On the same draws the exact network beats one that is half or one and a half times as large."""
-    times = [float(t) for t in 3.0 * torch.linspace(0, 1, 31, dtype=torch.float64)[1:] ** 2]
-    denoiser = exact_denoiser(fokker_planck([t for t in times if t >= 1e-2]))
-    objective, data = LangevinMatching(steps=30, transitions=1), DATA.sample(4000, torch.Generator().manual_seed(1))[0]
+def test_the_loss_is_least_for_the_true_score() -> None:
+    """On the same draws the exact network beats none and twice of it, early, where the data still show."""
+    times = [float(t) for t in 0.1 * torch.linspace(0, 1, 201, dtype=torch.float64)[1:] ** 2]
+    clock = OrnsteinUhlenbeck(t_min=1e-2, t_max=0.1)
+    denoiser = exact_denoiser(fokker_planck([t for t in times if t >= 1e-2]), clock)
+    objective = LangevinMatching(steps=200, transitions=4)
+    data, _ = DATA.sample(20_000, torch.Generator().manual_seed(1))
     inner = denoiser.network
 
     def loss(factor: float) -> float:
         scaled = replace(denoiser, network=lambda x, c_time, label: factor * inner(x, c_time, label))
         return float(objective.loss(scaled, data, torch.Generator().manual_seed(2)).value.mean())
 
-    losses = [loss(factor) for factor in (0.5, 1.0, 1.5)]
+    losses = [loss(factor) for factor in (0.0, 1.0, 2.0)]
     assert losses[1] < losses[0]
     assert losses[1] < losses[2]
 
