@@ -33,7 +33,16 @@ def explain(error: Exception, command: str, directory: Path) -> str | None:
     if key:
         name = key[1].split("@")[0]
         return _addable(command, directory, name) or str(unknown("key", name, _keys(command, directory, name)))
-    return interpolation(error) or text.partition(" See https://")[0]
+    return interpolation(error) or _formula() or text.partition(" See https://")[0]
+
+
+def _formula() -> str | None:
+    """For a value with brackets, which Hydra's grammar takes for a call: how to write it."""
+    for given in sys.argv[1:]:
+        name, _, value = given.partition("=")
+        if "(" in value and value[0] not in "'\"[{":
+            return f"{given}: a formula with brackets needs quotes inside quotes; try '{name}=\"{value}\"'"
+    return None
 
 
 def interpolation(error: Exception) -> str | None:

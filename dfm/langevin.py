@@ -35,7 +35,7 @@ class LangevinDenoiser(NetworkDenoiser):
         if not isinstance(self.schedule, OrnsteinUhlenbeck):
             raise UserError(
                 "a prior given by its potential runs on the clock of schedule=ou; "
-                "allowed: schedule=ou (try schedule.t_max=4 schedule.t_min=1e-3)"
+                "allowed: schedule=langevin or ou; try objective=langevin, which chooses it"
             )
 
     @property

@@ -57,6 +57,10 @@ class Sampler(ABC):
         """Whether fresh noise enters on the way."""
         return False
 
+    def start_time(self, denoiser: Denoiser) -> float:
+        """The time to which the x that the sampler starts from belongs."""
+        return denoiser.t_max
+
     def with_steps(self, steps: int) -> "Sampler":
         """The same sampler with another number of steps.
 
@@ -110,6 +114,9 @@ class GridSampler(Sampler):
     @property
     def stochastic(self) -> bool:
         return self.stepper.stochastic
+
+    def start_time(self, denoiser: Denoiser) -> float:
+        return denoiser.t_max if self.times is None else float(self.times[0])
 
     def with_steps(self, steps: int) -> "GridSampler":
         return replace(self, steps=steps, times=None)

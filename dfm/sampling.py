@@ -67,7 +67,15 @@ def sample_batches(
     Args:
         indices: numbers of the samples; sample k is the same in any batch and alone.
         labels: int64 (len(indices),), or None.
+
+    Raises:
+        UserError: explicit times that do not begin at t_max, where the prior's draws belong.
     """
+    if abs(sampler.start_time(denoiser) - denoiser.t_max) > 1e-9 * abs(denoiser.t_max):
+        raise UserError(
+            f"sampler.times begins at {sampler.start_time(denoiser):g}; allowed: t_max = {denoiser.t_max:g}, where the "
+            "prior is drawn from (from Python, sampler.run takes an x of your own at any time)"
+        )
     for first in range(0, len(indices), batch_size):
         part = indices[first : first + batch_size]
         given = None if labels is None else labels[first : first + batch_size].to(device)

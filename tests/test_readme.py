@@ -9,9 +9,14 @@ from conftest import TINY, Command
 from dataset_files import overrides_for
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-COMMANDS = sorted({line.partition("#")[0].strip() for line in re.findall(r"^dfm .*$", README, re.MULTILINE)})
+COMMANDS = sorted({re.split(r"\s#", line)[0].strip() for line in re.findall(r"^dfm .*$", README, re.MULTILINE)})
 WIDE = [text for text in TINY if not text.startswith("model.")]
-SMALLER = {"train": [*TINY], "sample": ["n=4", "sampler.steps=2"], "nll": ["n=4", "likelihood.steps=2"]}
+WIDE_ODE = ["flow.solver=heun", "flow.steps=2"]
+SMALLER = {
+    "train": [*TINY], "sample": ["n=4", "sampler.steps=2"], "nll": ["n=4", "likelihood.steps=2"],
+    "check": ["n=20", "steps=[4]", "samplers=[euler]"], "encode": ["n=2", *WIDE_ODE],
+    "decode": WIDE_ODE, "compare": ["n=2", *WIDE_ODE],
+}  # fmt: skip
 
 
 def test_there_are_commands_to_run() -> None:
@@ -24,8 +29,14 @@ def test_command(line: str, command: Command, tmp_path: Path) -> None:
     smaller = list(SMALLER[name])
     if "cifar" in line:
         smaller = [*WIDE, "trainer.batch_size=2", "samples.n=1", "nll.n=1", *overrides_for("cifar10", tmp_path)]
+    if "model=mlp" in line:
+        smaller = [text for text in WIDE if "nll.n=0" not in line or not text.startswith("nll.")]
     if name != "train":
-        command("train", *TINY)
+        made = {"RUN_OF_TRAIN": str(command("train", *TINY).run)}
+        if "RUN_OF_ENCODE" in line:
+            made["RUN_OF_ENCODE"] = str(command("encode", "ckpt=latest", *SMALLER["encode"]).run)
+        for placeholder, run in made.items():
+            arguments = [text.replace(placeholder, run) for text in arguments]
     outcome = command(name, *arguments, *smaller)
     assert outcome.run.is_dir()
 
