@@ -27,6 +27,13 @@ from dfm.seeding import Purpose, lent_seed
 
 Config = dict[str, Any]
 
+# What the groups stand at in a configuration that was written before they existed.
+ABSENT = {
+    "latent": {"_target_": "dfm.interpolants.NoLatent"},
+    "prior": {"_target_": "dfm.priors.Gaussian"},
+    "coupling": {"_target_": "dfm.couplings.Independent"},
+}
+
 
 def trusted(config: Config) -> Sequence[str]:
     """Packages whose classes a configuration may name: dfm, and what the command line's ``trust`` adds."""
@@ -56,6 +63,7 @@ def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Network
     Raises:
         UserError: the prediction is singular on the schedule, or the network does not fit the data.
     """
+    config = {**ABSENT, **config}
     path = schedule(config, trust)
     prediction = _expect(build(config["prediction"], "prediction", trust), Prediction, "prediction")
     prediction.check(path, spec.std)

@@ -226,7 +226,7 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
-        self.learned.load_state_dict(state["objective"])
+        self.learned.load_state_dict(state.get("objective", {}), strict="objective" in state)
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
 

@@ -2,15 +2,15 @@
 
 Usage: python scripts/benchmark_2d.py [--steps 4000] [--seeds 5] [--workers 2] [--out outputs/benchmark_2d.json]
 
-Every method trains the same network (torchcfm's MLP, width 64, 8,706 parameters; two outputs more for the interpolant) in
-the same loop (Adam, batch 256, cosine rate from 2e-3, EMA 0.999) on the same stream of points, and is integrated by
+Every method trains the same network (torchcfm's MLP, width 64, 8,706 parameters; two outputs more for the interpolant)
+in the same loop (Adam, batch 256, cosine rate from 2e-3, EMA 0.999) on the same stream of points, and is integrated by
 RK4 in 50 steps from the same 2,000 held-out source points. Printed are, over the seeds, mean and deviation of
 
     W2      exact 2-Wasserstein distance to 2,000 held-out target points (scipy's assignment)
     energy  path energy E int |v|^2 dt over the exact squared W2 of source and target: 1 is the least possible
 
-and, for scale, the W2 of two sets of 2,000 target points. Needs the development extras (torchcfm). Cost: under 30 minutes on
-two CPU cores.
+and, for scale, the W2 of two sets of 2,000 target points. Needs the development extras (torchcfm).
+Cost: under 30 minutes on two CPU cores.
 """
 
 import argparse

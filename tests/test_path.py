@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import SCHEDULES, oracle
-from scipy import stats
 from scipy.integrate import quad, solve_ivp
 from torch import Tensor
 
-from dfm import densities, grids, predictions, weights
+from dfm import grids, predictions
 from dfm.errors import UserError
 from dfm.mixtures import GaussianMixture
 from dfm.predictions import data_and_noise
@@ -26,15 +25,6 @@ PREDICTIONS = {
     "v": predictions.V(),
     "edm": predictions.Edm(),
 }
-DENSITIES = [
-    densities.Uniform,
-    densities.UniformLogNsr,
-    densities.LogNormal,
-    densities.LogitNormal,
-    densities.Cosine,
-    densities.LossAware,
-]
-GRIDS = [grids.Uniform(), grids.LogNsr(), grids.Rho(), grids.Rho(rho=3.0), grids.Quadratic(), grids.Cosine()]
 
 
 def times(schedule: Schedule, n: int = 41) -> Tensor:
@@ -240,104 +230,3 @@ def test_score_velocity_and_density_of_the_mixture(schedule: Schedule, mixture: 
         change = (denoiser.log_density(x, float(t) + h) - denoiser.log_density(x, float(t) - h)) / (2 * h)
         rest = (change + (u * score).sum(1) + divergence).detach()
         assert float(rest.abs().max()) < 1e-5 * float(divergence.detach().abs().max() + change.detach().abs().max())
-
-
-# ---- densities -------------------------------------------------------------------------------------------------------
-
-
-def distribution(density: densities.Density, schedule: Schedule, t: Tensor) -> tuple[np.ndarray, object]:
-    """The variable in which a density is simple, at t, and its distribution there (scipy)."""
-    low, high = (
-        float(v) for v in schedule.log_nsr(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
-    )
-    if isinstance(density, (densities.Uniform, densities.LossAware)):  # which starts as its base
-        return t.numpy(), stats.uniform(schedule.t_min, schedule.t_max - schedule.t_min)
-    if isinstance(density, densities.UniformLogNsr):
-        return schedule.log_nsr(t).numpy(), stats.uniform(low, high - low)
-    if isinstance(density, densities.Cosine):
-        turns = [math.atan(math.exp(v)) for v in (low, high)]
-        return schedule.log_nsr(t).exp().atan().numpy(), stats.uniform(turns[0], turns[1] - turns[0])
-    if isinstance(density, densities.LogNormal):
-        ends = ((low - density.mean) / density.std, (high - density.mean) / density.std)
-        return schedule.log_nsr(t).numpy(), stats.truncnorm(*ends, loc=density.mean, scale=density.std)
-    logits = [math.log(u / (1 - u)) for u in (schedule.t_min, schedule.t_max)]
-    return torch.logit(t).numpy(), stats.truncnorm(*logits)
-
-
-@pytest.mark.parametrize("kind", DENSITIES)
-@pytest.mark.parametrize("stratified", [False, True])
-def test_drawn_times_have_the_stated_density(kind: type, stratified: bool, schedule: Schedule) -> None:
-    density = kind(stratified=stratified)
-    if kind is densities.LogitNormal and schedule.t_max >= 1:
-        if schedule.t_max > 1:
-            with pytest.raises(UserError, match="logit_normal"):
-                density.draw(4, schedule, torch.Generator())
-        return
-    n = 4000
-    t = density.draw(n, schedule, torch.Generator().manual_seed(0))
-    assert t.dtype == torch.float64
-    assert schedule.t_min <= float(t.min()) <= float(t.max()) <= schedule.t_max
-    values, law = distribution(density, schedule, t)
-    distance = stats.kstest(values, law.cdf)  # type: ignore[attr-defined]
-    if stratified:
-        assert distance.statistic <= 1.001 / n, "one draw in each of n cells of equal chance"
-    else:
-        assert distance.pvalue > 1e-3
-
-
-def test_draws_repeat_with_the_generator(schedule: Schedule) -> None:
-    draws = [densities.Uniform().draw(8, schedule, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-
-
-# ---- weights ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", sorted(PREDICTIONS))
-def test_weights_mean_what_they_say_on_every_row(name: str, schedule: Schedule) -> None:
-    """w |out error|^2 for a unit error in out, restated as an error of score or data through b/det and a/det."""
-    t, prediction = times(schedule)[2:-2], PREDICTIONS[name]
-    a, b = schedule.ab(t)
-    p, q = prediction.row(schedule, t, STD)
-    data_error = b / (a * q - b * p)
-    score_error = a / (a * q - b * p) / b
-    nsr = b / a
-    likelihood = weights.Likelihood()(t, schedule, prediction, STD)
-    assert torch.allclose(likelihood, schedule.diffusion_squared(t) * score_error**2, rtol=1e-9)
-    edm = weights.Edm()(t, schedule, prediction, STD)
-    assert torch.allclose(edm, (nsr**2 + STD**2) / (nsr * STD) ** 2 * data_error**2, rtol=1e-9)
-    if name == "edm":
-        assert torch.allclose(edm, torch.ones_like(edm), rtol=1e-9)
-    if name == "score":
-        on_noise = weights.NoiseVariance()(t, schedule, prediction, STD)
-        assert torch.allclose(on_noise, 1 / (a / (a * q - b * p)) ** 2 * (a / (a * q - b * p) * b) ** 2, rtol=1e-9)
-
-
-# ---- grids -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("grid", GRIDS, ids=repr)
-def test_grids_have_exact_ends_and_equal_steps_in_their_variable(grid: grids.Grid, schedule: Schedule) -> None:
-    t = grid.times(17, schedule, schedule.t_min, schedule.t_max)
-    assert (len(t), float(t[0]), float(t[-1])) == (18, schedule.t_max, schedule.t_min)
-    assert bool((t[1:] < t[:-1]).all())
-    level = schedule.log_nsr(t)
-    variable = {grids.Uniform: t, grids.LogNsr: level}.get(type(grid))
-    if isinstance(grid, grids.Rho):
-        variable = (level / grid.rho).exp()
-    if isinstance(grid, grids.Quadratic):
-        variable = (t - schedule.t_min).clamp_min(0).sqrt()
-    if isinstance(grid, grids.Cosine):
-        variable = (2 * (t - schedule.t_min) / (schedule.t_max - schedule.t_min) - 1).clamp(-1, 1).acos()
-    steps = variable.diff()  # type: ignore[union-attr]
-    assert torch.allclose(steps, steps.mean().expand(17), rtol=1e-6)
-    assert len(grid.times(1, schedule, schedule.t_min, schedule.t_max)) == 2
-    with pytest.raises(UserError, match="at least 1"):
-        grid.times(0, schedule, schedule.t_min, schedule.t_max)
-
-
-def test_rho_is_karras_equation_5() -> None:
-    i, n, rho = np.arange(18), 18, 7.0
-    sigma = (80 ** (1 / rho) + i / (n - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
-    assert grids.Rho().times(17, Edm(), 0.002, 80.0).tolist() == pytest.approx(sigma.tolist(), rel=1e-9)
