@@ -40,7 +40,7 @@ from dfm.steppers import (
 
 ODE_STEPPERS = [Euler(), Midpoint(), Heun(), RK4()]
 MULTISTEP = [*(AdamsBashforth(order=k) for k in (1, 2, 3, 4)), Ddim(), DpmSolver2M(), DpmSolver3M(),
-             *(UniPC(depth=k) for k in (1, 2, 3))]  # fmt: skip
+             *(UniPC(depth=k) for k in (1, 2))]  # fmt: skip
 GRIDS = [Uniform(), LogNsr(), Rho()]
 C = 0.7
 GAUSSIAN = mixture_of([[0.0, 0.0]], C * C)
@@ -85,8 +85,8 @@ def test_measured_order_is_the_stated_order(stepper: Stepper, name: str, mixture
     x = start(denoiser, 2, range(4), double=True)
     exact = scipy_end(denoiser, x)
     steps = np.array([64, 128, 256, 512]) if stepper.order < 4 else np.array([24, 32, 48, 64])
-    if stepper in MULTISTEP and stepper.order == 4:
-        steps = np.array([128, 192, 256, 384])
+    if stepper in MULTISTEP:  # whose start weighs on few steps
+        steps = np.array([256, 512, 1024])
     errors = []
     for n in steps:
         *_, (end, _) = GridSampler(stepper=stepper, grid=Uniform(), steps=int(n)).path(denoiser, x, 0, range(4))

@@ -170,14 +170,14 @@ class UniPC(Stepper):
     solved for exactly the choice of their B(h) has no effect, and the method is of order depth + 1.
 
     Raises:
-        UserError: depth is not 1 to 3.
+        UserError: depth is not 1 or 2 (a third needs a better start than this method has).
     """
 
     depth: int = 2
 
     def __post_init__(self) -> None:
-        if not 1 <= self.depth <= 3:
-            raise UserError(f"unipc: depth={self.depth}; allowed: 1 to 3")
+        if not 1 <= self.depth <= 2:
+            raise UserError(f"unipc: depth={self.depth}; allowed: 1 or 2")
 
     @property
     def order(self) -> int:  # type: ignore[override]
