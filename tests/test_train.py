@@ -22,7 +22,7 @@ from dfm.densities import Uniform as UniformDensity
 from dfm.ema import Ema
 from dfm.errors import UserError
 from dfm.models.mlp import MLP
-from dfm.objectives import Regression
+from dfm.objectives import Loss, Regression
 from dfm.predictions import Velocity
 from dfm.run_dir import MetricsFile, read_metrics, write_atomically
 from dfm.schedules import Linear
@@ -90,7 +90,7 @@ def test_accumulated_passes_are_one_batch() -> None:
         def loss(self, denoiser, data, generator):  # type: ignore[no-untyped-def]
             t = torch.full((len(data),), 0.5, dtype=torch.float64)
             value = self.at(denoiser, torch.zeros_like(data) + 0.3, torch.ones_like(data) * 0.1, t)
-            return type("L", (), {"value": value, "t": t})()
+            return Loss(value=value, error=value, u=t)
 
     runs = [trainer(accumulate=k, clip_grad=None) for k in (1, 4)]
     for run in runs:
