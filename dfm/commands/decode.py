@@ -108,6 +108,8 @@ def between(latents: "Tensor", labels: "Tensor | None", columns: int) -> "tuple[
         raise UserError(
             f"interpolate={columns} between {len(latents)} latents; allowed: at least 2 columns and 2 latents"
         )
+    if len(latents) % 2:
+        console.warn(f"{len(latents)} latents make {pairs} pairs: the last one has no partner and is left out")
     shares = torch.linspace(0, 1, columns, dtype=torch.float64).tolist()
     first, second = latents[0 : 2 * pairs : 2], latents[1 : 2 * pairs : 2]
     made = torch.stack([slerp(first, second, share) for share in shares], 1).flatten(0, 1)

@@ -8,7 +8,6 @@ from omegaconf import DictConfig
 
 from dfm import console
 from dfm.config import launch, overrides, plain, run_directory, settings
-from dfm.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +41,7 @@ def job(cfg: DictConfig) -> None:
     from dfm import assemble, images_io
     from dfm.commands.arrays import in_batches, save_npz
     from dfm.commands.compare import side_by_side
-    from dfm.commands.loaded import loaded
+    from dfm.commands.loaded import examples_of, loaded
     from dfm.flows import decode, encode
     from dfm.run_dir import write_json, write_overrides
     from dfm.sampling import check_count, stored
@@ -54,10 +53,7 @@ def job(cfg: DictConfig) -> None:
     check_count(wanted.n, wanted.batch_size)
     device = resolve_device(wanted.device)
     found, denoiser = loaded(config, wanted.ckpt, device, trust)
-    data = assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
-    split = data.split(wanted.split)
-    if len(split) == 0:
-        raise UserError(f"split={wanted.split}: {found.spec.name} has no examples in it; try split=train")
+    split = examples_of(found, config, wanted.split, trust)
     write_overrides(directory, overrides())
     indices = range(min(wanted.n, len(split)))
     labels = split.labels[list(indices)] if split.labels is not None and found.spec.num_classes else None

@@ -8,7 +8,9 @@ import torch
 from dfm import assemble, console
 from dfm.api import denoiser_of
 from dfm.checkpoint import Checkpoint, find
+from dfm.datasets.base import Split
 from dfm.denoiser import NetworkDenoiser
+from dfm.errors import UserError
 
 
 def loaded(
@@ -24,3 +26,16 @@ def loaded(
         console.warn(message)
     denoiser = denoiser_of(found, device, trust)
     return found, denoiser.on(assemble.schedule(config, trust)) if config.get("schedule") else denoiser
+
+
+def examples_of(found: Checkpoint, config: dict[str, Any], name: str, trust: Sequence[str]) -> Split:
+    """A split of the checkpoint's data set, with the keys of it that the command replaces.
+
+    Raises:
+        UserError: there is no such split, or it is empty.
+    """
+    data = assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
+    split = data.split(name)
+    if len(split) == 0:
+        raise UserError(f"split={name}: {found.spec.name} has no examples in it; try split=train")
+    return split

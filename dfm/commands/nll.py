@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from dfm import console
 from dfm.config import launch, overrides, plain, run_directory, settings
-from dfm.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +42,7 @@ def job(cfg: DictConfig) -> None:
     config, directory = plain(cfg), run_directory()
     wanted = settings(config, NllSettings)
     from dfm import assemble
-    from dfm.commands.loaded import loaded
+    from dfm.commands.loaded import examples_of, loaded
     from dfm.run_dir import write_overrides
     from dfm.sampling import check_count
     from dfm.trainer import resolve_device
@@ -53,10 +52,7 @@ def job(cfg: DictConfig) -> None:
     check_count(1 if wanted.n is None else wanted.n, wanted.batch_size)
     device = resolve_device(wanted.device)
     found, denoiser = loaded(config, wanted.ckpt, device, trust)
-    data = assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
-    split = data.split(wanted.split)
-    if len(split) == 0:
-        raise UserError(f"split={wanted.split}: {found.spec.name} has no examples in it; try split=train")
+    split = examples_of(found, config, wanted.split, trust)
     write_overrides(directory, overrides())
     n = len(split) if wanted.n is None else min(wanted.n, len(split))
     score(

@@ -13,14 +13,14 @@ from dfm.checks import exact_end, followed, law_at, rms, starts
 from dfm.commands.loaded import loaded
 from dfm.config import options, variant
 from dfm.datasets.base import Dataset
-from dfm.denoiser import Denoiser, NetworkDenoiser
+from dfm.denoiser import NetworkDenoiser
 from dfm.distances import energy_distance, energy_spread
 from dfm.errors import UserError
 from dfm.images_io import save_png
 from dfm.oracles import MixtureDenoiser
 from dfm.plots import curves
 from dfm.run_dir import write_json
-from dfm.samplers import Sampler
+from dfm.samplers import Sampler, start
 from dfm.sampling import checked_labels
 from dfm.scoring import examples
 from dfm.trainer import resolve_device
@@ -102,7 +102,7 @@ def measured(
         part = range(first, min(first + wanted.batch_size, n))
         labels = checked_labels(denoiser.spec, None, part)
         given = denoiser.given(None if labels is None else labels.to(device))
-        x = starts_of(given, wanted.seed, part, device)
+        x = start(given, wanted.seed, part, device)
         state = sampler.run(given, x, wanted.seed, part)
         parts.append(state.x)
         nfe += state.nfe * len(part)
@@ -117,13 +117,6 @@ def measured(
         "energy_distance_stderr": energy_spread(samples, reference),
         "ode_error": None if sampler.stochastic else rms(samples[:shared], tight[:shared]),
     }
-
-
-def starts_of(denoiser: Denoiser, seed: int, part: range, device: torch.device) -> Tensor:
-    """Start latents with these numbers."""
-    from dfm.samplers import start
-
-    return start(denoiser, seed, part, device)
 
 
 def exact_divergence(denoiser: NetworkDenoiser, data: Dataset, trust: Any, wanted: Any) -> dict[str, float] | None:
