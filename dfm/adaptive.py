@@ -139,11 +139,11 @@ class EmbeddedPair:
         """
         pair, slopes, step, new = self.tableau, [slope], per_sample(h, x), x
         for node, weights in zip(pair.nodes[1:], pair.stages[1:], strict=False):
-            new = x + step * _combine(weights, slopes)
+            new = x + step * combine(weights, slopes)
             slopes.append(field(new, t + node * h))
         if not pair.last_is_first:
-            new = x + step * _combine(pair.stages[-1], slopes)
-        error = self._norm(step * _combine(pair.error, slopes), torch.maximum(x.abs(), new.abs()))
+            new = x + step * combine(pair.stages[-1], slopes)
+        error = self._norm(step * combine(pair.error, slopes), torch.maximum(x.abs(), new.abs()))
         return new, slopes[-1] if pair.last_is_first else None, error
 
     def _next_slopes(
@@ -210,7 +210,8 @@ class HeunEuler(EmbeddedPair):
     name: ClassVar[str] = "heun_euler"
 
 
-def _combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+def combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    """sum_i w_i k_i; weights of zero are skipped."""
     total = weights[0] * slopes[0]
     for weight, slope in zip(weights[1:], slopes[1:], strict=True):
         if weight:

@@ -12,7 +12,7 @@ from dfm.checkpoint import Checkpoint, find
 from dfm.console import warn
 from dfm.denoiser import Denoiser, NetworkDenoiser
 from dfm.grids import Rho
-from dfm.likelihood import OdeLikelihood
+from dfm.likelihood import Likelihood, OdeLikelihood
 from dfm.samplers import GridSampler, Sampler
 from dfm.sampling import check_count, checked_labels, sample_batches
 from dfm.steppers import Heun
@@ -70,7 +70,7 @@ def sample(
 
 
 def log_likelihood(
-    denoiser: Denoiser, data: Tensor, likelihood: OdeLikelihood | None = None, seed: int = 0, batch_size: int = 256
+    denoiser: Denoiser, data: Tensor, likelihood: Likelihood | None = None, seed: int = 0, batch_size: int = 256
 ) -> Tensor:
     """log p(data) in nats, float64 (n,), of data (n, *D) in the unit in which the model was trained.
 

@@ -11,11 +11,12 @@ from dfm.config import build
 from dfm.couplings import Coupling
 from dfm.datasets.base import Dataset, DatasetSpec
 from dfm.denoiser import NetworkDenoiser
+from dfm.dequantization import Dequantization
 from dfm.errors import UserError
 from dfm.flows import OdeFlow
 from dfm.interpolants import InterpolantDenoiser, Latent, NoLatent
 from dfm.langevin import LangevinDenoiser
-from dfm.likelihood import OdeLikelihood
+from dfm.likelihood import Likelihood, Several
 from dfm.objectives import Objective
 from dfm.oracles import MixtureDenoiser
 from dfm.potentials import Potential
@@ -32,6 +33,7 @@ ABSENT = {
     "latent": {"_target_": "dfm.interpolants.NoLatent"},
     "prior": {"_target_": "dfm.priors.Gaussian"},
     "coupling": {"_target_": "dfm.couplings.Independent"},
+    "dequantization": {"_target_": "dfm.dequantization.Uniform"},
 }
 
 
@@ -69,7 +71,10 @@ def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Network
     prediction.check(path, spec.std)
     latent = _expect(build(config["latent"], "latent", trust), Latent, "latent")
     outputs = 1 if isinstance(latent, NoLatent) else 2
-    offered = {"shape": spec.shape, "num_classes": spec.num_classes, "std": spec.std, "outputs": outputs}
+    offered = {
+        "shape": spec.shape, "num_classes": spec.num_classes, "std": spec.std, "grey_levels": spec.levels,
+        "outputs": outputs,
+    }  # fmt: skip
     with lent_seed(torch.device("cpu"), int(config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
         network = _expect(build(config["model"], "model", trust, **offered), nn.Module, "model")
     plain = NetworkDenoiser(
@@ -114,9 +119,17 @@ def sampler(config: Config, trust: Sequence[str]) -> Sampler:
     return _expect(build(config["sampler"], "sampler", trust), Sampler, "sampler")
 
 
-def likelihood(config: Config, trust: Sequence[str]) -> OdeLikelihood:
-    """The likelihood estimator."""
-    return _expect(build(config["likelihood"], "likelihood", trust), OdeLikelihood, "likelihood")
+def dequantization(config: Config, trust: Sequence[str]) -> Dequantization:
+    """How integer levels become real numbers."""
+    return _expect(
+        build({**ABSENT, **config}["dequantization"], "dequantization", trust), Dequantization, "dequantization"
+    )
+
+
+def likelihood(config: Config, trust: Sequence[str]) -> Likelihood | Several:
+    """The likelihood estimator, or all of them."""
+    found = build(config["likelihood"], "likelihood", trust)
+    return found if isinstance(found, Several) else _expect(found, Likelihood, "likelihood")
 
 
 def flow(config: Config, trust: Sequence[str]) -> OdeFlow:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dfm.adaptive import DormandPrince
 from dfm.denoiser import Denoiser
-from dfm.likelihood import OdeLikelihood
+from dfm.likelihood import Likelihood
 from dfm.mixtures import GaussianMixture
 from dfm.oracles import MixtureDenoiser
 from dfm.samplers import Sampler, start
@@ -134,7 +134,7 @@ class Bias:
     stderr: float
 
 
-def likelihood_bias(oracle: MixtureDenoiser, likelihood: OdeLikelihood, data: Tensor, seed: int) -> Bias:
+def likelihood_bias(oracle: MixtureDenoiser, likelihood: Likelihood, data: Tensor, seed: int) -> Bias:
     """The estimator's log p minus the exact log p of the law that the path has at t_min, on data (n, d)."""
     a = float(oracle.schedule.ab(torch.tensor(oracle.t_min, dtype=torch.float64))[0])
     exact = oracle.log_density(a * data, oracle.t_min) + data.shape[1] * math.log(a)
@@ -142,11 +142,15 @@ def likelihood_bias(oracle: MixtureDenoiser, likelihood: OdeLikelihood, data: Te
     return Bias(mean=float(gap.mean()), stderr=float(gap.std()) / math.sqrt(len(gap)))
 
 
-def start_gap(oracle: MixtureDenoiser, data: Tensor, seed: int) -> Bias:
-    """KL from the exact law at t_max to the law that samplers start from, E[log p - log q], on data (n, d)."""
+def start_gap(oracle: MixtureDenoiser, data: Tensor, seed: int, model: Denoiser | None = None) -> Bias:
+    """KL from the exact law at t_max to the law that samplers start from, E[log p - log q], on data (n, d).
+
+    Args:
+        model: whose samplers; default those of the oracle itself.
+    """
     a, b = (float(c) for c in oracle.schedule.ab(torch.tensor(oracle.t_max, dtype=torch.float64)))
     x = a * data + b * normal(seed, range(len(data)), tuple(data.shape[1:]), Purpose.STEP, 1)
-    gap = oracle.log_density(x, oracle.t_max) - oracle.start_log_density(x)
+    gap = oracle.log_density(x, oracle.t_max) - (model or oracle).start_log_density(x)
     return Bias(mean=float(gap.mean()), stderr=float(gap.std()) / math.sqrt(len(gap)))
 
 

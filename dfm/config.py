@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import inspect
 import os
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dfm import console
 from dfm.config_errors import explain, interpolation
+from dfm.distributed import team
 from dfm.errors import UserError, unknown
 
 Node = Mapping[str, Any]
@@ -29,11 +31,15 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def launch(name: str, job: Callable[[DictConfig], None]) -> None:
+def launch(name: str, job: Callable[[DictConfig], None], shared: bool = False) -> None:
     """Run a command: compose ``configs/<name>.yaml`` with the command line's overrides and call ``job`` (or each job).
 
     A user's mistake ends with one line on stderr and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback.
+
+    Args:
+        shared: whether the command divides its work over the processes of torchrun.
     """
+    _enter_team(name, shared)
     show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
     def guarded(cfg: DictConfig) -> None:
@@ -54,6 +60,17 @@ def launch(name: str, job: Callable[[DictConfig], None]) -> None:
         if show_all or message is None:
             raise
         _stop(UserError(message))
+
+
+def _enter_team(name: str, shared: bool) -> None:
+    """Of torchrun's processes the first makes the run directory; the others leave nothing behind."""
+    members = team()
+    if members.size > 1 and not shared:
+        if members.first:
+            _stop(UserError(f"dfm {name} does not share its work over processes; allowed: start it without torchrun"))
+        raise SystemExit(1)
+    if not members.first:
+        sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra.run.dir=."]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from rich.table import Table
 
 log = logging.getLogger("dfm")
 log.addHandler(logging.NullHandler())  # before Hydra sets logging up, nothing may be printed twice
+WIDEST = 120  # of a table in a file or a pipe
 _out = Console(highlight=False, soft_wrap=True)
 
 
@@ -41,7 +42,7 @@ def interactive() -> bool:
     return _out.is_terminal
 
 
-def bar(fields: str = "") -> Progress:
+def bar(fields: str = "", quiet: bool = False) -> Progress:
     """A live progress bar with the time left; ``fields`` formats the task's fields, e.g. ``{task.fields[loss]}``.
 
     Where the output is not a terminal nothing is drawn; commands print lines instead.
@@ -55,7 +56,7 @@ def bar(fields: str = "") -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
     ]
-    return Progress(*columns, console=_out, disable=not interactive(), transient=False)
+    return Progress(*columns, console=_out, disable=quiet or not interactive(), transient=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -65,4 +66,4 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         view.add_column(name, overflow="fold", no_wrap=name != columns[-1])
     for row in rows:
         view.add_row(*row)
-    _out.print(view)
+    _out.print(view, width=max(_out.width, WIDEST) if not interactive() else None)

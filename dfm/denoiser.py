@@ -71,6 +71,11 @@ class Denoiser(ABC):
         """The noise end of the times at which this denoiser may be asked."""
         return self.schedule.t_max
 
+    @property
+    def movable(self) -> bool:
+        """Whether ``on`` another path is possible."""
+        return True
+
     def on(self, schedule: Schedule) -> Self:
         """The same knowledge on another path: x/a is the same variable at equal nsr."""
         return replace(self, schedule=schedule)
@@ -192,6 +197,10 @@ class Counted(Denoiser):
 
     def start_moments(self) -> tuple[float, float]:
         return self.inner.start_moments()
+
+    @property
+    def movable(self) -> bool:
+        return self.inner.movable
 
     def on(self, schedule: Schedule) -> Self:
         return replace(self, schedule=schedule, inner=self.inner.on(schedule))

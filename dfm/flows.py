@@ -25,7 +25,8 @@ class OdeFlow:
     """How to integrate an ODE along the path.
 
     Args:
-        solver: ``euler``, ``midpoint``, ``heun``, ``rk4`` along the grid, or ``dopri5`` with per-sample error control.
+        solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``rk5`` along the grid, or ``dopri5`` with
+            per-sample error control.
         steps: moves of a grid solver (no effect on ``dopri5``).
         grid: where the moves end.
         rtol, atol: tolerances of ``dopri5``.

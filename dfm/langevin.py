@@ -68,6 +68,10 @@ class LangevinDenoiser(NetworkDenoiser):
     def start_moments(self) -> tuple[float, float]:
         return self.source.mean, self.source.std
 
+    @property
+    def movable(self) -> bool:
+        return False
+
     def on(self, schedule: Schedule) -> Self:
         if schedule != self.schedule:
             raise UserError("a path to exp(-f) is not a rescaling of another; allowed: the schedule it was trained on")

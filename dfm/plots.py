@@ -50,6 +50,16 @@ def curves(series: Series, xlabel: str, ylabel: str, title: str, log: bool = Tru
     return rendered(figure)
 
 
+def bars(edges: np.ndarray, heights: np.ndarray, xlabel: str, ylabel: str, title: str) -> np.ndarray:
+    """Bars of the heights (n,) between the edges (n + 1,): uint8 (H, W, 3)."""
+    figure = Figure(figsize=(9, 4.5), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.bar(edges[:-1], heights, np.diff(edges), align="edge", color=DATA, edgecolor="white", linewidth=0.5)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xlim=(edges[0], edges[-1]))
+    axes.grid(True, axis="y", alpha=0.25, linewidth=0.5)
+    return rendered(figure)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dots:
     """Points (n, 2)."""

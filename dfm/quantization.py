@@ -29,6 +29,11 @@ def dequantize(values: Tensor, levels: int, u: Tensor) -> Tensor:
     return scale_levels(values.to(u) + u, levels)
 
 
+def centres(values: Tensor, levels: int) -> Tensor:
+    """The middle of each level's cell, 2 (v + 1/2)/K - 1, float64."""
+    return scale_levels(values.double() + 0.5, levels)
+
+
 def quantize(data: Tensor, levels: int) -> Tensor:
     """The level whose cell holds each value, floor(K (data + 1)/2) clamped to 0 .. K-1, as uint8."""
     return ((data + 1) * (levels / 2)).floor().clamp(0, levels - 1).to(torch.uint8)

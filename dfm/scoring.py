@@ -1,33 +1,55 @@
-"""Held-out likelihoods with their errors: every example once, and what the mean of them is worth.
+"""Held-out likelihoods: every example once, whatever the batches and the number of processes.
 
-The standard error of the mean over n examples contains three parts: examples differ, and each has its own probe and
-its own dequantisation noise. The last two are measured on a subset (the audit) that is scored again with other probes
-and with other noise; the variance of one draw is half the mean square of the difference. The solver's error is the
-change of the mean on the same subset at half the steps (tolerances ten times wider for an adaptive solver).
+An example's value depends on its index and the seed alone: the noise of its dequantisation and its probes are drawn for
+it. What a mean over examples is worth, ``report`` says.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from dfm.datasets.base import DatasetSpec, Split
 from dfm.denoiser import Denoiser
-from dfm.likelihood import OdeLikelihood
-from dfm.quantization import bits_per_dimension, dequantize, discrete_nats
+from dfm.dequantization import Dequantization, Uniform
+from dfm.distributed import Team
+from dfm.likelihood import Budget, Likelihood, LogDensity
+from dfm.likelihood.base import ends
 from dfm.seeding import Purpose, uniform
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Sums over examples of the nats of a bound and of their squares, by where they were paid: ``names`` says where."""
+
+    names: tuple[str, ...]
+    edges: Tensor
+    total: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, budget: Budget, log_q: Tensor) -> "Spent":
+        """A batch's: decoder, levels from little noise to much, prior, and what dequantisation adds."""
+        parts = torch.cat([budget.decoder[:, None], budget.levels, budget.prior[:, None], log_q[:, None]], 1)
+        names = ("decoder", *["level"] * budget.levels.shape[1], "prior", "dequantization")
+        return cls(names=names, edges=budget.edges, total=parts.sum(0), squares=parts.square().sum(0))
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return replace(self, total=self.total + other.total, squares=self.squares + other.squares)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Negative log-likelihoods in nats, float64 (B,), of the examples numbered ``indices``, and their mean NFE."""
+    """Negative log-likelihoods in nats, float64 (B,), of the examples ``indices``; evaluations, summed over them."""
 
     indices: Sequence[int]
     nats: Tensor
-    nfe: float
+    evaluations: float
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,102 +57,126 @@ class Scoring:
     """A denoiser scoring one split.
 
     Args:
+        likelihood: ``suited`` to the data.
         seed: of dequantisation noise and probes; with it an example's value depends on its index alone.
+        dequantization: for integer levels.
+        team: the processes that share the work.
     """
 
     denoiser: Denoiser
-    likelihood: OdeLikelihood
+    likelihood: Likelihood
     split: Split
     seed: int
     batch_size: int
     device: torch.device
+    dequantization: Dequantization = field(default_factory=Uniform)
+    team: Team = field(default_factory=Team)
 
-    def scores(self, indices: Sequence[int], probe: int = 0, noise: int = 0, coarse: bool = False) -> Iterator[Scored]:
-        """Scores of the examples ``indices`` of the split, a batch at a time.
+    @property
+    def dequantizes(self) -> bool:
+        """Whether noise is added to integer levels."""
+        return self.denoiser.spec.levels is not None and not self.likelihood.discrete(self.denoiser.spec)
+
+    @property
+    def start(self) -> float:
+        """The log nsr at which the model's density is taken."""
+        low, _ = ends(self.denoiser, None)
+        levels = self.denoiser.spec.levels
+        return self.dequantization.start(levels, low) if levels is not None and self.dequantizes else low
+
+    def all(
+        self,
+        indices: Sequence[int],
+        advance: Advance = lambda count: None,
+        probe: int = 0,
+        noise: int = 0,
+        fine: bool = False,
+    ) -> Scored:
+        """Scores of the examples ``indices`` of the split, in their order, gathered from all processes.
 
         Args:
+            advance: told how many examples are done, as they are.
             probe, noise: other numbers draw other probes and other dequantisation noise.
-            coarse: at half the steps, or at ten times the tolerance.
+            fine: with the likelihood's ``finer``.
         """
-        likelihood = coarser(self.likelihood) if coarse else self.likelihood
-        for first in range(0, len(indices), self.batch_size):
-            part = indices[first : first + self.batch_size]
-            data = examples(self.split, self.denoiser.spec, part, self.seed, noise).to(self.device)
+        mine = []
+        for scored in self.batches(indices, probe, noise, fine):
+            mine.append(scored)
+            advance(len(scored.nats) * self.team.size)
+        parts = [scored for share in self.team.gathered(mine) for scored in share]
+        value = dict(
+            zip((i for p in parts for i in p.indices), torch.cat([p.nats for p in parts]).tolist(), strict=True)
+        )
+        spent = [p.spent for p in parts if p.spent is not None]
+        return Scored(
+            indices=indices,
+            nats=torch.tensor([value[i] for i in indices], dtype=torch.float64),
+            evaluations=sum(p.evaluations for p in parts),
+            spent=sum(spent[1:], spent[0]) if spent else None,
+        )
+
+    def batches(self, indices: Sequence[int], probe: int, noise: int, fine: bool) -> Iterator[Scored]:
+        """This process's share, a batch at a time."""
+        likelihood = (self.likelihood.finer() if fine else None) or self.likelihood
+        parts = [indices[first : first + self.batch_size] for first in range(0, len(indices), self.batch_size)]
+        for part in self.team.share(parts):
+            values = self.split.values[list(part)]
             labels = None if self.split.labels is None else self.split.labels[list(part)].to(self.device)
             given = self.denoiser.given(labels if self.denoiser.spec.num_classes else None)
-            density = likelihood.log_density(given, data, self.seed, part, repeat=probe)
-            nats = discrete_nats(density.value, data[0].numel(), self.denoiser.spec.levels).cpu()
-            yield Scored(indices=part, nats=nats, nfe=density.nfe)
+
+            def density(data: Tensor, part: Sequence[int] = part, given: Denoiser = given) -> LogDensity:
+                return likelihood.log_density(given, data.to(self.device), self.seed, part, probe, self.start)
+
+            yield (
+                self._dequantized(values, part, noise, density)
+                if self.dequantizes
+                else self._plain(values, part, density)
+            )
+
+    def _plain(self, values: Tensor, part: Sequence[int], density: Callable[[Tensor], LogDensity]) -> Scored:
+        """Of points, or of integers by a discrete decoder."""
+        found = density(values)
+        spent = None if found.budget is None else Spent.of(found.budget, torch.zeros(len(values), dtype=torch.float64))
+        return Scored(indices=part, nats=-found.value.cpu(), evaluations=found.nfe * len(values), spent=spent)
+
+    def _dequantized(
+        self, values: Tensor, part: Sequence[int], noise: int, density: Callable[[Tensor], LogDensity]
+    ) -> Scored:
+        """-log mean_k p(data_k)/q(data_k | v) of integers."""
+        spec, samples = self.denoiser.spec, self.dequantization.samples
+        weights, evaluations, spent = [], 0.0, None
+        for k in range(samples):
+            data, log_q = dequantized(
+                values, spec, self.dequantization, self.seed, part, noise * samples + k, self.start
+            )
+            found = density(data)
+            weights.append(found.value.cpu() - log_q)
+            evaluations += found.nfe * len(values)
+            spent = None if found.budget is None else Spent.of(found.budget, log_q)
+        nats = math.log(samples) - torch.stack(weights).logsumexp(0)
+        return Scored(indices=part, nats=nats, evaluations=evaluations, spent=spent)
 
 
-def examples(split: Split, spec: DatasetSpec, indices: Sequence[int], seed: int, noise: int = 0) -> Tensor:
+def dequantized(
+    values: Tensor, spec: DatasetSpec, dequantization: Dequantization, seed: int, indices: Sequence[int], noise: int,
+    log_nsr: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(data float32 (B, *D), log q float64 (B,)) of integer levels, with noise that depends on their index."""
+    assert spec.levels is not None
+    u = uniform(seed, indices, tuple(values.shape[1:]), Purpose.DEQUANTIZE, noise)
+    data, log_q = dequantization.draw(values, spec.levels, u, log_nsr)
+    return data.float(), log_q
+
+
+def examples(
+    split: Split, spec: DatasetSpec, indices: Sequence[int], seed: int, dequantization: Dequantization, log_nsr: float
+) -> Tensor:
     """Examples as the model sees them, float32 (n, *D): levels with dequantisation noise that depends on their index.
 
     Args:
-        noise: another number, other noise.
+        log_nsr: the least noise at which the model may be asked.
     """
     values = split.values[list(indices)]
     if spec.levels is None:
         return values.float()
-    u = uniform(seed, indices, tuple(values.shape[1:]), Purpose.DEQUANTIZE, noise)
-    return dequantize(values, spec.levels, u).float()
-
-
-def coarser(likelihood: OdeLikelihood) -> OdeLikelihood:
-    """The same likelihood at half the steps, or at ten times the tolerances.
-
-    One step cannot be halved: it is held against two, since a difference of zero would pass for convergence.
-    """
-    if likelihood.adaptive:
-        return replace(likelihood, rtol=10 * likelihood.rtol, atol=10 * likelihood.atol)
-    return replace(likelihood, steps=likelihood.steps // 2 if likelihood.steps > 1 else 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Audit:
-    """Scores in nats (m,) of a subset: as in the main pass, with other probes, other noise, and coarser."""
-
-    base: Tensor
-    other_probe: Tensor | None
-    other_noise: Tensor | None
-    coarse: Tensor
-
-
-def report(nats: Tensor, audit: Audit, spec: DatasetSpec, nfe: float) -> dict[str, Any]:
-    """The content of ``nll.json``: mean, standard error with its parts, the solver's error, and whether to trust it.
-
-    Errors are in the unit of the figure: bits/dim for integer data, nats for points. ``converged`` is false where
-    halving the steps moves the mean by more than its standard error, where a value is not finite, and where integer
-    data come out below zero bits, which no probability can.
-    """
-    n, dimensions = len(nats), math.prod(spec.shape)
-    unit = 1.0 if spec.levels is None else float(bits_per_dimension(1.0, dimensions))
-    mean = float(nats.mean())
-    stderr = float(nats.std()) / math.sqrt(n) if n > 1 else None
-    probe, noise = (_part(audit.base, other, n) for other in (audit.other_probe, audit.other_noise))
-    data = None if stderr is None else math.sqrt(max(0.0, stderr**2 - probe**2 - noise**2))
-    solver = float((audit.coarse - audit.base).mean().abs())
-    sound = math.isfinite(mean) and math.isfinite(solver) and (spec.levels is None or mean > 0)
-    parts = {"stderr": stderr, "stderr_data": data, "stderr_probe": probe, "stderr_dequantization": noise}
-    return {
-        "unit": "nats" if spec.levels is None else "bits/dim",
-        "bits_per_dim": None if spec.levels is None else _finite(float(bits_per_dimension(mean, dimensions))),
-        "nats": _finite(mean),
-        **{name: None if value is None else _finite(value * unit) for name, value in parts.items()},
-        "solver_error": _finite(solver * unit),
-        "converged": sound and solver <= (stderr or 0.0),
-        "num_examples": n,
-        "num_audited": len(audit.base),
-        "nfe": nfe,
-        "levels": spec.levels,
-    }
-
-
-def _part(base: Tensor, other: Tensor | None, n: int) -> float:
-    """Standard error of a mean over n due to one source of noise, from a second draw of it."""
-    return 0.0 if other is None else math.sqrt(float((other - base).square().mean()) / 2 / n)
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinities."""
-    return value if math.isfinite(value) else None
+    return dequantized(values, spec, dequantization, seed, indices, 0, log_nsr)[0]

@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     VALIDATE = 8
     INITIAL_WEIGHTS = 9
     DROPOUT = 10
+    LEVEL = 11
 
 
 def stream(seed: int, index: int, purpose: Purpose, step: int = 0, part: int = 0) -> np.random.Generator:

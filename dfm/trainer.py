@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from dfm.batches import Batch, Batches
 from dfm.datasets.base import DatasetSpec, Split
 from dfm.denoiser import NetworkDenoiser
+from dfm.dequantization import Dequantization, Uniform
 from dfm.ema import Ema
 from dfm.errors import UserError
 from dfm.objectives import Loss, Objective
-from dfm.quantization import dequantize
 from dfm.seeding import Purpose, checked_seed, lent_seed, training_generator
 
 
@@ -119,20 +119,13 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def model_data(values: Tensor, spec: DatasetSpec, generator: torch.Generator) -> Tensor:
-    """Examples as the model sees them, float32: points as they are, levels dequantised with fresh uniform noise."""
-    if spec.levels is None:
-        return values
-    u = torch.rand(values.shape, generator=generator, device=values.device)
-    return dequantize(values, spec.levels, u)
-
-
 class Trainer:
     """Trains a denoiser's network on a split by an objective.
 
     Args:
         denoiser: its network is moved to ``device`` and trained in place.
         flip: mirror images left to right with chance 1/2.
+        dequantization: how integer levels become real numbers.
     """
 
     def __init__(
@@ -144,8 +137,10 @@ class Trainer:
         *,
         device: torch.device,
         flip: bool = False,
+        dequantization: Dequantization | None = None,
     ) -> None:
         self.config, self.objective, self.device, self.flip = config, objective, device, flip
+        self.dequantization = dequantization or Uniform()
         self.network = _laid_out(denoiser.module().to(device), denoiser.spec, config.channels_last)
         self.ema = Ema(self.network, config.ema_decay)
         forward = torch.compile(self.network) if config.compile else self.network
@@ -274,7 +269,9 @@ class Trainer:
         self, denoiser: NetworkDenoiser, values: Tensor, labels: Tensor | None, generator: torch.Generator
     ) -> Loss:
         """Losses of a batch in the split's own numbers."""
-        data = model_data(values.to(self.device, non_blocking=True), denoiser.spec, generator)
+        data = values.to(self.device, non_blocking=True)
+        if denoiser.spec.levels is not None:
+            data = self.dequantization.training(data, denoiser.spec.levels, generator)
         if denoiser.spec.num_classes == 0:
             labels = None
         given = denoiser.given(None if labels is None else labels.to(self.device))

@@ -62,7 +62,7 @@ def test_sample_and_nll_leave_what_the_contract_says(tiny_run: Path, command: Co
         "converged", "num_examples", "nfe", "levels",
     ):  # fmt: skip
         assert key in result
-    assert (result["num_examples"], result["levels"], result["nfe"]) == (6, 17, 8)
+    assert (result["num_examples"], result["levels"], result["nfe"]) == (6, 17, 12)
     rows = (run / "nll.csv").read_text().splitlines()
     assert rows[0] == "index,nats,bits_per_dim"
     values = [float(row.split(",")[1]) for row in rows[1:]]

@@ -12,11 +12,11 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "configs" not in p.parts)
 
 # From the bottom up: a module imports at module level only from its own layer and from those before it.
 LAYERS: list[set[str]] = [
-    {"errors"},
+    {"errors", "distributed"},
     {"broadcast", "expressions", "mixtures", "seeding", "uncertainty"},
     {"schedules"},
     {"predictions", "grids", "densities", "datasets", "models"},
-    {"weights", "quantization", "couplings", "adaptive"},
+    {"weights", "quantization", "dequantization", "couplings", "adaptive"},
     {"priors"},
     {"potentials"},
     {"denoiser"},
@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"objectives"},
     {"samplers", "flows", "ema", "batches", "figures"},
     {"likelihood", "bounds"},
-    {"sampling", "scoring", "trainer", "loggers", "run_dir", "distances", "checks"},
+    {"sampling", "scoring", "report", "trainer", "loggers", "run_dir", "distances", "checks"},
     {"checkpoint", "images_io", "plots", "console"},
     {"config_errors", "config"},
     {"assemble"},
@@ -45,7 +45,7 @@ PURE = {
     "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
     "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants",
     "uncertainty", "expressions", "distances", "checks", "flows", "bounds", "langevin", "oracles", "quantization",
-    "seeding",
+    "dequantization", "distributed", "seeding",
 }  # fmt: skip
 
 

@@ -180,7 +180,7 @@ def test_the_same_probe_is_kept_along_the_trajectory() -> None:
 @pytest.mark.parametrize(
     ("bad", "word"),
     [
-        ({"solver": "rk5"}, "rk4"),
+        ({"solver": "rk6"}, "rk4"),
         ({"divergence": "hutchison"}, "did you mean 'hutchinson'"),
         ({"probe": "normal"}, "gaussian"),
         ({"steps": 0}, "at least 1"),

@@ -80,7 +80,7 @@ def test_a_mistake_is_one_line(name: str, command: Command) -> None:
         (["compare", "other=nowhere"], "nowhere"),
         (["nll", "n=0"], "at least 1"),
         (["nll", "split=tset"], "did you mean 'test'"),
-        (["nll", "likelihood.solver=rk5"], "did you mean 'rk4'"),
+        (["nll", "likelihood.solver=rk6"], "did you mean 'rk"),
         (["nll", "batch_size=0"], "at least 1"),
     ],
 )

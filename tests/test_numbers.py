@@ -18,8 +18,9 @@ from dfm.errors import UserError
 from dfm.likelihood import OdeLikelihood
 from dfm.objectives import Regression
 from dfm.quantization import bits_per_dimension, dequantize, discrete_nats, quantize, to_eight_bits
+from dfm.report import Audit, report
 from dfm.schedules import Schedule
-from dfm.scoring import Audit, coarser, report
+from dfm.scoring import Scored
 from dfm.seeding import Purpose
 from dfm.weights import Uniform
 
@@ -191,16 +192,20 @@ def synthetic(n: int, data: float, probe: float, noise: float) -> tuple[torch.Te
         base=base,
         other_probe=own + draw(probe) + with_noise,
         other_noise=own + with_probe + draw(noise),
-        coarse=base + 0.001,
+        fine=base + 0.001,
     )
     return base, audit
+
+
+def of(nats: torch.Tensor) -> Scored:
+    return Scored(indices=range(len(nats)), nats=nats, evaluations=100.0 * len(nats))
 
 
 def test_the_parts_of_the_standard_error() -> None:
     """Against the deviations that went in: 20,000 examples leave 3 % of play in each."""
     n = 20_000
     nats, audit = synthetic(n, 5.0, 2.0, 1.0)
-    found, unit = report(nats, audit, SPEC, 100.0), 1 / (16 * math.log(2))
+    found, unit = report(of(nats), audit, SPEC), 1 / (16 * math.log(2))
     for key, deviation in (
         ("stderr", math.sqrt(30.0)),
         ("stderr_data", 5.0),
@@ -222,22 +227,21 @@ def test_points_are_in_nats() -> None:
 
 def test_when_a_figure_is_not_to_be_trusted() -> None:
     nats, audit = synthetic(1000, 1.0, 0.1, 0.1)
-    assert report(nats, replace(audit, coarse=audit.base + 1.0), SPEC, 1.0)["converged"] is False
-    negative = report(nats - 100, replace(audit, coarse=audit.coarse), SPEC, 1.0)
+    assert report(of(nats), replace(audit, fine=audit.base + 1.0), SPEC)["converged"] is False
+    negative = report(of(nats - 100), replace(audit, fine=audit.fine), SPEC)
     assert negative["converged"] is False, "no probability gives fewer than zero bits"
-    infinite = report(nats * math.inf, audit, SPEC, 1.0)
+    infinite = report(of(nats * math.inf), audit, SPEC)
     assert infinite["converged"] is False
     assert infinite["bits_per_dim"] is None, "JSON has no infinities"
-    one = report(nats[:1], Audit(base=nats[:1], other_probe=None, other_noise=None, coarse=nats[:1]), SPEC, 1.0)
+    one = report(of(nats[:1]), Audit(base=nats[:1], other_probe=None, other_noise=None, fine=nats[:1]), SPEC)
     assert one["stderr"] is None
     assert one["stderr_data"] is None
 
 
 def test_what_a_solver_is_held_against() -> None:
-    assert coarser(OdeLikelihood(steps=32)).steps == 16
-    assert coarser(OdeLikelihood(steps=3)).steps == 1
-    assert coarser(OdeLikelihood(steps=1)).steps == 2, "the same number would always agree"
-    assert coarser(OdeLikelihood(solver="dopri5", rtol=1e-5)).rtol == pytest.approx(1e-4)
+    assert OdeLikelihood(steps=32).finer().steps == 64
+    assert OdeLikelihood(steps=32, precision="bf16").finer().precision == "fp32"
+    assert OdeLikelihood(solver="dopri5", rtol=1e-5).finer().rtol == pytest.approx(1e-6)
 
 
 def test_schedules_are_all_here() -> None:

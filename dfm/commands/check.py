@@ -62,6 +62,7 @@ def on_oracle(config: dict[str, Any], wanted: CheckSettings, directory: Path, tr
     """The tables and the plot for the exact denoiser of ``dataset=mixture`` (or another with an exact law)."""
     from dfm import assemble
     from dfm.checks import likelihood_bias, start_gap
+    from dfm.likelihood import Several
     from dfm.run_dir import write_json
 
     data = assemble.dataset(config, trust)
@@ -70,7 +71,10 @@ def on_oracle(config: dict[str, Any], wanted: CheckSettings, directory: Path, tr
     rows = sampler_rows(oracle, sampler, wanted)
     marginals = marginal_rows(oracle, sampler, wanted)
     few = data.split("test").values[: min(wanted.n, 500)].double()
-    bias = likelihood_bias(oracle, assemble.likelihood(config, trust), few, wanted.seed)
+    estimator = assemble.likelihood(config, trust)
+    if isinstance(estimator, Several):
+        raise UserError("likelihood=all: dfm check takes one estimator; allowed: ode, ode_exact, bound_sde")
+    bias = likelihood_bias(oracle, estimator, few, wanted.seed)
     gap = start_gap(oracle, few, wanted.seed)
     tell(choice("sampler"), rows, marginals, bias, gap)
     series = {

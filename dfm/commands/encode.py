@@ -43,6 +43,7 @@ def job(cfg: DictConfig) -> None:
     from dfm.commands.compare import side_by_side
     from dfm.commands.loaded import examples_of, loaded
     from dfm.flows import decode, encode
+    from dfm.likelihood.base import ends
     from dfm.run_dir import write_json, write_overrides
     from dfm.sampling import check_count, stored
     from dfm.scoring import examples
@@ -57,7 +58,8 @@ def job(cfg: DictConfig) -> None:
     write_overrides(directory, overrides())
     indices = range(min(wanted.n, len(split)))
     labels = split.labels[list(indices)] if split.labels is not None and found.spec.num_classes else None
-    given = examples(split, found.spec, indices, wanted.seed).to(device)
+    noise = assemble.dequantization(found.config, trust)
+    given = examples(split, found.spec, indices, wanted.seed, noise, ends(denoiser, None)[0]).to(device)
     began = time.perf_counter()
     latents, nfe = in_batches(lambda d, x: encode(d, x, flow), denoiser, given, labels, wanted.batch_size)
     back, _ = in_batches(lambda d, x: decode(d, x, flow), denoiser, latents, labels, wanted.batch_size)

@@ -8,7 +8,7 @@ import torch
 from dfm import assemble, console
 from dfm.api import denoiser_of
 from dfm.checkpoint import Checkpoint, find
-from dfm.datasets.base import Split
+from dfm.datasets.base import Dataset, Split
 from dfm.denoiser import NetworkDenoiser
 from dfm.errors import UserError
 
@@ -28,14 +28,18 @@ def loaded(
     return found, denoiser.on(assemble.schedule(config, trust)) if config.get("schedule") else denoiser
 
 
+def dataset_of(found: Checkpoint, config: dict[str, Any], trust: Sequence[str]) -> Dataset:
+    """The checkpoint's data set, with the keys of it that the command replaces."""
+    return assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
+
+
 def examples_of(found: Checkpoint, config: dict[str, Any], name: str, trust: Sequence[str]) -> Split:
     """A split of the checkpoint's data set, with the keys of it that the command replaces.
 
     Raises:
         UserError: there is no such split, or it is empty.
     """
-    data = assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
-    split = data.split(name)
+    split = dataset_of(found, config, trust).split(name)
     if len(split) == 0:
         raise UserError(f"split={name}: {found.spec.name} has no examples in it; try split=train")
     return split

@@ -10,10 +10,11 @@ import torch
 from omegaconf import OmegaConf
 
 from dfm import assemble, checkpoint, console, images_io
-from dfm.commands.nll import score
 from dfm.commands.pictures import picture
+from dfm.commands.scored import Exam, score
 from dfm.config import build, conform, overrides, settings
 from dfm.datasets.base import Split
+from dfm.distributed import Team
 from dfm.errors import UserError
 from dfm.loggers import Logger
 from dfm.run_dir import MetricsFile, candidates, checkpoints, environment, write_atomically, write_json, write_overrides
@@ -65,6 +66,7 @@ class Run:
         self.objective = assemble.objective(config, trust)
         self.sampler = assemble.sampler(config, trust)
         self.likelihood = assemble.likelihood(config, trust)
+        self.dequantization = assemble.dequantization(config, trust)
         self.dataset = assemble.dataset(config, trust)
         self.spec = assemble.spec_of(self.dataset, conform(config["conditional"], bool, "conditional"))
         self.trainer = Trainer(
@@ -74,6 +76,7 @@ class Run:
             self.dataset.split("train"),
             device=self.device,
             flip=self.dataset.flip,
+            dequantization=self.dequantization,
         )
         self.dataset.split(self.nll.split)  # a misspelt split must not be found out at the end
         self.labels = checked_labels(self.spec, None, range(self.samples.n))
@@ -195,8 +198,9 @@ class Run:
         split = self.dataset.split(self.nll.split)
         n = min(self.nll.n, len(split))
         if n:
-            score(
-                self.trainer.averaged, self.likelihood, split, self.directory, self.device,
-                n=n, seed=self.nll.seed, batch_size=self.nll.batch_size, audit=self.nll.audit,
-                facts={"split": self.nll.split, "checkpoint_step": self.trainer.step},
+            exam = Exam(
+                denoiser=self.trainer.averaged, split=split, own=self.dequantization, chosen=None, n=n,
+                seed=self.nll.seed, batch_size=self.nll.batch_size, audit=self.nll.audit, device=self.device,
+                facts={"split": self.nll.split, "checkpoint_step": self.trainer.step}, team=Team(),
             )  # fmt: skip
+            score(exam, self.likelihood, self.directory)

@@ -14,6 +14,7 @@ from dfm.commands.loaded import loaded
 from dfm.config import options, variant
 from dfm.datasets.base import Dataset
 from dfm.denoiser import NetworkDenoiser
+from dfm.dequantization import Uniform
 from dfm.distances import energy_distance, energy_spread
 from dfm.errors import UserError
 from dfm.images_io import save_png
@@ -78,7 +79,8 @@ def held_out(data: Dataset, n: int, seed: int, split: str = "test") -> Tensor:
     part = data.split(split)
     if len(part) < 2:
         raise UserError(f"{data.spec.name} has {len(part)} {split} examples; allowed: at least 2 to compare with")
-    return examples(part, data.spec, range(min(n, len(part))), seed, 0)
+    # uniform noise in each cell, as samples have that are stored as levels
+    return examples(part, data.spec, range(min(n, len(part))), seed, Uniform(), 0.0)
 
 
 def tight_ends(denoiser: NetworkDenoiser, seed: int, device: torch.device) -> Tensor:

@@ -100,3 +100,31 @@ class Embedding(nn.Module):
         angle = c_time.to(self.frequencies.dtype)[:, None] * self.frequencies
         waves = angle.sin(), angle.cos()
         return torch.cat(waves[::-1] if self.flip_sin_to_cos else waves, dim=1)
+
+
+class PixelFourier(nn.Module):
+    """x -> (x, sin(w_j x), cos(w_j x)) along the channels, w_j = pi K S/2^j (Kingma et al. 2021, appendix C).
+
+    x is the data over their deviation S where there is little noise, and levels lie 2/(K S) apart: the first period is
+    one level, each next one twice as long. To tell which level is meant a network has to follow K teeth of a saw.
+
+    Args:
+        octaves: how many frequencies; 0: x alone.
+        grey_levels: K.
+        std: S.
+
+    Raises:
+        UserError: octaves is negative, or above 0 for data without levels.
+    """
+
+    def __init__(self, octaves: int, grey_levels: int | None, std: float) -> None:
+        super().__init__()
+        if octaves < 0 or (octaves and grey_levels is None):
+            raise UserError(
+                f"model.fourier={octaves}: allowed: a whole number of at least 0, and 0 for data without integer levels"
+            )
+        self.frequencies = [torch.pi * (grey_levels or 0) * std / 2**j for j in range(octaves)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        waves = [wave for w in self.frequencies for wave in ((w * x).sin(), (w * x).cos())]
+        return torch.cat([x, *waves], 1) if waves else x

@@ -36,7 +36,7 @@ from dfm.models.blocks import (
     at_least_one,
     zeroed,
 )
-from dfm.models.embed import Embedding
+from dfm.models.embed import Embedding, PixelFourier
 
 Down = Literal["conv", "resblock", "pool"]
 Up = Literal["conv", "resblock", "nearest"]
@@ -76,6 +76,8 @@ class UNet(nn.Module):
         time_scale, max_period, frequency_shift, flip_sin_to_cos: of the sinusoids of time, see ``dfm.models.embed``.
         time_channels: of the embedding of time and label; None: 4 * channels.
         zero_init: residual branches start at zero, and so does the output; otherwise as torch initialises them.
+        fourier: octaves of sinusoids of each pixel beside it (``PixelFourier``), 0 for none.
+        grey_levels, std: of the data, for these sinusoids.
 
     Raises:
         UserError: the shape does not fit the levels, or an option is outside what is said here.
@@ -111,6 +113,9 @@ class UNet(nn.Module):
         flip_sin_to_cos: bool = False,
         time_channels: int | None = None,
         zero_init: bool = True,
+        fourier: int = 0,
+        grey_levels: int | None = None,
+        std: float = 1.0,
     ) -> None:
         super().__init__()
         levels = len(channel_multipliers)
@@ -149,7 +154,8 @@ class UNet(nn.Module):
             flip_sin_to_cos=flip_sin_to_cos,
         )
         self.kept_per_level = blocks_per_level + 1
-        self.conv_in = nn.Conv2d(shape[0], widths[0], 3, padding=1)
+        self.features = PixelFourier(fourier, grey_levels, std)
+        self.conv_in = nn.Conv2d(shape[0] * (1 + 2 * fourier), widths[0], 3, padding=1)
         self.down = _way_down(widths, blocks_per_level, down_attention, down_steps, downsample_padding, options)
         self.mid = _mid(widths[-1], mid_attention, mid_options) if mid_block else nn.ModuleList()
         self.up = _way_up(widths, blocks_per_level, up_attention, up_steps, options)
@@ -163,7 +169,7 @@ class UNet(nn.Module):
             UserError: a label for a network without classes.
         """
         e = functional.silu(self.embedding(c_time, label))  # what every block does first, done once
-        kept = [self.conv_in(x)]
+        kept = [self.conv_in(self.features(x))]
         for level in self.down:
             kept += level(kept[-1], e)
         h = kept[-1]

@@ -3,7 +3,7 @@
 from dfm.schedules.base import Coefficients, Schedule
 from dfm.schedules.custom import Custom
 from dfm.schedules.exploding import Edm, RandomWalk, VarianceExploding
-from dfm.schedules.interpolating import Linear, Polynomial, Trigonometric
+from dfm.schedules.interpolating import Linear, Polynomial, Trigonometric, UnitVariance
 from dfm.schedules.preserving import Cosine, Ddpm, OrnsteinUhlenbeck, SubVariancePreserving, VariancePreserving
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Schedule",
     "SubVariancePreserving",
     "Trigonometric",
+    "UnitVariance",
     "VarianceExploding",
     "VariancePreserving",
 ]

@@ -81,3 +81,53 @@ class Polynomial(Schedule):
     def time_of_log_nsr(self, log_nsr: Tensor) -> Tensor:
         # nsr = 1/a - 1, so a = 1/(1 + nsr)
         return -torch.expm1(-torch.nn.functional.softplus(log_nsr) / self.n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitVariance(Schedule):
+    """a = cos(w)/S, b = sin(w)/N with tan(w) = tan(t)^rho: x_t has variance one at every time.
+
+    S and N are the deviations of data and noise. For Gaussian data the probability-flow ODE stands still here, so a
+    solver spends its steps on what is not Gaussian. The clock t = arctan((nsr N/S)^(1/rho)) is between uniform in the
+    angle w (rho = 1) and uniform in log nsr (large rho). To integrate along, not to train on: ``on`` moves any model.
+
+    Raises:
+        UserError: std, noise_std or rho is not positive.
+    """
+
+    std: float
+    noise_std: float = 1.0
+    rho: float = 2.5
+
+    def __post_init__(self) -> None:
+        if not (self.std > 0 and self.noise_std > 0 and self.rho > 0):
+            raise UserError(
+                f"schedule UnitVariance: std={self.std}, noise_std={self.noise_std}, rho={self.rho}; "
+                "allowed: numbers above 0"
+            )
+        super().__post_init__()
+
+    @classmethod
+    def between(cls, low: float, high: float, std: float, noise_std: float = 1.0, rho: float = 2.5) -> "UnitVariance":
+        """The path from log nsr = low to high."""
+        ends = [math.atan(math.exp((level - math.log(std / noise_std)) / rho)) for level in (low, high)]
+        return cls(t_min=ends[0], t_max=ends[1], std=std, noise_std=noise_std, rho=rho)
+
+    def ab(self, t: Tensor) -> Coefficients:
+        w = self._angle(t)
+        return w.cos() / self.std, w.sin() / self.noise_std
+
+    def derivatives(self, t: Tensor) -> Coefficients:
+        # d log tan(y) = dy/(sin y cos y) on both sides of tan(w) = tan(t)^rho
+        w = self._angle(t)
+        speed = self.rho * (2 * w).sin() / (2 * t).sin()
+        return -speed * w.sin() / self.std, speed * w.cos() / self.noise_std
+
+    def log_nsr(self, t: Tensor) -> Tensor:
+        return math.log(self.std / self.noise_std) + self.rho * t.tan().log()
+
+    def time_of_log_nsr(self, log_nsr: Tensor) -> Tensor:
+        return ((log_nsr - math.log(self.std / self.noise_std)) / self.rho).exp().atan()
+
+    def _angle(self, t: Tensor) -> Tensor:
+        return (t.tan() ** self.rho).atan()

@@ -2,12 +2,13 @@
 
 from dfm.steppers.base import Field, OdeStepper, Stepper, Trip
 from dfm.steppers.exponential import Ddim, DpmSolver2M, DpmSolver3M, UniPC
-from dfm.steppers.ode import ODE_STEPPERS, RK4, AdamsBashforth, Euler, Heun, Midpoint
+from dfm.steppers.ode import ODE_STEPPERS, RK4, RK5, AdamsBashforth, Euler, Heun, Midpoint
 from dfm.steppers.stochastic import Churn, EulerMaruyama, Hold, PredictorCorrector
 
 __all__ = [
     "ODE_STEPPERS",
     "RK4",
+    "RK5",
     "AdamsBashforth",
     "Churn",
     "Ddim",

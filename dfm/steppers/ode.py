@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from dfm.adaptive import DORMAND_PRINCE, combine
 from dfm.denoiser import Denoiser
 from dfm.errors import UserError
 from dfm.steppers.base import LONGEST_MEMORY, Field, OdeStepper, Stepper, Trip
@@ -60,6 +61,19 @@ class RK4(OdeStepper):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RK5(OdeStepper):
+    """The fifth-order formula of Dormand and Prince 1980 at steps that are given: six evaluations."""
+
+    order: ClassVar[int] = 5
+
+    def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        h, slopes = float(s - t), [field(x, t)]
+        for node, weights in zip(DORMAND_PRINCE.nodes[1:-1], DORMAND_PRINCE.stages[1:-1], strict=True):
+            slopes.append(field(x + h * combine(weights, slopes), t + node * (s - t)))
+        return x + h * combine(DORMAND_PRINCE.stages[-1], slopes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdamsBashforth(Stepper):
     """x + int_t^s of the polynomial through the last ``order`` velocities, on any grid (Hairer et al. 1993, III.5).
 
@@ -89,4 +103,4 @@ class AdamsBashforth(Stepper):
         return x + sum(w * u for w, (_, u) in zip(weights, known, strict=True))
 
 
-ODE_STEPPERS: dict[str, type[OdeStepper]] = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "rk4": RK4}
+ODE_STEPPERS: dict[str, type[OdeStepper]] = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "rk4": RK4, "rk5": RK5}

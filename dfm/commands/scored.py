@@ -1,0 +1,178 @@
+"""Scoring a model by one estimator or by all: the work of ``dfm nll``, and of ``dfm train`` at its end."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dfm import console
+from dfm.commands.told import tell, write_csv, write_levels, write_table
+from dfm.datasets.base import Split
+from dfm.denoiser import Denoiser
+from dfm.dequantization import Dequantization, Importance
+from dfm.distributed import Team
+from dfm.errors import UserError
+from dfm.likelihood import Likelihood, OdeLikelihood, Several
+from dfm.likelihood.several import Entry
+from dfm.report import Audit, audited, report, settled
+from dfm.run_dir import write_json
+from dfm.scoring import Advance, Scored, Scoring
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """What is scored, and how much of it.
+
+    Args:
+        own: the dequantisation of the model's training.
+        chosen: another one that the command names, or None.
+        n: the first so many examples.
+        audit: how many of them are scored again.
+        facts: what joins the JSON.
+    """
+
+    denoiser: Denoiser
+    split: Split
+    own: Dequantization
+    chosen: Dequantization | None
+    n: int
+    seed: int
+    batch_size: int
+    audit: int
+    device: torch.device
+    facts: dict[str, Any]
+    team: Team
+
+    def entries(self, likelihood: Likelihood | Several) -> list[Entry]:
+        """The lines of the result: one, or all.
+
+        Raises:
+            UserError: the dequantisation or the decoder does not suit the data.
+        """
+        spec = self.denoiser.spec
+        if spec.levels is None and len(spec.shape) > 1:
+            raise UserError(
+                f"{spec.name}: images of {spec.shape} with no levels on record, so bits/dim has no unit; allowed: "
+                "integer images, whose spec says how many levels a pixel has"
+            )
+        if spec.levels is None and self.chosen is not None:
+            raise UserError(f"dequantization=: {spec.name} has no integer levels; allowed: leave it out")
+        if isinstance(likelihood, Several):
+            if self.chosen is not None:
+                raise UserError("dequantization= with likelihood=all, which tries each; allowed: one of the two")
+            entries = list(likelihood.entries(spec, self.own))
+        else:
+            noise = self.own if self.chosen is None else self.chosen.of_run(self.own)
+            entries = [Entry(name=named(likelihood), likelihood=likelihood, dequantization=noise)]
+        return [replace(e, likelihood=e.likelihood.suited(spec, e.dequantization)) for e in entries]
+
+    def subset(self) -> list[int]:
+        """The examples that are scored again, evenly spread."""
+        return torch.linspace(0, self.n - 1, min(max(1, self.audit), self.n)).round().long().tolist()
+
+    def scoring(self, entry: Entry) -> Scoring:
+        """The work for one line."""
+        return Scoring(
+            denoiser=self.denoiser, likelihood=entry.likelihood, split=self.split, seed=self.seed,
+            batch_size=self.batch_size, device=self.device, dequantization=entry.dequantization, team=self.team,
+        )  # fmt: skip
+
+
+def score(exam: Exam, likelihood: Likelihood | Several, directory: Path) -> Scored:
+    """Score and write; what comes back are the scores of the first line. Only the first process writes and speaks."""
+    entries = exam.entries(likelihood)
+    found = [one(exam, entry) for entry in entries]
+    results = [result for result, _ in found]
+    whole = {**results[0], **exam.facts, "seed": exam.seed}
+    if len(results) > 1:
+        whole["estimators"] = results
+    if exam.team.first:
+        write_csv(directory / "nll.csv", found[0][1], exam.denoiser.spec)
+        write_json(directory / "nll.json", whole)
+        if len(found) > 1:
+            write_table(directory / "estimators.csv", results)
+        for result, scored in found:
+            if scored.spent is not None:
+                name = "levels" if len(found) == 1 else f"levels_{result['estimator']}"
+                write_levels(directory / f"{name}.csv", scored.spent, len(scored.nats), exam.denoiser.spec)
+        tell(results, exam.denoiser.spec.name, exam.facts["split"])
+    return found[0][1]
+
+
+def one(exam: Exam, entry: Entry) -> tuple[dict[str, Any], Scored]:
+    """The result of one estimator, and its scores."""
+    subset = exam.subset()
+    scoring = settled(exam.scoring(entry), subset)
+    indices: Sequence[int] = subset if entry.audited_only else range(exam.n)
+    with console.bar(quiet=not exam.team.first) as bar:
+        task = bar.add_task(f"nll {entry.name}", total=len(indices) + passes(scoring) * len(subset))
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+
+        scored = scoring.all(indices, advance)
+        place = {index: row for row, index in enumerate(indices)}
+        audit = audited(scoring, subset, scored.nats[[place[i] for i in subset]], advance)
+        result = {
+            "estimator": entry.name,
+            "dequantization": described_noise(entry.dequantization) if scoring.dequantizes else None,
+            **report(scored, audit, exam.denoiser.spec),
+            **begins(exam.denoiser, scoring.start),
+            "likelihood": described(scoring.likelihood),
+            **against_hutchinson(scoring, subset, audit, advance),
+        }
+    return result, scored
+
+
+def passes(scoring: Scoring) -> int:
+    """How often the audit scores its subset, for the bar."""
+    exact = isinstance(scoring.likelihood, OdeLikelihood) and scoring.likelihood.divergence == "exact"
+    again = (scoring.likelihood.noisy, scoring.dequantizes, scoring.likelihood.finer() is not None, exact)
+    return sum(bool(wanted) for wanted in again)
+
+
+def against_hutchinson(scoring: Scoring, subset: list[int], audit: Audit, advance: Advance) -> dict[str, Any]:
+    """For the exact divergence: the mean of Hutchinson's figure minus it on the subset, in standard errors."""
+    exact = scoring.likelihood
+    if not (isinstance(exact, OdeLikelihood) and exact.divergence == "exact") or len(subset) < 2:
+        return {}
+    estimated = replace(scoring, likelihood=replace(exact, divergence="hutchinson")).all(subset, advance).nats
+    gap = estimated - audit.base
+    stderr = float(gap.std()) / math.sqrt(len(gap))
+    z = float(gap.mean()) / stderr if stderr > 0 else 0.0
+    return {"hutchinson": {"difference_nats": float(gap.mean()), "stderr_nats": stderr, "z": z, "n": len(gap)}}
+
+
+def begins(denoiser: Denoiser, log_nsr: float) -> dict[str, float]:
+    """Where on the path the density is taken: the time on the denoiser's schedule, and b/a there."""
+    t = denoiser.schedule.time_of_log_nsr(torch.tensor(log_nsr, dtype=torch.float64))
+    return {"t_min": max(float(t), denoiser.t_min), "nsr_min": math.exp(log_nsr)}
+
+
+def named(likelihood: Likelihood) -> str:
+    """As the config group calls it, nearly enough."""
+    if isinstance(likelihood, OdeLikelihood):
+        return "ode" if likelihood.divergence == "hutchinson" else "ode_exact"
+    return "bound_discrete" if getattr(likelihood, "time", None) == "discrete" else "bound_sde"
+
+
+def described_noise(noise: Dequantization) -> str:
+    """A dequantisation in a word or three."""
+    name = type(noise.inner).__name__
+    name = {"Uniform": "uniform", "TruncatedNormal": "truncated"}.get(name, name)
+    return f"{name} x {noise.samples}" if isinstance(noise, Importance) else name
+
+
+def described(likelihood: Likelihood) -> dict[str, Any]:
+    """The settings that matter to the figure, for the JSON."""
+    settings = {**asdict(likelihood), "grid": type(getattr(likelihood, "grid", None)).__name__.lower()}  # type: ignore[call-overload]
+    unused: tuple[str, ...] = ()
+    if isinstance(likelihood, OdeLikelihood):
+        unused = ("steps", "grid", "tolerance") if likelihood.adaptive else ("rtol", "atol", "tolerance")
+        unused += ("probes", "probe") if likelihood.divergence == "exact" else ("chunk",)
+    elif getattr(likelihood, "time", None) == "continuous":
+        unused = ("grid", "variance")
+    return {key: value for key, value in settings.items() if key not in unused}

@@ -1,0 +1,102 @@
+"""What every estimator of a likelihood is, and what it says."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from dfm.datasets.base import DatasetSpec
+from dfm.denoiser import Denoiser
+from dfm.dequantization import Dequantization
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Where the nats of an evidence bound are paid: their sum is the bound.
+
+    Args:
+        edges: log nsr, float64 (L + 1,), increasing.
+        levels: nats between two edges, float64 (B, L).
+        prior: KL at t_max, (B,).
+        decoder: the last step from the least noise to the data, (B,).
+    """
+
+    edges: Tensor
+    levels: Tensor
+    prior: Tensor
+    decoder: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogDensity:
+    """Log-densities or bounds from below, nats, float64 (B,); the mean NFE; and where a bound was paid."""
+
+    value: Tensor
+    nfe: float
+    budget: Budget | None = None
+
+
+class Likelihood(ABC):
+    """An estimator of log p of examples under a denoiser's model.
+
+    Attributes:
+        exact: whether the value is a log-density up to the solver's error, so that it may be exponentiated.
+        tolerance: of the choice of steps from ``ladder``.
+        noisy: whether the estimate has noise of its own (probes, levels), drawn anew by another ``repeat``.
+    """
+
+    exact: bool
+    noisy: bool
+    tolerance: float = 0.0
+
+    @abstractmethod
+    def log_density(
+        self,
+        denoiser: Denoiser,
+        data: Tensor,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        repeat: int = 0,
+        start: float | None = None,
+    ) -> LogDensity:
+        """Of a batch (B, *D): log p(data) in the unit in which the model was trained, or log P(values) if ``discrete``.
+
+        Args:
+            seed, indices: what the estimate's noise depends on; indices[i] numbers example i (default 0, 1, ...).
+            repeat: another number, other noise.
+            start: log nsr at which the density is taken; None: the least at which the denoiser may be asked.
+        """
+
+    def discrete(self, spec: DatasetSpec) -> bool:
+        """Whether integer levels are scored as they are, without dequantisation."""
+        return False
+
+    def suited(self, spec: DatasetSpec, dequantization: Dequantization) -> Self:
+        """This estimator for the data and the dequantisation at hand, what was left open decided.
+
+        Raises:
+            UserError: they do not go together.
+        """
+        return self
+
+    def ladder(self) -> Mapping[int, "Likelihood"]:
+        """Where the steps are left open: cheap likelihoods by their steps, among which to look for enough of them."""
+        return {}
+
+    def with_steps(self, steps: int) -> Self:
+        """The same with so many steps."""
+        return self
+
+    def finer(self) -> Self | None:
+        """The same at twice the effort, to measure the solver's error; None where there is no such error."""
+        return None
+
+
+def ends(denoiser: Denoiser, start: float | None) -> tuple[float, float]:
+    """The range of log nsr of a likelihood: from ``start``, or the denoiser's least if that is more, to its most."""
+    t = torch.tensor([denoiser.t_min, denoiser.t_max], dtype=torch.float64)
+    low, high = denoiser.schedule.log_nsr(t).tolist()
+    return (low if start is None else max(low, start)), high

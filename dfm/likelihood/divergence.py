@@ -1,0 +1,80 @@
+"""The divergence of a field, by Hutchinson's estimate or exactly; the value comes from the same call of the network."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfm.steppers import Field
+
+
+class Divergence(ABC):
+    """A field of values and their divergence, for a batch whose random probes are fixed."""
+
+    @abstractmethod
+    def __call__(self, velocity: Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(u (B, *D), div u (B,)), neither with a graph."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> "Divergence":
+        """The same for the samples ``index`` of the batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact(Divergence):
+    """div u = sum_i du_i/dx_i by d products e_i . J, ``chunk`` of them at once: for points, small images and audits.
+
+    Memory grows with the chunk, time with d: an image of 3x32x32 costs 3,072 backward passes a call.
+    """
+
+    chunk: int = 16
+
+    def __call__(self, velocity: Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            u = velocity(x, t)
+            flat, total = u.flatten(1), torch.zeros(len(x), dtype=x.dtype, device=x.device)
+            d = flat.shape[1]
+            for first in range(0, d, self.chunk):
+                count = min(self.chunk, d - first)
+                units = torch.eye(d, dtype=x.dtype, device=x.device)[first : first + count]
+                (rows,) = torch.autograd.grad(
+                    flat,
+                    x,
+                    units[:, None].expand(-1, len(x), -1),
+                    retain_graph=first + count < d,
+                    is_grads_batched=True,
+                )
+                total += torch.einsum("kbd,kd->b", rows.flatten(2), units)
+        return u.detach(), total
+
+    def rows(self, index: Tensor) -> "Exact":
+        return self
+
+
+@dataclass(frozen=True)
+class Hutchinson(Divergence):
+    """div u ~ mean_k e_k . (J e_k), unbiased for E[e e^T] = I (Hutchinson 1989; Grathwohl et al. 2019).
+
+    The probes are drawn once and kept for the whole trajectory: the integrand stays a smooth function of time.
+
+    Args:
+        probes: (k, B, *D).
+    """
+
+    probes: Tensor
+
+    def __call__(self, velocity: Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        last = len(self.probes) - 1
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            u = velocity(x, t)
+            total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+            for k, probe in enumerate(self.probes):
+                (product,) = torch.autograd.grad(u, x, probe, retain_graph=k < last)
+                total += (product * probe).flatten(1).sum(1)
+        return u.detach(), total / len(self.probes)
+
+    def rows(self, index: Tensor) -> "Hutchinson":
+        return Hutchinson(self.probes[:, index])

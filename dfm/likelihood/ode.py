@@ -1,0 +1,172 @@
+"""Log-densities by the probability-flow ODE (Chen et al. 2018, eq. 8; Song et al. 2021, appendix D.2).
+
+    log p(data) = log prior(x_{t_max}) + int_{t_min}^{t_max} div u(x_t, t) dt + d log a(t_min)
+
+along dx/dt = u from x_{t_min} = a(t_min) data; the last term is the change of variables of that rescaling. The state
+of the integration is x with the running integral appended, so any ODE stepper and any grid serve.
+
+The value does not depend on the path along which a model is followed, x/a being the same variable at equal nsr; the
+cost does. On ``UnitVariance`` the ODE is nearly at rest for data that are nearly Gaussian (README, "The likelihood").
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dfm.denoiser import Calls, Denoiser
+from dfm.errors import UserError, unknown
+from dfm.flows import OdeFlow
+from dfm.grids import Grid, Uniform
+from dfm.likelihood.base import Likelihood, LogDensity, ends
+from dfm.likelihood.divergence import Divergence, Exact, Hutchinson
+from dfm.schedules import UnitVariance
+from dfm.seeding import Purpose, normal, rademacher
+from dfm.steppers import ODE_STEPPERS, Field
+
+# Each number's double is among them, but for the last.
+LADDER = (6, 8, 12, 16, 24, 32, 48, 64, 96)
+PROBES = {"rademacher": rademacher, "gaussian": normal}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdeLikelihood(Likelihood):
+    """How to integrate the likelihood ODE.
+
+    Args:
+        solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``rk5`` along the grid, or ``dopri5`` with per-sample error
+            control.
+        steps: moves of a grid solver (no effect on ``dopri5``); None: ``dfm nll`` takes the fewest of ``LADDER`` whose
+            doubling moves an example by no more than ``tolerance``, all else the first of them.
+        tolerance: bits/dim (nats for points), root mean square over examples.
+        path: ``unit_variance``, or ``own``: the denoiser's schedule. A model of a general prior has its own only.
+        grid: where on the path the moves end.
+        divergence: ``hutchinson`` or ``exact``.
+        chunk: backward passes at once of ``exact``.
+        probes: probes a sample for Hutchinson's estimate.
+        probe: ``rademacher`` or ``gaussian``.
+        rtol, atol: tolerances of ``dopri5``.
+        precision: of the network's products; the audit repeats them in fp32, so that bf16 shows in the solver's error.
+
+    Raises:
+        UserError: a name or number outside these.
+    """
+
+    solver: str = "rk5"
+    steps: int | None = None
+    tolerance: float = 0.005
+    path: Literal["unit_variance", "own"] = "unit_variance"
+    grid: Grid = field(default_factory=Uniform)
+    divergence: str = "hutchinson"
+    chunk: int = 16
+    probes: int = 1
+    probe: str = "rademacher"
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    exact = True
+
+    def __post_init__(self) -> None:
+        for name, given, allowed in (
+            ("likelihood.solver", self.solver, (*ODE_STEPPERS, "dopri5")),
+            ("likelihood.path", self.path, ("unit_variance", "own")),
+            ("likelihood.divergence", self.divergence, ("hutchinson", "exact")),
+            ("likelihood.probe", self.probe, PROBES),
+            ("likelihood.precision", self.precision, ("fp32", "bf16")),
+        ):
+            if given not in allowed:
+                raise unknown(name, given, allowed)
+        if min(self.moves, self.probes, self.chunk) < 1 or not self.tolerance > 0:
+            raise UserError(
+                f"likelihood.steps={self.steps}, likelihood.probes={self.probes}, likelihood.chunk={self.chunk}, "
+                f"likelihood.tolerance={self.tolerance}; allowed: at least 1, and a tolerance above 0"
+            )
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the solver chooses its own steps."""
+        return self.solver == "dopri5"
+
+    @property
+    def noisy(self) -> bool:  # type: ignore[override]
+        """Whether there are probes."""
+        return self.divergence == "hutchinson"
+
+    @property
+    def moves(self) -> int:
+        """Steps of a grid solver."""
+        return LADDER[0] if self.steps is None else self.steps
+
+    def ladder(self) -> Mapping[int, Likelihood]:
+        if self.adaptive or self.steps is not None:
+            return {}
+        return {steps: replace(self, steps=steps, divergence="hutchinson") for steps in LADDER}
+
+    def with_steps(self, steps: int) -> "OdeLikelihood":
+        return replace(self, steps=steps)
+
+    def finer(self) -> "OdeLikelihood":
+        """Twice the steps, or a tenth of the tolerances; in fp32."""
+        if self.adaptive:
+            return replace(self, rtol=self.rtol / 10, atol=self.atol / 10, precision="fp32")
+        return replace(self, steps=2 * self.moves, precision="fp32")
+
+    def log_density(
+        self,
+        denoiser: Denoiser,
+        data: Tensor,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        repeat: int = 0,
+        start: float | None = None,
+    ) -> LogDensity:
+        indices = range(len(data)) if indices is None else indices
+        calls = Calls()
+        moved, t_min = self._on_path(denoiser, start)
+        divergence = self._divergence(data, seed, indices, repeat)
+        a, _ = moved.schedule.ab(torch.tensor(t_min, dtype=torch.float64))
+        x = torch.cat([(data * float(a)).flatten(1), torch.zeros_like(data.flatten(1)[:, :1])], 1)
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            end = self._integrate(moved.counted(calls), divergence, x, tuple(data.shape[1:]), t_min)
+        latent, integral = end[:, :-1].double().reshape(data.shape), end[:, -1].double()
+        value = moved.start_log_density(latent) + integral + data[0].numel() * float(a.log())
+        return LogDensity(value=value, nfe=calls.samples / len(data))
+
+    def _on_path(self, denoiser: Denoiser, start: float | None) -> tuple[Denoiser, float]:
+        """The denoiser on the path of integration, and the time to begin at."""
+        low, high = ends(denoiser, start)
+        if self.path == "unit_variance" and denoiser.movable:
+            path = UnitVariance.between(low, high, denoiser.spec.std, denoiser.source.std)
+            moved = denoiser.on(path)
+            return moved, moved.t_min
+        t_min = denoiser.schedule.time_of_log_nsr(torch.tensor(low, dtype=torch.float64))
+        return denoiser, max(float(t_min), denoiser.t_min)
+
+    def _divergence(self, data: Tensor, seed: int, indices: Sequence[int], repeat: int) -> Divergence:
+        if self.divergence == "exact":
+            return Exact(chunk=self.chunk)
+        shape, first = tuple(data.shape[1:]), repeat * self.probes
+        draws = [PROBES[self.probe](seed, indices, shape, Purpose.PROBE, first + k) for k in range(self.probes)]
+        return Hutchinson(torch.stack(draws).to(data))
+
+    def _integrate(
+        self, denoiser: Denoiser, divergence: Divergence, x: Tensor, shape: tuple[int, ...], t_min: float
+    ) -> Tensor:
+        def field_of(rows: Tensor) -> Field:
+            return _augmented(denoiser.rows(rows), divergence.rows(rows), shape)
+
+        flow = OdeFlow(solver=self.solver, steps=self.moves, grid=self.grid, rtol=self.rtol, atol=self.atol)
+        return flow.carry(field_of, x, denoiser.schedule, t_min, denoiser.t_max)
+
+
+def _augmented(denoiser: Denoiser, divergence: Divergence, shape: tuple[int, ...]) -> Field:
+    """The field of (x, integral of div u), flattened to (B, d + 1)."""
+
+    def derivative(state: Tensor, t: Tensor) -> Tensor:
+        u, div = divergence(denoiser.velocity, state[:, :-1].reshape(-1, *shape), t)
+        return torch.cat([u.flatten(1), div[:, None]], 1)
+
+    return derivative
