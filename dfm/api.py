@@ -75,8 +75,12 @@ def log_likelihood(
     """log p(data) in nats, float64 (n,), of data (n, *D) in the unit in which the model was trained.
 
     Integer images must be dequantised first (``dfm.quantization.dequantize``); ``dfm nll`` does all of it.
+
+    Args:
+        likelihood: the estimator; default the ODE by Dormand-Prince with tolerances of 1e-5, Hutchinson's divergence.
+        seed: of the probes; row i of the data has those of (seed, i).
     """
-    how = likelihood or OdeLikelihood()
+    how = likelihood or OdeLikelihood(solver="dopri5")
     place, parts = device_of(denoiser), range(0, len(data), batch_size)
     values = [
         how.log_density(

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 PartT = TypeVar("PartT")
+ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
 @dataclass(frozen=True)
 class Team:
-    """Process ``rank`` of ``size``."""
+    """Process ``rank`` of ``size``; it is number ``local`` on its machine."""
 
     rank: int = 0
     size: int = 1
+    local: int = 0
 
     @property
     def first(self) -> bool:
@@ -39,5 +41,5 @@ class Team:
 
 
 def team() -> Team:
-    """By torchrun's environment: RANK and WORLD_SIZE; alone without them."""
-    return Team(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    """By torchrun's environment: RANK, WORLD_SIZE and LOCAL_RANK; alone without them."""
+    return Team(*(int(os.environ.get(name, alone)) for name, alone in ENVIRONMENT))

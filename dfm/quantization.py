@@ -46,14 +46,6 @@ def to_eight_bits(values: Tensor, levels: int) -> Tensor:
     return (values.double() * (255 / (levels - 1))).round().to(torch.uint8)
 
 
-def discrete_nats(log_density: Tensor, dimensions: int, levels: int | None) -> Tensor:
-    """Negative log-likelihood in nats per example, in the units of the data set: -log p - d log(2/K).
-
-    ``levels`` None (points) leaves the density of the data as it is.
-    """
-    return -log_density - (dimensions * math.log(2 / levels) if levels else 0.0)
-
-
 def bits_per_dimension(nats: Tensor | float, dimensions: int) -> Tensor | float:
     """nats/(d log 2)."""
     return nats / (dimensions * math.log(2))

@@ -47,13 +47,14 @@ def job(cfg: DictConfig) -> None:
     likelihood = assemble.likelihood(config, trust)
     chosen = assemble.dequantization(config, trust) if config.get("dequantization") else None
     check_count(1 if wanted.n is None else wanted.n, wanted.batch_size)
-    device = resolve_device(wanted.device)
+    members = team()
+    device = resolve_device(wanted.device, members.local)
     found, denoiser = loaded(config, wanted.ckpt, device, trust)
     split = examples_of(found, config, wanted.split, trust)
     exam = Exam(
         denoiser=denoiser, split=split, own=assemble.dequantization(found.config, trust), chosen=chosen,
         n=len(split) if wanted.n is None else min(wanted.n, len(split)), seed=wanted.seed,
-        batch_size=wanted.batch_size, audit=wanted.audit, device=device, team=team(),
+        batch_size=wanted.batch_size, audit=wanted.audit, device=device, team=members,
         facts={"split": wanted.split, "checkpoint": str(found.path), "checkpoint_step": found.step},
     )  # fmt: skip
     if exam.team.first:
