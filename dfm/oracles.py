@@ -14,7 +14,7 @@ from dfm.mixtures import GaussianMixture
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureDenoiser(Denoiser):
-    """The exact denoiser of a Gaussian mixture on any schedule.
+    """The exact denoiser of a Gaussian mixture on any schedule, over points or flattened images.
 
     x_t/a = data + nsr noise, so E[data | x_t] is the mixture's own, at y = x_t/a and nsr = b/a.
     """
@@ -23,13 +23,14 @@ class MixtureDenoiser(Denoiser):
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self.schedule.ab(t)
-        data = self.mixture.denoise(x / per_sample(a, x), b / a)
+        data = self.mixture.denoise((x / per_sample(a, x)).flatten(1), b / a).reshape(x.shape)
         return data, (x - per_sample(a, x) * data) / per_sample(b, x)
 
     def log_density(self, x: Tensor, t: float) -> Tensor:
-        """log p_t(x) of x (B, d): that of the smoothed mixture at x/a, minus d log a."""
+        """log p_t(x) of x (B, *D): that of the smoothed mixture at x/a, minus d log a."""
         a, b = self.schedule.ab(torch.tensor(t, dtype=torch.float64))
-        return self.mixture.smoothed(float(b / a)).log_prob(x / float(a)) - x.shape[1] * float(a.log())
+        flat = x.flatten(1)
+        return self.mixture.smoothed(float(b / a)).log_prob(flat / float(a)) - flat.shape[1] * float(a.log())
 
 
 # Distances held at once, 8 bytes each: 32 MB, however many points and however large the batch.
