@@ -109,7 +109,8 @@ class GaussianMixture:
         signs are not the linear algebra library's choice.
         """
         device = generator.device
-        labels = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator)
+        draws = torch.multinomial(self.weights.to(device), max(n, 1), replacement=True, generator=generator)
+        labels = draws[:n]  # multinomial refuses to draw nothing
         z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64, device=device)
         factors = torch.linalg.cholesky(self.covariances).to(device)
         points = self.means.to(device)[labels]

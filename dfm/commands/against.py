@@ -40,7 +40,7 @@ def compare_paths(
         kind = "path divergence from the oracle"
     else:
         facts, divergence = from_model(config, exam, against, trust)
-        kind = f"nats that {against} saves on the path"
+        kind = "nats that the other model saves on the path"
     rows = ["log_nsr,nats_per_unit"]
     rows += [f"{x:.8g},{y:.10g}" for x, y in zip(divergence.log_nsr.tolist(), divergence.density.tolist(), strict=True)]
     write_atomically(directory / "path.csv", ("\n".join(rows) + "\n").encode())
