@@ -58,7 +58,7 @@ def write_levels(path: Path, spent: Spent, n: int, spec: DatasetSpec) -> None:
     rest = ", ".join(f"{name} {value:+.3f}" for name, value in ends.items() if value)
     picture = bars(
         *merged(np.array(edges), heights), "log nsr (noise to the right)", f"{kind} per unit of log nsr",
-        f"{sum(heights) + sum(ends.values()):.3f} {kind} = {sum(heights):.3f} below the bars, {rest}",
+        f"{sum(heights) + sum(ends.values()):.3f} {kind} = {sum(heights):.3f} under the bars, {rest}",
     )  # fmt: skip
     save_png(picture, path.with_suffix(".png"))
 
