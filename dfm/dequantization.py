@@ -94,10 +94,11 @@ class TruncatedNormal(Dequantization):
 
     def draw(self, values: Tensor, levels: int, u: Tensor, log_nsr: float) -> Drawn:
         nsr = math.exp(log_nsr)
-        low = torch.special.ndtr(torch.tensor(-1 / (levels * nsr), dtype=torch.float64))
+        edge = 1 / (levels * nsr)
+        low = torch.special.ndtr(torch.tensor(-edge, dtype=torch.float64))
         inside = 1 - 2 * low
-        # a u of zero with low = 0 in float64 would be infinitely far out
-        noise = torch.special.ndtri((low + inside * u).clamp(1e-300, 1 - 1e-16))
+        # uniforms are multiples of 2^-53, of which zero would be infinitely far out where low vanishes in float64
+        noise = torch.special.ndtri((low + inside * u).clamp(2**-54, 1 - 2**-53)).clamp(-edge, edge)
         d = values[0].numel()
         log_q = -noise.square().flatten(1).sum(1) / 2 - d * (math.log(2 * math.pi) / 2 + log_nsr + float(inside.log()))
         return centres(values, levels) + nsr * noise, log_q

@@ -108,7 +108,7 @@ def _problem(mean: float, solver: float, stderr: float | None, spec: DatasetSpec
     if spec.levels is not None and mean <= 0:
         return "below zero bits/dim, which no probability of integers has: an error of the setting, not of the model"
     if solver > (stderr or 0.0):
-        return "twice the steps give another figure, by more than its standard error"
+        return "a finer solution gives another figure, by more than its standard error"
     return None
 
 

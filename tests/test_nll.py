@@ -51,6 +51,16 @@ def test_all_estimators_side_by_side(tiny_run: Path, command: Command) -> None:
     assert len(nats(run)) == 6
 
 
+@pytest.mark.parametrize("noise", ["uniform", "truncated_normal", "importance"])
+def test_each_dequantisation(noise: str, tiny_run: Path, command: Command) -> None:
+    few = ["dequantization.samples=3"] if noise == "importance" else []
+    found = read(command("nll", f"ckpt={tiny_run}", f"dequantization={noise}", *few, "n=3", "likelihood.steps=1").run)
+    assert found["dequantization"] == {"truncated_normal": "truncated", "importance": "uniform x 3"}.get(noise, noise)
+    assert found["nfe"] == (18 if noise == "importance" else 6)
+    assert found["nsr_min"] == pytest.approx(1 / 51 if noise == "truncated_normal" else 1 / 999)
+    assert 0 < found["prior_gap"] < 1e-5, "of order 1/nsr^2 at the other end, where nsr is 999"
+
+
 def test_two_processes_give_what_one_gives(tiny_run: Path, command: Command, tmp_path: Path) -> None:
     """torchrun with two processes: the same values to 1e-5, one run directory, one last line."""
     arguments = ["nll", f"ckpt={tiny_run}", "n=7", "batch_size=2", "likelihood.steps=2", "audit=4"]

@@ -28,22 +28,29 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "objective=langevin": (*POINTS, "sampler=euler_maruyama"),
     "latent=root": ("objective=interpolant",),
 }
+# likelihood=all has its steps one level down.
+ALL = tuple(f"likelihood.{name}.steps=1" for name in ("ode", "ode_exact", "bound_sde", "bound_discrete"))
+NOT_ALONE = (("coupling", "teacher"), ("grid", "integers"), ("dequantization", "importance"))
 
 
 @pytest.mark.parametrize(
     ("group", "option"),
     [(g, o)
      for g in ("schedule", "prediction", "density", "weight", "coupling", "prior", "latent", "uncertainty", "objective",
-               "grid", "logger", "likelihood", "trainer")
-     for o in options(g) if (g, o) not in (("coupling", "teacher"), ("grid", "integers"))],
+               "grid", "logger", "likelihood", "dequantization", "trainer")
+     for o in options(g) if (g, o) not in NOT_ALONE],
 )  # fmt: skip
 def test_options_that_go_with_the_default(group: str, option: str, command: Command) -> None:
-    """Each as it is; those that need another choice beside them have it in NEEDS (a teacher: test_learning)."""
+    """Each as it is; those that need another choice beside them have it in NEEDS.
+
+    Those that do not go alone have tests of their own: a teacher in test_learning, importance in test_nll.
+    """
     shorter = ("trainer.max_steps=2", "trainer.batch_size=4") if group == "trainer" else ()
     beside = NEEDS.get(f"{group}={option}", ())
     thin = () if "model=mlp" in beside else UNET
     no_density = ("nll.n=0",) if option == "dataset" else ()  # a prior whose density is not known
-    run = command("train", f"{group}={option}", *beside, *thin, *FAST, *shorter, *no_density).run
+    fast = [*(text for text in FAST if text != "likelihood.steps=1"), *ALL] if option == "all" else FAST
+    run = command("train", f"{group}={option}", *beside, *thin, *fast, *shorter, *no_density).run
     assert (run / "checkpoints" / "step_00000002.pt").exists()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Command
 from dataset_files import overrides_for
+from test_presets import ALL
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 COMMANDS = sorted({re.split(r"\s#", line)[0].strip() for line in re.findall(r"^dfm .*$", README, re.MULTILINE)})
@@ -27,6 +28,10 @@ def test_there_are_commands_to_run() -> None:
 def test_command(line: str, command: Command, tmp_path: Path) -> None:
     _, name, *arguments = shlex.split(line)
     smaller = list(SMALLER[name])
+    if "likelihood=all" in line:
+        smaller = ["n=4", "audit=2", *ALL]
+    if "ode_exact" in line or "importance" in line:
+        smaller = ["n=2", "audit=2", "likelihood.steps=1"]
     if "cifar" in line:
         smaller = [*WIDE, "trainer.batch_size=2", "samples.n=1", "nll.n=1", *overrides_for("cifar10", tmp_path)]
     if "model=mlp" in line:

@@ -16,10 +16,12 @@ from dfm.dequantization import Dequantization, Importance
 from dfm.distributed import Team
 from dfm.errors import UserError
 from dfm.likelihood import Likelihood, OdeLikelihood, Several
+from dfm.likelihood.base import prior_gap
 from dfm.likelihood.several import Entry
+from dfm.quantization import bits_per_dimension
 from dfm.report import Audit, audited, report, settled
 from dfm.run_dir import write_json
-from dfm.scoring import Advance, Scored, Scoring
+from dfm.scoring import Advance, Scored, Scoring, examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,7 @@ def one(exam: Exam, entry: Entry) -> tuple[dict[str, Any], Scored]:
             "estimator": entry.name,
             "dequantization": described_noise(entry.dequantization) if scoring.dequantizes else None,
             **report(scored, audit, exam.denoiser.spec),
-            **begins(exam.denoiser, scoring.start),
+            **path_ends(scoring, subset),
             "likelihood": described(scoring.likelihood),
             **against_hutchinson(scoring, subset, audit, advance),
         }
@@ -146,10 +148,17 @@ def against_hutchinson(scoring: Scoring, subset: list[int], audit: Audit, advanc
     return {"hutchinson": {"difference_nats": float(gap.mean()), "stderr_nats": stderr, "z": z, "n": len(gap)}}
 
 
-def begins(denoiser: Denoiser, log_nsr: float) -> dict[str, float]:
-    """Where on the path the density is taken: the time on the denoiser's schedule, and b/a there."""
-    t = denoiser.schedule.time_of_log_nsr(torch.tensor(log_nsr, dtype=torch.float64))
-    return {"t_min": max(float(t), denoiser.t_min), "nsr_min": math.exp(log_nsr)}
+def path_ends(scoring: Scoring, subset: list[int]) -> dict[str, float | None]:
+    """Where on the path the density is taken: the time on the denoiser's schedule, and b/a there; and what the prior
+    at the other end may cost, at most (null for a prior whose gap is not known), in the figure's unit."""
+    denoiser, spec = scoring.denoiser, scoring.denoiser.spec
+    t = denoiser.schedule.time_of_log_nsr(torch.tensor(scoring.start, dtype=torch.float64))
+    gap = None
+    if denoiser.source.gaussian and denoiser.independent:
+        data = examples(scoring.split, spec, subset, scoring.seed, scoring.dequantization.inner, scoring.start)
+        nats = float(prior_gap(denoiser, data).mean())
+        gap = nats if spec.levels is None else float(bits_per_dimension(nats, data[0].numel()))
+    return {"t_min": max(float(t), denoiser.t_min), "nsr_min": math.exp(scoring.start), "prior_gap": gap}
 
 
 def named(likelihood: Likelihood) -> str:

@@ -101,7 +101,7 @@ def shown(value: float | None, digits: int = 4) -> str:
 
 MEASURES = (
     "figure", "standard error", "  data", "  probe", "  dequantization", "solver error", "converged", "examples", "NFE",
-    "t_min", "nsr there",
+    "t_min", "nsr there", "prior's gap, at most",
 )  # fmt: skip
 
 
@@ -111,6 +111,7 @@ def cells(result: dict[str, Any]) -> tuple[str, ...]:
     return (
         shown(key(result)), *(shown(result[part]) for part in parts), "yes" if result["converged"] else "NO",
         str(result["num_examples"]), f"{result['nfe']:.0f}", f"{result['t_min']:.3g}", f"{result['nsr_min']:.3g}",
+        "?" if result["prior_gap"] is None else f"{result['prior_gap']:.1e}",
     )  # fmt: skip
 
 
@@ -123,13 +124,21 @@ def warn(result: dict[str, Any]) -> None:
             "training, or prediction=edm or velocity if the model is wrong at small noise"
         )
     if not result["converged"]:
-        console.warn(
-            f"{result['estimator']} not converged: {result['problem']}; try more likelihood.steps, "
-            "or likelihood.solver=rk5 or dopri5"
-        )
+        console.warn(f"{result['estimator']} not converged: {result['problem']}; try {advice(result['likelihood'])}")
     if "hutchinson" in result:
         h = result["hutchinson"]
         console.say(
             f"Hutchinson's figure minus the exact one: {h['difference_nats']:+.4f} +- {h['stderr_nats']:.4f} nats over "
             f"{h['n']} examples, z = {h['z']:+.2f}"
         )
+
+
+def advice(settings: dict[str, Any]) -> str:
+    """What to change where the solver is not to be trusted."""
+    if settings.get("precision") == "bf16":
+        return "likelihood.precision=fp32"
+    if settings.get("solver") == "dopri5":
+        return "a tenth of likelihood.rtol and likelihood.atol"
+    return (
+        "more likelihood.steps (null finds enough), likelihood.solver=rk5 or dopri5, or likelihood.path=unit_variance"
+    )

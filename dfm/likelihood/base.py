@@ -1,5 +1,6 @@
 """What every estimator of a likelihood is, and what it says."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -100,3 +101,15 @@ def ends(denoiser: Denoiser, start: float | None) -> tuple[float, float]:
     t = torch.tensor([denoiser.t_min, denoiser.t_max], dtype=torch.float64)
     low, high = denoiser.schedule.log_nsr(t).tolist()
     return (low if start is None else max(low, start)), high
+
+
+def prior_gap(denoiser: Denoiser, data: Tensor) -> Tensor:
+    """KL(N(a data, b^2) || N(m, s^2)) at t_max with the moments (m, s) of ``start_moments``, nats, float64 (B,).
+
+    Its mean is a term of every evidence bound, and bounds KL(law of x_{t_max} || prior), what a likelihood along the
+    ODE owes to the end of the path, from above: the noise must be Gaussian.
+    """
+    a, b = (float(c) for c in denoiser.schedule.ab(torch.tensor(denoiser.t_max, dtype=torch.float64)))
+    mean, std = denoiser.start_moments()
+    square = (a * data.double() - mean).square().flatten(1)
+    return ((square + b * b) / std**2 - 1 - 2 * math.log(b / std)).sum(1).cpu() / 2

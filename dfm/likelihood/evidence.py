@@ -18,7 +18,6 @@ In T steps the reverse variance is that of the posterior q(x_s | x_t, data), or 
 section 3.2), r = b_t^2/b_s^2 times it, which adds d/2 (log r + 1/r - 1) and divides the rest by r.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -33,7 +32,7 @@ from dfm.denoiser import Denoiser
 from dfm.dequantization import Dequantization, TruncatedNormal, sharp
 from dfm.errors import UserError, unknown
 from dfm.grids import Grid, LogNsr
-from dfm.likelihood.base import Budget, Likelihood, LogDensity, ends
+from dfm.likelihood.base import Budget, Likelihood, LogDensity, ends, prior_gap
 from dfm.likelihood.decoders import DECODERS, Decoder
 from dfm.quantization import centres
 from dfm.seeding import Purpose, normal, uniform
@@ -117,7 +116,7 @@ class EvidenceBound(Likelihood):
         with torch.no_grad():
             edges, levels = self._continuous(walk, low, high) if self.time == "continuous" else self._steps(walk, low)
             last = walk.decode(decoder, target, low, part=self.steps)
-        budget = Budget(edges=edges, levels=levels, prior=walk.prior(), decoder=last)
+        budget = Budget(edges=edges, levels=levels, prior=prior_gap(denoiser, data), decoder=last)
         value = -(levels.sum(1) + budget.prior + budget.decoder)
         return LogDensity(value=value, nfe=self.steps + decoder.calls, budget=budget)
 
@@ -172,13 +171,6 @@ class _Walk:
         a, b = self.denoiser.schedule.ab(t)
         x = per_sample(a, z) * self.data + per_sample(b, z) * z
         return (z - self.denoiser.noise(x, t)).double().square().flatten(1).sum(1).cpu()
-
-    def prior(self) -> Tensor:
-        """KL(N(a data, b^2) || N(m, s^2)) at t_max with the moments (m, s) of ``start_moments``, float64 (B,)."""
-        a, b = (float(c) for c in self.denoiser.schedule.ab(torch.tensor(self.denoiser.t_max, dtype=torch.float64)))
-        mean, std = self.denoiser.start_moments()
-        square = (a * self.data.double() - mean).square().flatten(1)
-        return ((square + b * b) / std**2 - 1 - 2 * math.log(b / std)).sum(1).cpu() / 2
 
     def decode(self, decoder: Decoder, target: Tensor, log_nsr: float, part: int) -> Tensor:
         """-log p(data | x_{t_0}), float64 (B,)."""

@@ -1,0 +1,258 @@
+"""What a likelihood costs: dfm beside flow_matching and torchdiffeq on one network, and against n, d and probes.
+
+Usage: python scripts/benchmark_likelihood.py --ckpt RUN [--n 64] [--rounds 3] [--out outputs/benchmark_likelihood]
+       (needs pip install -e '.[bench]'; RUN is a training run on images, e.g. that of make demo)
+
+Every method gets the same network, the same dequantised held-out images in one batch, the same Rademacher probes, the
+same two ends of the path and the same prior, and is held against dfm's dopri5 at tolerances of 1e-7 with these probes.
+`rms error` is over the images, in bits/dim; methods are timed in turn, `seconds` is the median over the rounds.
+flow_matching and torchdiffeq integrate as they do by themselves: in the model's own time, with one step for the batch.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+import dfm
+from dfm import assemble
+from dfm.checkpoint import find
+from dfm.datasets.base import DatasetSpec
+from dfm.denoiser import Calls, Denoiser, NetworkDenoiser
+from dfm.likelihood import Hutchinson, OdeLikelihood
+from dfm.likelihood.base import ends
+from dfm.models.unet import UNet
+from dfm.predictions import Velocity
+from dfm.report import settled
+from dfm.schedules import Linear
+from dfm.scoring import Scoring, examples
+from dfm.seeding import Purpose, rademacher
+
+TARGETS = (5e-3, 5e-4)  # bits/dim, at which the methods are compared
+Solved = tuple[Tensor, float]
+
+
+@dataclass
+class Row:
+    """A method and what was measured of it."""
+
+    name: str
+    solve: Callable[[], Solved]
+    seconds: list[float] = field(default_factory=list)
+    nfe: float = 0.0
+    rms: float = math.nan
+    mean: float = math.nan
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images as the model sees them (B, *D) and their probes, numbers 0 .. B-1 of seed 0."""
+
+    denoiser: Denoiser
+    data: Tensor
+
+    @property
+    def probes(self) -> Tensor:
+        shape = tuple(self.data.shape[1:])
+        return rademacher(0, range(len(self.data)), shape, Purpose.PROBE, 0).to(self.data)
+
+    def ours(self, **options: Any) -> Solved:
+        """dfm, whose probes these are."""
+        found = OdeLikelihood(**options).log_density(self.denoiser, self.data)
+        return found.value, found.nfe
+
+    def ends(self) -> tuple[Tensor, float]:
+        """(x at t_min, d log a): where everybody begins."""
+        a = float(self.denoiser.schedule.ab(torch.tensor(self.denoiser.t_min, dtype=torch.float64))[0])
+        return a * self.data, self.data[0].numel() * math.log(a)
+
+    def plain(self, **options: Any) -> Solved:
+        """torchdiffeq on (x, integral of div u), as in Song et al. 2021, with one step size for the batch."""
+        from torchdiffeq import odeint
+
+        calls, divergence = Calls(), Hutchinson(self.probes[None])
+        counted, (x, log_a) = self.denoiser.counted(calls), self.ends()
+
+        def derivative(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return divergence(counted.velocity, state[0], t.double())
+
+        times = torch.tensor([self.denoiser.t_min, self.denoiser.t_max])
+        with torch.no_grad():
+            latents, integrals = odeint(derivative, (x, torch.zeros(len(x))), times, **options)
+        value = self.denoiser.start_log_density(latents[-1].double()) + integrals[-1].double() + log_a
+        return value, calls.samples / len(x)
+
+    def flow_matching(self, **options: Any) -> Solved:
+        """The package's compute_likelihood; its time s runs from noise at 0 to data at 1."""
+        from flow_matching.solver import ODESolver
+
+        calls, (low, high) = Calls(), (self.denoiser.t_min, self.denoiser.t_max)
+        counted, (x, log_a) = self.denoiser.counted(calls), self.ends()
+
+        class Field(torch.nn.Module):
+            def forward(self, x: Tensor, t: Tensor) -> Tensor:
+                return (low - high) * counted.velocity(x, high + (low - high) * t.double())
+
+        def prior(x: Tensor) -> Tensor:
+            return task.denoiser.start_log_density(x.double())
+
+        task = self
+        # its probe is +1 where a normal draw is negative
+        with patch("torch.randn_like", lambda x: -self.probes):
+            _, value = ODESolver(velocity_model=Field()).compute_likelihood(x_1=x, log_p0=prior, **options)
+        return value.detach().double() + log_a, calls.samples / len(x)
+
+
+def methods(task: Task, steps: int) -> Iterator[Row]:
+    """The first is dfm's default with the steps that it takes for these images."""
+    yield Row(f"dfm default (rk5, {steps} steps)", partial(task.ours, steps=steps))
+    yield Row("dfm dopri5 1e-5", partial(task.ours, solver="dopri5"))
+    yield Row("dfm dopri5 1e-3", partial(task.ours, solver="dopri5", rtol=1e-3, atol=1e-3))
+    for n in (6, 8, 12, 16, 24):
+        if n != steps:
+            yield Row(f"dfm rk5, {n} steps", partial(task.ours, steps=n))
+    yield Row("torchdiffeq dopri5 1e-5", partial(task.plain, method="dopri5", rtol=1e-5, atol=1e-5))
+    for tolerance in (1e-3, 1e-4, 1e-5):
+        options = {"method": "dopri5", "rtol": tolerance, "atol": tolerance, "step_size": None}
+        yield Row(f"flow_matching dopri5 {tolerance:.0e}", partial(task.flow_matching, **options))
+    for method, counts in (("euler", (64, 256)), ("midpoint", (16, 32, 64, 128))):
+        for n in counts:
+            fixed = partial(task.flow_matching, method=method, step_size=1 / n)
+            yield Row(f"flow_matching {method}, {n} steps", fixed)
+
+
+def measure(rows: list[Row], reference: Tensor, rounds: int, bits: float) -> None:
+    """Solve each in turn, ``rounds`` times."""
+    for _ in range(rounds):
+        for row in rows:
+            began = time.perf_counter()
+            value, row.nfe = row.solve()
+            row.seconds.append(time.perf_counter() - began)
+            error = (value - reference) * bits
+            row.rms, row.mean = float(error.square().mean().sqrt()), float(error.mean())
+
+
+def accuracy_table(rows: list[Row]) -> str:
+    """Markdown."""
+    lines = [
+        "| method | rms error, bits/dim | error of the mean | NFE | seconds | to dfm |",
+        "|---|---|---|---|---|---|",
+    ]
+    base = statistics.median(rows[0].seconds)
+    for row in rows:
+        s = statistics.median(row.seconds)
+        lines.append(f"| {row.name} | {row.rms:.5f} | {row.mean:+.5f} | {row.nfe:.0f} | {s:.2f} | {s / base:.1f} |")
+    return "\n".join(lines)
+
+
+def verdicts(rows: list[Row]) -> Iterator[str]:
+    """For each accuracy: the cheapest of ours and of each other package that reaches it."""
+    for target in TARGETS:
+        cheapest: dict[str, tuple[float, str]] = {}
+        for row in rows:
+            family = row.name.split()[0]
+            s = statistics.median(row.seconds)
+            if row.rms <= target and s < cheapest.get(family, (math.inf, ""))[0]:
+                cheapest[family] = (s, row.name)
+        text = ", ".join(f"{name} {s:.2f} s" for s, name in cheapest.values())
+        ours = cheapest.get("dfm")
+        ratio = ", ".join(f"{f} {s / ours[0]:.1f} times" for f, (s, _) in cheapest.items() if ours and f != "dfm")
+        yield f"rms error at most {target}: {text or 'none'}; against dfm: {ratio or '-'}"
+
+
+def steps_of_default(task: Task, config: dict[str, Any], n: int) -> int:
+    """What dfm nll chooses, by its pilot on up to 64 examples."""
+    data = assemble.dataset({"dataset": config["dataset"]}, ("dfm",))
+    scoring = Scoring(
+        denoiser=task.denoiser, likelihood=OdeLikelihood(), split=data.split("test"), seed=0, batch_size=64,
+        device=torch.device("cpu"), dequantization=assemble.dequantization(config, ("dfm",)),
+    )  # fmt: skip
+    chosen = settled(scoring, list(range(min(n, 64)))).likelihood
+    assert isinstance(chosen, OdeLikelihood)
+    return chosen.moves
+
+
+def whole(*arguments: str) -> tuple[float, float]:
+    """(seconds, peak memory in MiB) of a command of dfm in a process of its own."""
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "dfm", *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"failed: dfm {' '.join(arguments)}")
+    return time.perf_counter() - began, usage.ru_maxrss / 1024
+
+
+def growth_with_n(ckpt: str, out: Path) -> Iterator[str]:
+    """Whole commands, so the start of Python is in the seconds and all of its memory in the peak."""
+    for n in (64, 256, 1024):
+        run = out / f"n{n}"
+        options = ("split=train", f"n={n}", "batch_size=64", "audit=8", "likelihood.steps=6", f"hydra.run.dir={run}")
+        seconds, peak = whole("nll", f"ckpt={ckpt}", *options)
+        yield f"| n = {n} | {seconds:.1f} s | {peak:.0f} MiB |"
+
+
+def growth(batch: int = 16) -> Iterator[str]:
+    """One call of the network with its divergence, seconds an image, against the size and the probes."""
+    for side in (8, 16, 32):
+        spec = DatasetSpec(name="x", shape=(3, side, side), levels=256, num_classes=0, mean=0.0, std=0.5)
+        net = UNet(shape=spec.shape, channels=32, channel_multipliers=(1, 2), blocks_per_level=2, groups=8).eval()
+        path = Linear()
+        denoiser = NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=Velocity(), network=net)
+        task = Task(denoiser, torch.rand(batch, *spec.shape) * 2 - 1)
+        cases: list[tuple[str, dict[str, Any]]] = [(f"{k} probes", {"probes": k}) for k in (1, 2, 4, 8)]
+        cases.append(("bf16", {"precision": "bf16"}))
+        if side == 8:
+            cases.append(("exact", {"divergence": "exact", "chunk": 64}))
+        for name, options in cases:
+            seconds = []
+            for _ in range(3):
+                began = time.perf_counter()
+                task.ours(solver="euler", steps=2, **options)
+                seconds.append((time.perf_counter() - began) / 2 / batch)
+            yield f"| d = {3 * side * side}, {name} | {statistics.median(seconds) * 1e3:.2f} ms |"
+
+
+def main() -> None:
+    """Parse, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", required=True)
+    parser.add_argument("--n", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmark_likelihood"))
+    given = parser.parse_args()
+    try:
+        import flow_matching  # noqa: F401
+        import torchdiffeq  # noqa: F401
+    except ImportError:
+        raise SystemExit("the other packages are missing: pip install -e '.[bench]'") from None
+    found, _ = find(given.ckpt)
+    denoiser = dfm.load(given.ckpt, device="cpu")
+    split = assemble.dataset({"dataset": found.config["dataset"]}, ("dfm",)).split("test")
+    own = assemble.dequantization(found.config, ("dfm",))
+    data = examples(split, found.spec, range(min(given.n, len(split))), 0, own, ends(denoiser, None)[0])
+    task, bits = Task(denoiser, data), 1 / (data[0].numel() * math.log(2))
+    rows = list(methods(task, steps_of_default(task, found.config, given.n)))
+    reference, _ = task.ours(solver="dopri5", rtol=1e-7, atol=1e-7)
+    measure(rows, reference, given.rounds, bits)
+    given.out.mkdir(parents=True, exist_ok=True)
+    parts = [accuracy_table(rows), *verdicts(rows), *growth_with_n(given.ckpt, given.out), *growth()]
+    print("\n".join(parts))
+    record = [{name: getattr(row, name) for name in ("name", "rms", "mean", "nfe", "seconds")} for row in rows]
+    (given.out / "likelihood.json").write_text(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
