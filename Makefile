@@ -25,8 +25,8 @@ demo: .venv/.installed ## train, sample and score the handwritten digits (about 
 gallery: .venv/.installed ## draw the lecture's figures for two data sets in the plane (about 20 s)
 	@$(BIN)/python scripts/gallery.py
 
-test: .venv/.installed-dev ## the whole test suite
-	$(BIN)/python -m pytest
+test: .venv/.installed-dev ## the whole test suite, a process per core (one thread each: they would get in each other's way)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 lint: .venv/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff check .

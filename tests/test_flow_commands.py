@@ -105,7 +105,7 @@ def test_a_model_compared_with_itself(tiny_run: Path, command: Command) -> None:
     [
         (["encode", "n=0"], "at least 1"),
         (["encode", "split=tset"], "did you mean 'test'"),
-        (["encode", "flow.solver=rk5"], "did you mean 'rk4'"),
+        (["encode", "flow.solver=rk6"], "did you mean 'rk5'"),
         (["encode", "flow.rtol=0"], "above 0"),
         (["encode", "flow.step=3"], "flow.steps"),
         (["decode"], "latents= is not given"),

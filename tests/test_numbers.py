@@ -226,7 +226,7 @@ def test_the_parts_of_the_standard_error() -> None:
 
 def test_points_are_in_nats() -> None:
     nats, audit = synthetic(100, 1.0, 0.5, 0.0)
-    found = report(nats, replace(audit, other_noise=None), replace(SPEC, shape=(2,), levels=None), 1.0)
+    found = report(of(nats), replace(audit, other_noise=None), replace(SPEC, shape=(2,), levels=None))
     assert (found["unit"], found["bits_per_dim"], found["stderr_dequantization"]) == ("nats", None, 0.0)
     assert found["stderr"] == pytest.approx(float(nats.std()) / 10)
 
