@@ -14,6 +14,7 @@ from dfm.denoiser import NetworkDenoiser
 from dfm.dequantization import Dequantization
 from dfm.errors import UserError
 from dfm.flows import OdeFlow
+from dfm.guidance import Guidance
 from dfm.interpolants import InterpolantDenoiser, Latent, NoLatent
 from dfm.langevin import LangevinDenoiser
 from dfm.likelihood import Likelihood, Several
@@ -117,6 +118,11 @@ def objective(config: Config, trust: Sequence[str]) -> Objective:
 def sampler(config: Config, trust: Sequence[str]) -> Sampler:
     """The sampler, with its stepper and grid."""
     return _expect(build(config["sampler"], "sampler", trust), Sampler, "sampler")
+
+
+def guidance(config: Config, trust: Sequence[str]) -> Guidance:
+    """How to guide the denoiser."""
+    return _expect(build(config["guidance"], "guidance", trust), Guidance, "guidance")
 
 
 def dequantization(config: Config, trust: Sequence[str]) -> Dequantization:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dfm.datasets.base import Split
 from dfm.errors import UserError
-from dfm.seeding import Purpose, stream
+from dfm.seeding import Purpose, stream, training_generator
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,47 @@ class Batch:
     values: Tensor
     labels: Tensor | None
     indices: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What training does to a batch, each example by itself, as a function of (seed, step).
+
+    Args:
+        flip: mirror images left to right with chance 1/2.
+        label_dropout: chance that the class is hidden, that is, replaced by ``num_classes`` (Ho and Salimans 2022).
+        num_classes: of the model.
+
+    Raises:
+        UserError: a chance outside [0, 1), or above 0 for a model without classes.
+    """
+
+    flip: bool = False
+    label_dropout: float = 0.0
+    num_classes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_dropout < 1 or (self.label_dropout and not self.num_classes):
+            raise UserError(
+                f"label_dropout={self.label_dropout:g}; allowed: at least 0 and below 1, and 0 unless conditional=true"
+            )
+
+    def __call__(self, batch: Batch, seed: int, step: int) -> Batch:
+        """The batch as training sees it."""
+        values, labels = batch.values, batch.labels
+        if self.flip:
+            mirror = self._chosen(0.5, len(values), seed, step, Purpose.FLIP)
+            values = torch.where(mirror.reshape(-1, 1, 1, 1), values.flip(-1), values)
+        if self.label_dropout and labels is not None:
+            hidden = self._chosen(self.label_dropout, len(labels), seed, step, Purpose.HIDDEN_LABEL)
+            labels = torch.where(hidden, self.num_classes, labels)
+        return Batch(values, labels, batch.indices)
+
+    @staticmethod
+    def _chosen(chance: float, n: int, seed: int, step: int, purpose: Purpose) -> Tensor:
+        """Which of n examples: bool (n,)."""
+        generator = training_generator(torch.device("cpu"), seed, step, 0, purpose)
+        return torch.rand(n, generator=generator) < chance
 
 
 @dataclass

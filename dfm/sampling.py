@@ -32,10 +32,10 @@ def check_count(n: int, batch_size: int) -> None:
             raise UserError(f"{name}={value}; allowed: a whole number of at least 1")
 
 
-def checked_labels(spec: DatasetSpec, label: int | None, indices: Sequence[int]) -> Tensor | None:
+def checked_labels(spec: DatasetSpec, label: int | str | None, indices: Sequence[int]) -> Tensor | None:
     """The classes of the samples numbered ``indices``, int64 (n,): all ``label``, or k modulo the classes for sample k.
 
-    An unconditional model has none.
+    ``label`` None or "all" is the latter. An unconditional model has none.
 
     Raises:
         UserError: the model knows no classes, or not this one.
@@ -44,10 +44,10 @@ def checked_labels(spec: DatasetSpec, label: int | None, indices: Sequence[int])
         if label is not None:
             raise UserError(f"label={label}: this model was trained without classes; try conditional=true in training")
         return None
-    if label is None:
+    if label is None or label == "all":
         return torch.tensor([k % spec.num_classes for k in indices])
-    if not 0 <= label < spec.num_classes:
-        raise UserError(f"label={label}; allowed: 0 to {spec.num_classes - 1}")
+    if isinstance(label, str) or not 0 <= label < spec.num_classes:
+        raise UserError(f"label={label}; allowed: 0 to {spec.num_classes - 1}, or all")
     return torch.full((len(indices),), label)
 
 

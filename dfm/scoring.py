@@ -61,6 +61,7 @@ class Scoring:
         seed: of dequantisation noise and probes; with it an example's value depends on its index alone.
         dequantization: for integer levels.
         team: the processes that share the work.
+        label: a class for all in the place of the examples' own, for a conditional model.
     """
 
     denoiser: Denoiser
@@ -71,6 +72,7 @@ class Scoring:
     device: torch.device
     dequantization: Dequantization = field(default_factory=Uniform)
     team: Team = field(default_factory=Team)
+    label: int | None = None
 
     @property
     def dequantizes(self) -> bool:
@@ -121,8 +123,7 @@ class Scoring:
         parts = [indices[first : first + self.batch_size] for first in range(0, len(indices), self.batch_size)]
         for part in self.team.share(parts):
             values = self.split.values[list(part)]
-            labels = None if self.split.labels is None else self.split.labels[list(part)].to(self.device)
-            given = self.denoiser.given(labels if self.denoiser.spec.num_classes else None)
+            given = self.denoiser.given(self._labels(part))
 
             def density(data: Tensor, part: Sequence[int] = part, given: Denoiser = given) -> LogDensity:
                 return likelihood.log_density(given, data.to(self.device), self.seed, part, probe, self.start)
@@ -132,6 +133,13 @@ class Scoring:
                 if self.dequantizes
                 else self._plain(values, part, density)
             )
+
+    def _labels(self, part: Sequence[int]) -> Tensor | None:
+        """Classes of the examples, for a model that wants them."""
+        if self.denoiser.spec.num_classes == 0 or self.split.labels is None:
+            return None
+        own = self.split.labels[list(part)].to(self.device)
+        return own if self.label is None else torch.full_like(own, self.label)
 
     def _plain(self, values: Tensor, part: Sequence[int], density: Callable[[Tensor], LogDensity]) -> Scored:
         """Of points, or of integers by a discrete decoder."""

@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     INITIAL_WEIGHTS = 9
     DROPOUT = 10
     LEVEL = 11
+    HIDDEN_LABEL = 12
 
 
 def stream(seed: int, index: int, purpose: Purpose, step: int = 0, part: int = 0) -> np.random.Generator:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dfm.batches import Batch, Batches
+from dfm.batches import Augmentation, Batch, Batches
 from dfm.datasets.base import DatasetSpec, Split
 from dfm.denoiser import NetworkDenoiser
 from dfm.dequantization import Dequantization, Uniform
@@ -130,6 +130,10 @@ class Trainer:
         denoiser: its network is moved to ``device`` and trained in place.
         flip: mirror images left to right with chance 1/2.
         dequantization: how integer levels become real numbers.
+        label_dropout: share of the examples whose class is hidden, each by itself (Ho and Salimans 2022).
+
+    Raises:
+        UserError: as ``Augmentation``.
     """
 
     def __init__(
@@ -142,9 +146,11 @@ class Trainer:
         device: torch.device,
         flip: bool = False,
         dequantization: Dequantization | None = None,
+        label_dropout: float = 0.0,
     ) -> None:
-        self.config, self.objective, self.device, self.flip = config, objective, device, flip
+        self.config, self.objective, self.device = config, objective, device
         self.dequantization = dequantization or Uniform()
+        self.augmentation = Augmentation(flip=flip, label_dropout=label_dropout, num_classes=denoiser.spec.num_classes)
         self.network = _laid_out(denoiser.module().to(device), denoiser.spec, config.channels_last)
         self.ema = Ema(self.network, config.ema_decay)
         forward = torch.compile(self.network) if config.compile else self.network
@@ -258,10 +264,11 @@ class Trainer:
     def _accumulate_gradients(self, batch: Batch) -> Tensor:
         generator = training_generator(self.device, self.config.seed, self.step, 0, Purpose.TRAIN)
         passes = self.config.accumulate
+        batch = self.augmentation(batch, self.config.seed, self.step)
         labels = [None] * passes if batch.labels is None else batch.labels.chunk(passes)
         total = torch.zeros((), device=self.device)
         for values, label in zip(batch.values.chunk(passes), labels, strict=True):
-            losses = self._losses(self.denoiser, self._flipped(values), label, generator)
+            losses = self._losses(self.denoiser, values, label, generator)
             loss = losses.value.mean() / passes
             if loss.requires_grad:
                 loss.backward()
@@ -281,13 +288,6 @@ class Trainer:
         given = denoiser.given(None if labels is None else labels.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self.objective.loss(given, data, generator)
-
-    def _flipped(self, values: Tensor) -> Tensor:
-        if not self.flip:
-            return values
-        generator = training_generator(torch.device("cpu"), self.config.seed, self.step, 0, Purpose.FLIP)
-        mirror = torch.rand(len(values), generator=generator) < 0.5
-        return torch.where(mirror.reshape(-1, 1, 1, 1), values.flip(-1), values)
 
     def _refuse_non_finite(self, loss: Tensor, grad_norm: Tensor) -> None:
         if bool(torch.isfinite(loss) & torch.isfinite(grad_norm)):

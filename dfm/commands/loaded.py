@@ -9,8 +9,9 @@ from dfm import assemble, console
 from dfm.api import denoiser_of
 from dfm.checkpoint import Checkpoint, find
 from dfm.datasets.base import Dataset, Split
-from dfm.denoiser import NetworkDenoiser
+from dfm.denoiser import Denoiser, NetworkDenoiser
 from dfm.errors import UserError
+from dfm.guidance import ClassifierFree, Guidance
 
 
 def loaded(
@@ -26,6 +27,27 @@ def loaded(
         console.warn(message)
     denoiser = denoiser_of(found, device, trust)
     return found, denoiser.on(assemble.schedule(config, trust)) if config.get("schedule") else denoiser
+
+
+def guided(
+    guidance: Guidance, found: Checkpoint, denoiser: NetworkDenoiser, device: torch.device, trust: Sequence[str]
+) -> Denoiser:
+    """The denoiser as the command guides it.
+
+    Raises:
+        UserError: the models do not suit, or the weak one would be a network that never saw a hidden class.
+    """
+    if isinstance(guidance, ClassifierFree) and found.spec.num_classes and not found.config.get("label_dropout"):
+        raise UserError(
+            "guidance=cfg: this model was trained without label_dropout, so it does not know what 'no class' means; "
+            "try guidance=autoguidance, or training with label_dropout=0.1"
+        )
+    if guidance.ckpt is None:
+        return guidance.guide(denoiser)
+    other, refused = find(guidance.ckpt)
+    for message in refused:
+        console.warn(message)
+    return guidance.guide(denoiser, denoiser_of(other, device, trust))
 
 
 def dataset_of(found: Checkpoint, config: dict[str, Any], trust: Sequence[str]) -> Dataset:

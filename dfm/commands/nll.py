@@ -21,6 +21,7 @@ class NllSettings:
     batch_size: int
     audit: int
     against: str | None
+    per_class: bool
     device: str
 
 
@@ -35,6 +36,7 @@ def job(cfg: DictConfig) -> None:
     wanted = settings(config, NllSettings)
     from dfm import assemble
     from dfm.commands.against import compare_paths
+    from dfm.commands.classified import check_classes, classify
     from dfm.commands.loaded import examples_of, loaded
     from dfm.commands.scored import Exam, score
     from dfm.distributed import team
@@ -57,9 +59,13 @@ def job(cfg: DictConfig) -> None:
         batch_size=wanted.batch_size, audit=wanted.audit, device=device, team=members,
         facts={"split": wanted.split, "checkpoint": str(found.path), "checkpoint_step": found.step},
     )  # fmt: skip
+    if wanted.per_class:
+        check_classes(exam)
     if exam.team.first:
         write_overrides(directory, overrides())
     scored = score(exam, likelihood, directory)
+    if wanted.per_class:
+        classify(exam, likelihood, directory)
     if wanted.against is not None and exam.team.first:
         compare_paths(config, exam, found, scored, wanted.against, directory, trust)
     if exam.team.first:

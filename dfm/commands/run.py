@@ -77,6 +77,7 @@ class Run:
             device=self.device,
             flip=self.dataset.flip,
             dequantization=self.dequantization,
+            label_dropout=conform(config.get("label_dropout", 0.0), float, "label_dropout"),
         )
         self.dataset.split(self.nll.split)  # a misspelt split must not be found out at the end
         self.labels = checked_labels(self.spec, None, range(self.samples.n))

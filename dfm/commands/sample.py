@@ -24,7 +24,7 @@ class SampleSettings:
     n: int
     seed: int
     batch_size: int
-    label: int | None
+    label: int | str | None
     index: int | None
     png: bool
     device: str
@@ -42,24 +42,26 @@ def job(cfg: DictConfig) -> None:
     import torch
 
     from dfm import assemble
-    from dfm.commands.loaded import loaded
+    from dfm.commands.loaded import guided, loaded
     from dfm.run_dir import write_overrides
     from dfm.sampling import check_count, checked_labels, sample_batches, stored
     from dfm.trainer import resolve_device
 
     trust = assemble.trusted(config)
-    sampler = assemble.sampler(config, trust)
+    sampler, guidance = assemble.sampler(config, trust), assemble.guidance(config, trust)
     check_count(wanted.n, wanted.batch_size)
     device = resolve_device(wanted.device)
     found, denoiser = loaded(config, wanted.ckpt, device, trust)
-    indices = chosen(wanted.index, wanted.n)
+    drawn = guided(guidance, found, denoiser, device, trust)
+    by_class = wanted.label == "all"
+    indices = chosen(wanted.index, whole_rows(wanted.n, found.spec) if by_class else wanted.n)
     labels = checked_labels(found.spec, wanted.label, indices)
 
     began, parts, evaluations = time.perf_counter(), [], 0.0
     with console.bar() as bar:
         task = bar.add_task("sample", total=len(indices))
         for moment in sample_batches(
-            denoiser, sampler, indices, seed=wanted.seed, batch_size=wanted.batch_size,
+            drawn, sampler, indices, seed=wanted.seed, batch_size=wanted.batch_size,
             labels=labels, device=device,
         ):  # fmt: skip
             if moment.state.final:
@@ -70,6 +72,7 @@ def job(cfg: DictConfig) -> None:
     facts = {
         "sampler": choice("sampler"),
         "settings": config["sampler"],
+        "guidance": config["guidance"],
         "schedule": config.get("schedule") or found.config["schedule"],
         "nfe": evaluations / len(indices),
         "seconds": seconds,
@@ -80,9 +83,14 @@ def job(cfg: DictConfig) -> None:
         "checkpoint_step": found.step,
     }
     write_overrides(directory, overrides())
-    store(torch.cat(parts), labels, indices, found.spec, directory, wanted.png, facts)
+    store(torch.cat(parts), labels, indices, found.spec, directory, wanted.png, facts, by_class=by_class)
     console.say(f"{len(indices)} samples in {seconds:.1f} s, {facts['nfe']:.0f} NFE: {directory / 'grid.png'}")
     console.say(f"run directory: {directory}")
+
+
+def whole_rows(n: int, spec: "DatasetSpec") -> int:
+    """n, and as many more as give every class the same number."""
+    return n + -n % max(1, spec.num_classes)
 
 
 def chosen(index: int | None, n: int) -> range:
@@ -110,8 +118,15 @@ def store(
     facts: dict[str, Any],
     columns: int | None = None,
     name: str = "sample.json",
+    by_class: bool = False,
 ) -> None:
-    """``grid.png``, ``samples.npz`` and the facts, and ``png/000000.png`` ... where asked for."""
+    """``grid.png``, ``samples.npz`` and the facts, and ``png/000000.png`` ... where asked for.
+
+    Args:
+        by_class: a row of the grid is a class; ``samples.npz`` stays in the order of the samples' numbers.
+    """
+    import torch
+
     from dfm import images_io
     from dfm.commands.arrays import save_npz
     from dfm.commands.pictures import picture
@@ -121,7 +136,12 @@ def store(
     if labels is not None:
         arrays["labels"] = labels.numpy()
     save_npz(directory / "samples.npz", arrays)
-    shown = samples[:GRID_LIMIT] if spec.levels is not None else samples
+    shown = samples
+    if by_class and labels is not None:
+        columns = max(1, min(len(samples), GRID_LIMIT) // spec.num_classes)
+        shown = torch.cat([samples[labels == c][:columns] for c in range(spec.num_classes)])
+    elif spec.levels is not None:
+        shown = samples[:GRID_LIMIT]
     images_io.save_png(picture(shown, spec, columns), directory / "grid.png")
     write_json(directory / name, facts)
     if png and spec.levels is not None:
