@@ -16,6 +16,7 @@ from dfm.errors import UserError
 from dfm.flows import OdeFlow
 from dfm.guidance import Guidance
 from dfm.interpolants import InterpolantDenoiser, Latent, NoLatent
+from dfm.inverse import Task
 from dfm.langevin import LangevinDenoiser
 from dfm.likelihood import Likelihood, Several
 from dfm.objectives import Objective
@@ -123,6 +124,11 @@ def sampler(config: Config, trust: Sequence[str]) -> Sampler:
 def guidance(config: Config, trust: Sequence[str]) -> Guidance:
     """How to guide the denoiser."""
     return _expect(build(config["guidance"], "guidance", trust), Guidance, "guidance")
+
+
+def task(config: Config, trust: Sequence[str]) -> Task:
+    """The inverse problem."""
+    return _expect(build(config["task"], "task", trust), Task, "task")
 
 
 def dequantization(config: Config, trust: Sequence[str]) -> Dequantization:

@@ -172,11 +172,42 @@ class Denoiser(ABC):
         return self.source.log_prob(self.to_latent(x.double())) - x[0].numel() * math.log(scale)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Counted(Denoiser):
-    """A denoiser whose evaluations are counted."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Wrapped(Denoiser):
+    """A denoiser that changes what another one says, and is asked where, and for the classes and rows, that one is."""
 
     inner: Denoiser
+
+    def start_moments(self) -> tuple[float, float]:
+        return self.inner.start_moments()
+
+    @property
+    def movable(self) -> bool:
+        return self.inner.movable
+
+    def on(self, schedule: Schedule) -> Self:
+        return replace(self, schedule=schedule, inner=self.inner.on(schedule))
+
+    def given(self, label: Tensor | None) -> Self:
+        return replace(self, label=label, inner=self.inner.given(label))
+
+    def rows(self, index: Tensor) -> Self:
+        inner = self.inner.rows(index)
+        return replace(self, label=inner.label, inner=inner)
+
+    @property
+    def t_min(self) -> float:
+        return self.inner.t_min
+
+    @property
+    def t_max(self) -> float:
+        return self.inner.t_max
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Counted(Wrapped):
+    """A denoiser whose evaluations are counted."""
+
     calls: Calls
 
     def _asked(self, x: Tensor) -> Denoiser:
@@ -194,27 +225,6 @@ class Counted(Denoiser):
 
     def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return self._asked(x).velocity_and_score(x, t)
-
-    def start_moments(self) -> tuple[float, float]:
-        return self.inner.start_moments()
-
-    @property
-    def movable(self) -> bool:
-        return self.inner.movable
-
-    def on(self, schedule: Schedule) -> Self:
-        return replace(self, schedule=schedule, inner=self.inner.on(schedule))
-
-    def given(self, label: Tensor | None) -> Self:
-        return replace(self, label=label, inner=self.inner.given(label))
-
-    @property
-    def t_min(self) -> float:
-        return self.inner.t_min
-
-    @property
-    def t_max(self) -> float:
-        return self.inner.t_max
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from dfm.errors import UserError
 from dfm.run_dir import write_atomically
 
 SMALLEST_CELL = 48
@@ -62,3 +63,16 @@ def cloud(points: np.ndarray, low: float, high: float, size: int = 480) -> np.nd
 def nhwc(images: Tensor) -> np.ndarray:
     """uint8 (N, C, H, W) -> (N, H, W, C)."""
     return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """1 where a picture is bright (above 127), else 0: float64 (H, W).
+
+    Raises:
+        UserError: no picture there.
+    """
+    try:
+        with Image.open(path) as picture:
+            return (np.asarray(picture.convert("L")) > 127).astype(np.float64)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UserError(f"mask={path}: not a picture that can be read ({error}); allowed: a PNG") from None

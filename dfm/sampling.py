@@ -76,11 +76,11 @@ def sample_batches(
             f"sampler.times begins at {sampler.start_time(denoiser):g}; allowed: t_max = {denoiser.t_max:g}, where the "
             "prior is drawn from (from Python, sampler.run takes an x of your own at any time)"
         )
+    whole = denoiser.given(None if labels is None else labels.to(device))
     for first in range(0, len(indices), batch_size):
         part = indices[first : first + batch_size]
-        given = None if labels is None else labels[first : first + batch_size].to(device)
         x = start(denoiser, seed, part, device)
-        for state in sampler.trajectory(denoiser.given(given), x, seed, part):
+        for state in sampler.trajectory(whole.rows(torch.arange(first, first + len(part))), x, seed, part):
             yield Moment(indices=part, state=state)
 
 

@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"potentials"},
     {"denoiser"},
     {"steppers", "oracles", "interpolants", "langevin"},
-    {"objectives", "guidance"},
+    {"objectives", "guidance", "inverse"},
     {"samplers", "flows", "ema", "batches", "figures"},
     {"likelihood", "bounds"},
     {"sampling", "scoring", "report", "trainer", "loggers", "run_dir", "distances", "checks"},
@@ -45,7 +45,7 @@ PURE = {
     "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
     "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants",
     "uncertainty", "expressions", "distances", "checks", "flows", "bounds", "langevin", "oracles", "quantization",
-    "dequantization", "distributed", "guidance", "seeding",
+    "dequantization", "distributed", "guidance", "inverse", "seeding",
 }  # fmt: skip
 
 

@@ -26,6 +26,8 @@ class SampleSettings:
     batch_size: int
     label: int | str | None
     index: int | None
+    split: str
+    mask: str | None
     png: bool
     device: str
 
@@ -43,12 +45,15 @@ def job(cfg: DictConfig) -> None:
 
     from dfm import assemble
     from dfm.commands.loaded import guided, loaded
+    from dfm.commands.observed import observed, report, restored
+    from dfm.inverse import Observed
     from dfm.run_dir import write_overrides
     from dfm.sampling import check_count, checked_labels, sample_batches, stored
     from dfm.trainer import resolve_device
 
     trust = assemble.trusted(config)
     sampler, guidance = assemble.sampler(config, trust), assemble.guidance(config, trust)
+    task = assemble.task(config, trust)
     check_count(wanted.n, wanted.batch_size)
     device = resolve_device(wanted.device)
     found, denoiser = loaded(config, wanted.ckpt, device, trust)
@@ -56,23 +61,28 @@ def job(cfg: DictConfig) -> None:
     by_class = wanted.label == "all"
     indices = chosen(wanted.index, whole_rows(wanted.n, found.spec) if by_class else wanted.n)
     labels = checked_labels(found.spec, wanted.label, indices)
+    drawn, truth = observed(task, drawn, found, config, indices, trust)
+    if truth is not None and labels is not None and wanted.label is None:
+        labels = truth.labels
 
     began, parts, evaluations = time.perf_counter(), [], 0.0
     with console.bar() as bar:
-        task = bar.add_task("sample", total=len(indices))
+        progress = bar.add_task("sample", total=len(indices))
         for moment in sample_batches(
             drawn, sampler, indices, seed=wanted.seed, batch_size=wanted.batch_size,
             labels=labels, device=device,
         ):  # fmt: skip
             if moment.state.final:
-                parts.append(stored(moment.state.x, found.spec))
+                rows = torch.tensor(moment.indices) - indices[0]
+                parts.append(stored(restored(drawn, moment.state.x, rows), found.spec))
                 evaluations += moment.state.nfe * len(moment.indices)
-                bar.advance(task, len(moment.indices))
+                bar.advance(progress, len(moment.indices))
     seconds = time.perf_counter() - began
     facts = {
         "sampler": choice("sampler"),
         "settings": config["sampler"],
         "guidance": config["guidance"],
+        "task": config["task"],
         "schedule": config.get("schedule") or found.config["schedule"],
         "nfe": evaluations / len(indices),
         "seconds": seconds,
@@ -83,7 +93,11 @@ def job(cfg: DictConfig) -> None:
         "checkpoint_step": found.step,
     }
     write_overrides(directory, overrides())
-    store(torch.cat(parts), labels, indices, found.spec, directory, wanted.png, facts, by_class=by_class)
+    samples = torch.cat(parts)
+    if truth is not None:
+        assert isinstance(drawn, Observed)
+        facts.update(report(drawn, truth, samples, found.spec, directory))
+    store(samples, labels, indices, found.spec, directory, wanted.png, facts, by_class=by_class)
     console.say(f"{len(indices)} samples in {seconds:.1f} s, {facts['nfe']:.0f} NFE: {directory / 'grid.png'}")
     console.say(f"run directory: {directory}")
 
