@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from dfm import assemble, flows
 from dfm.checkpoint import Checkpoint, find
+from dfm.classifiers import NoisyClassifier
 from dfm.console import warn
 from dfm.denoiser import Denoiser, NetworkDenoiser
+from dfm.errors import UserError
 from dfm.grids import Rho
 from dfm.likelihood import Likelihood, OdeLikelihood
 from dfm.samplers import GridSampler, Sampler
@@ -36,9 +38,32 @@ def load(ckpt: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> N
 
 
 def denoiser_of(checkpoint: Checkpoint, device: torch.device, trust: Sequence[str]) -> NetworkDenoiser:
-    """The denoiser with a checkpoint's averaged weights on a device."""
+    """The denoiser with a checkpoint's averaged weights on a device.
+
+    Raises:
+        UserError: it is the checkpoint of a classifier.
+    """
+    if assemble.is_classifier(checkpoint.config):
+        raise UserError(
+            f"{checkpoint.path}: a noisy classifier, which neither samples nor scores; allowed here: a run of another "
+            "objective; try guidance=classifier guidance.ckpt=RUN for it"
+        )
     fresh = assemble.denoiser(checkpoint.config, checkpoint.spec, trust)
     network: nn.Module = fresh.module()
+    network.load_state_dict(checkpoint.state["ema"])
+    return replace(fresh, network=network.to(device).eval().requires_grad_(False))
+
+
+def classifier_of(checkpoint: Checkpoint, device: torch.device, trust: Sequence[str]) -> NoisyClassifier:
+    """The noisy classifier with a checkpoint's averaged weights on a device.
+
+    Raises:
+        UserError: it is the checkpoint of something else.
+    """
+    if not assemble.is_classifier(checkpoint.config):
+        raise UserError(f"{checkpoint.path}: not a noisy classifier; allowed here: a run of objective=classifier")
+    fresh = assemble.classifier(checkpoint.config, checkpoint.spec, trust)
+    network = fresh.module()
     network.load_state_dict(checkpoint.state["ema"])
     return replace(fresh, network=network.to(device).eval().requires_grad_(False))
 

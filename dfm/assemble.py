@@ -1,5 +1,6 @@
 """From a run's configuration to its parts: data set, denoiser, objective, sampler, likelihood."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dfm.classifiers import NoisyClassifier
 from dfm.config import build
 from dfm.couplings import Coupling
 from dfm.datasets.base import Dataset, DatasetSpec
@@ -19,7 +21,8 @@ from dfm.interpolants import InterpolantDenoiser, Latent, NoLatent
 from dfm.inverse import Task
 from dfm.langevin import LangevinDenoiser
 from dfm.likelihood import Likelihood, Several
-from dfm.objectives import Objective
+from dfm.models.classifier import ImageClassifier, PointClassifier
+from dfm.objectives import Model, Objective
 from dfm.oracles import MixtureDenoiser
 from dfm.potentials import Potential
 from dfm.predictions import Prediction
@@ -36,6 +39,12 @@ ABSENT = {
     "prior": {"_target_": "dfm.priors.Gaussian"},
     "coupling": {"_target_": "dfm.couplings.Independent"},
     "dequantization": {"_target_": "dfm.dequantization.Uniform"},
+}
+
+# The classifier that goes with a model: it takes of the model's options those that it knows.
+CLASSIFIERS: dict[str, type[nn.Module]] = {
+    "dfm.models.unet.UNet": ImageClassifier,
+    "dfm.models.mlp.MLP": PointClassifier,
 }
 
 
@@ -87,6 +96,36 @@ def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Network
     if isinstance(plain.source, Potential):
         return LangevinDenoiser(**vars(plain))
     return plain if outputs == 1 else InterpolantDenoiser(**vars(plain), latent=latent)
+
+
+def classifier(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> NoisyClassifier:
+    """A noisy classifier with fresh weights (a function of the training seed), in the form of the config's model.
+
+    Raises:
+        UserError: data without classes, hidden classes, or a model that has no such form.
+    """
+    given = dict(config["model"])
+    kind = CLASSIFIERS.get(given.pop("_target_"))
+    if kind is None:
+        raise UserError("objective=classifier: of this model none is known; allowed: model=unet..., or mlp for points")
+    if config.get("label_dropout"):
+        raise UserError("objective=classifier: label_dropout hides what it is to learn; allowed: label_dropout=0")
+    known = {name: value for name, value in given.items() if name in inspect.signature(kind).parameters}
+    node = {"_target_": f"{kind.__module__}.{kind.__name__}", **known}
+    with lent_seed(torch.device("cpu"), int(config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
+        network = build(node, "model", trust, shape=spec.shape, num_classes=spec.num_classes)
+    path = schedule(config, trust)
+    return NoisyClassifier(spec=spec, schedule=path, trained=path, network=network)
+
+
+def is_classifier(config: Config) -> bool:
+    """Whether a run trained a noisy classifier and not a denoiser."""
+    return str(config["objective"].get("_target_", "")) == "dfm.objectives.Classification"
+
+
+def model(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Model:
+    """What the run trains."""
+    return classifier(config, spec, trust) if is_classifier(config) else denoiser(config, spec, trust)
 
 
 def oracle(data: Dataset, path: Schedule) -> MixtureDenoiser:

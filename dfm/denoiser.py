@@ -227,6 +227,14 @@ class Counted(Wrapped):
         return self._asked(x).velocity_and_score(x, t)
 
 
+def same_point(x: Tensor, t: Tensor, schedule: Schedule, other: Schedule) -> tuple[Tensor, Tensor]:
+    """(x, time) on another path of the point with the same x/a and the same nsr, within that path's times."""
+    if schedule == other:
+        return x, t
+    tau = other.time_of_log_nsr(schedule.log_nsr(t)).clamp(other.t_min, other.t_max)
+    return x * per_sample(other.ab(tau)[0] / schedule.ab(t)[0], x), tau
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkDenoiser(Denoiser):
     """A network trained to predict ``prediction`` on the schedule ``trained``, used on any schedule.
@@ -247,10 +255,7 @@ class NetworkDenoiser(Denoiser):
 
     def on_trained_path(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The point of the trained path with the same x/a and the same nsr: (x, time)."""
-        if self.schedule == self.trained:
-            return x, t
-        tau = self.trained.time_of_log_nsr(self.schedule.log_nsr(t)).clamp(self.trained.t_min, self.trained.t_max)
-        return x * per_sample(self.trained.ab(tau)[0] / self.schedule.ab(t)[0], x), tau
+        return same_point(x, t, self.schedule, self.trained)
 
     def scale(self, t: Tensor) -> Tensor:
         """The unit of the network's output on its own path."""

@@ -6,6 +6,7 @@ for E[data | x_t], and since both share x_t also for E[noise | x_t], the velocit
 
     classifier-free    strong = D(x, t; label), weak = D(x, t; no label)          (Ho and Salimans 2022, eq. 6)
     autoguidance       strong = D(x, t), weak = that of another, weaker model     (Karras et al. 2024)
+    classifier         score + w grad log p(label | x_t)                          (Dhariwal and Nichol 2021, section 4)
 
 w = 0 is the weak denoiser and w = 1 the strong one, bit for bit and for the cost of one. The interval in nsr is that of
 Kynkaanniemi et al. 2024: guidance at high noise costs variety, at low noise it does nothing. A Guided is a Denoiser,
@@ -16,10 +17,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from dfm.classifiers import Classified
 from dfm.denoiser import Calls, Denoiser
 from dfm.errors import UserError
 from dfm.schedules import Schedule
@@ -115,11 +117,11 @@ class Guidance(ABC):
     ckpt: ClassVar[str | None] = None
 
     @abstractmethod
-    def guide(self, denoiser: Denoiser, second: Denoiser | None = None) -> Denoiser:
+    def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
         """The guided denoiser.
 
         Args:
-            second: the denoiser of ``ckpt``.
+            second: the denoiser (or classifier) of ``ckpt``.
 
         Raises:
             UserError: the denoisers do not suit.
@@ -130,7 +132,7 @@ class Guidance(ABC):
 class Unguided(Guidance):
     """The denoiser as it is."""
 
-    def guide(self, denoiser: Denoiser, second: Denoiser | None = None) -> Denoiser:
+    def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
         return denoiser
 
 
@@ -153,7 +155,7 @@ class ClassifierFree(Guidance):
     def __post_init__(self) -> None:
         _check(self.scale, self.low, self.high)
 
-    def guide(self, denoiser: Denoiser, second: Denoiser | None = None) -> Denoiser:
+    def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
         if denoiser.spec.num_classes == 0:
             raise UserError(
                 "guidance=cfg: this model was trained without classes; allowed: guidance=none or autoguidance, or a "
@@ -187,8 +189,8 @@ class Autoguidance(Guidance):
                 "of the same run (trainer.keep_checkpoints keeps more of them)"
             )
 
-    def guide(self, denoiser: Denoiser, second: Denoiser | None = None) -> Denoiser:
-        assert second is not None
+    def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
+        assert isinstance(second, Denoiser)
         mine, theirs = denoiser.spec, second.spec
         if (theirs.shape, theirs.num_classes) != (mine.shape, mine.num_classes):
             raise UserError(
@@ -196,6 +198,46 @@ class Autoguidance(Guidance):
                 f"allowed: {mine.shape}, {mine.num_classes} classes, as the model that it guides"
             )
         return guided(denoiser, second.on(denoiser.schedule), self.scale, self.low, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByClassifier(Guidance):
+    """A noisy classifier steers a model, whether that knows classes or not (Dhariwal and Nichol 2021).
+
+    Args:
+        ckpt: the classifier's checkpoint, a run of objective=classifier.
+        scale: w; 1 is Bayes' rule for a model without classes.
+        low, high: as in ``ClassifierFree``.
+
+    Raises:
+        UserError: as there; or no checkpoint.
+    """
+
+    ckpt: str | None = None  # type: ignore[misc]
+    scale: float = 1.0
+    low: float = 0.0
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.scale, self.low, self.high)
+        if self.ckpt is None:
+            raise UserError(
+                "guidance=classifier: which classifier? try guidance.ckpt=RUN, a run of objective=classifier"
+            )
+
+    def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
+        mine, theirs = denoiser.spec, second.spec
+        if theirs.shape != mine.shape or mine.num_classes not in (0, theirs.num_classes):
+            raise UserError(
+                f"guidance.ckpt={self.ckpt}: a classifier of {theirs.name} {theirs.shape}, {theirs.num_classes} "
+                f"classes; allowed: {mine.shape}" + (f", {mine.num_classes} classes" if mine.num_classes else "")
+            )
+        return Classified(
+            spec=replace(mine, num_classes=theirs.num_classes), schedule=denoiser.schedule, label=denoiser.label,
+            source=denoiser.source, independent=denoiser.independent, inner=denoiser,
+            classifier=second.on(denoiser.schedule), scale=self.scale, low=self.low,
+            high=math.inf if self.high is None else self.high,
+        )  # fmt: skip
 
 
 def guided(

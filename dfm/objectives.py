@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dfm.broadcast import per_sample
+from dfm.classifiers import NoisyClassifier
 from dfm.couplings import Coupling, Independent
 from dfm.denoiser import NetworkDenoiser
 from dfm.densities import Density
@@ -33,11 +35,14 @@ class Loss:
     u: Tensor
 
 
+Model = NetworkDenoiser | NoisyClassifier
+
+
 class Objective(ABC):
-    """A loss of a denoiser's network on a batch of data."""
+    """A loss of a model's network on a batch of data."""
 
     @abstractmethod
-    def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator) -> Loss:
+    def loss(self, denoiser: Any, data: Tensor, generator: torch.Generator) -> Loss:
         """Losses of data (B, *D); all that is random comes from ``generator``, on the device of the data."""
 
     def observe(self, loss: Loss) -> None:  # noqa: B027
@@ -176,3 +181,27 @@ class LangevinMatching(Objective):
         """A step k of each sample with t_{k+1} >= t_min, all with equal chance."""
         first = int((edges[1:] < t_min).sum())
         return first + (u * (self.steps - first)).long().clamp_max(self.steps - first - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Objective):
+    """-log p(c | x_t) of a noisy classifier at x_t = a data + b noise, c the class of the data, t from a density."""
+
+    density: Density
+
+    def loss(self, denoiser: NoisyClassifier, data: Tensor, generator: torch.Generator) -> Loss:
+        assert denoiser.label is not None
+        u = self.density.uniforms(len(data), generator)
+        t = self.density.time(u, denoiser.trained)
+        noise = torch.randn(data.shape, generator=generator, device=data.device, dtype=data.dtype)
+        a, b = denoiser.trained.ab(t)
+        found = denoiser.log_probabilities(per_sample(a, data) * data + per_sample(b, data) * noise, t)
+        error = -found.gather(1, denoiser.label[:, None])[:, 0]
+        return Loss(value=error * self.density.importance(u).to(error), error=error, u=u)
+
+    def observe(self, loss: Loss) -> None:
+        self.density.observe(loss.u, loss.error)
+
+    def module(self) -> nn.Module:
+        memory = self.density.memory()
+        return nn.ModuleDict({} if memory is None else {"density": memory})

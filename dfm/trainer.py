@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from dfm.batches import Augmentation, Batch, Batches
 from dfm.datasets.base import DatasetSpec, Split
-from dfm.denoiser import NetworkDenoiser
 from dfm.dequantization import Dequantization, Uniform
 from dfm.ema import Ema
 from dfm.errors import UserError
-from dfm.objectives import Loss, Objective
+from dfm.objectives import Loss, Model, Objective
 from dfm.seeding import Purpose, checked_seed, lent_seed, training_generator
 
 
@@ -127,7 +126,7 @@ class Trainer:
     """Trains a denoiser's network on a split by an objective.
 
     Args:
-        denoiser: its network is moved to ``device`` and trained in place.
+        denoiser: or noisy classifier; its network is moved to ``device`` and trained in place.
         flip: mirror images left to right with chance 1/2.
         dequantization: how integer levels become real numbers.
         label_dropout: share of the examples whose class is hidden, each by itself (Ho and Salimans 2022).
@@ -139,7 +138,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainerConfig,
-        denoiser: NetworkDenoiser,
+        denoiser: Model,
         objective: Objective,
         split: Split,
         *,
@@ -162,8 +161,8 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
 
     @property
-    def averaged(self) -> NetworkDenoiser:
-        """The denoiser with the averaged weights: what is sampled from and scored."""
+    def averaged(self) -> Any:
+        """The denoiser (or classifier) with the averaged weights: what is sampled from and scored."""
         return replace(self.denoiser, network=self.ema.network)
 
     @property
@@ -276,9 +275,7 @@ class Trainer:
             total += loss.detach()
         return total
 
-    def _losses(
-        self, denoiser: NetworkDenoiser, values: Tensor, labels: Tensor | None, generator: torch.Generator
-    ) -> Loss:
+    def _losses(self, denoiser: Model, values: Tensor, labels: Tensor | None, generator: torch.Generator) -> Loss:
         """Losses of a batch in the split's own numbers."""
         data = values.to(self.device, non_blocking=True)
         if denoiser.spec.levels is not None:

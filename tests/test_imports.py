@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
     {"priors"},
     {"potentials"},
     {"denoiser"},
+    {"classifiers"},
     {"steppers", "oracles", "interpolants", "langevin"},
     {"objectives", "guidance", "inverse"},
     {"samplers", "flows", "ema", "batches", "figures"},
@@ -45,7 +46,7 @@ PURE = {
     "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
     "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants",
     "uncertainty", "expressions", "distances", "checks", "flows", "bounds", "langevin", "oracles", "quantization",
-    "dequantization", "distributed", "guidance", "inverse", "seeding",
+    "dequantization", "distributed", "classifiers", "guidance", "inverse", "seeding",
 }  # fmt: skip
 
 

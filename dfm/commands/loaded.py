@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from dfm import assemble, console
-from dfm.api import denoiser_of
+from dfm.api import classifier_of, denoiser_of
 from dfm.checkpoint import Checkpoint, find
 from dfm.datasets.base import Dataset, Split
 from dfm.denoiser import Denoiser, NetworkDenoiser
 from dfm.errors import UserError
-from dfm.guidance import ClassifierFree, Guidance
+from dfm.guidance import ByClassifier, ClassifierFree, Guidance
 
 
 def loaded(
@@ -47,7 +47,8 @@ def guided(
     other, refused = find(guidance.ckpt)
     for message in refused:
         console.warn(message)
-    return guidance.guide(denoiser, denoiser_of(other, device, trust))
+    second = classifier_of if isinstance(guidance, ByClassifier) else denoiser_of
+    return guidance.guide(denoiser, second(other, device, trust))
 
 
 def dataset_of(found: Checkpoint, config: dict[str, Any], trust: Sequence[str]) -> Dataset:

@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dfm import assemble, checkpoint, console, images_io
+from dfm.commands.calibrated import report
 from dfm.commands.pictures import picture
 from dfm.commands.scored import Exam, score
 from dfm.config import build, conform, overrides, settings
@@ -68,10 +69,11 @@ class Run:
         self.likelihood = assemble.likelihood(config, trust)
         self.dequantization = assemble.dequantization(config, trust)
         self.dataset = assemble.dataset(config, trust)
-        self.spec = assemble.spec_of(self.dataset, conform(config["conditional"], bool, "conditional"))
+        conditional = conform(config["conditional"], bool, "conditional") or assemble.is_classifier(config)
+        self.spec = assemble.spec_of(self.dataset, conditional)
         self.trainer = Trainer(
             self.trainer_config,
-            assemble.denoiser(config, self.spec, trust),
+            assemble.model(config, self.spec, trust),
             self.objective,
             self.dataset.split("train"),
             device=self.device,
@@ -157,7 +159,9 @@ class Run:
         self._keep_going("logger's numbers", lambda: self.logger.scalars(line["step"], scalars))
 
     def draw(self) -> None:
-        """A grid of samples of the averaged weights, always from the same latents."""
+        """A grid of samples of the averaged weights, always from the same latents; a classifier draws none."""
+        if assemble.is_classifier(self.config):
+            return
         moments = sample_batches(
             self.trainer.averaged,
             self.sampler,
@@ -194,11 +198,13 @@ class Run:
         self._keep_going("metrics", self.metrics.close)
         self._keep_going("logger's numbers", self.logger.close)
 
-    def final_likelihood(self) -> None:
-        """``nll.json`` and ``nll.csv`` of the averaged weights, unless ``nll.n`` is 0."""
+    def examine(self) -> None:
+        """``nll.json`` and ``nll.csv`` of the averaged weights, or a classifier's report, unless ``nll.n`` is 0."""
         split = self.dataset.split(self.nll.split)
         n = min(self.nll.n, len(split))
-        if n:
+        if n and assemble.is_classifier(self.config):
+            report(self.trainer.averaged, self.dequantization, split, n, self.nll.seed, self.device, self.directory)
+        elif n:
             exam = Exam(
                 denoiser=self.trainer.averaged, split=split, own=self.dequantization, chosen=None, n=n,
                 seed=self.nll.seed, batch_size=self.nll.batch_size, audit=self.nll.audit, device=self.device,

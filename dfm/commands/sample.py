@@ -59,8 +59,8 @@ def job(cfg: DictConfig) -> None:
     found, denoiser = loaded(config, wanted.ckpt, device, trust)
     drawn = guided(guidance, found, denoiser, device, trust)
     by_class = wanted.label == "all"
-    indices = chosen(wanted.index, whole_rows(wanted.n, found.spec) if by_class else wanted.n)
-    labels = checked_labels(found.spec, wanted.label, indices)
+    indices = chosen(wanted.index, whole_rows(wanted.n, drawn.spec) if by_class else wanted.n)
+    labels = checked_labels(drawn.spec, wanted.label, indices)
     drawn, truth = observed(task, drawn, found, config, indices, trust)
     if truth is not None and labels is not None and wanted.label is None:
         labels = truth.labels
@@ -97,7 +97,7 @@ def job(cfg: DictConfig) -> None:
     if truth is not None:
         assert isinstance(drawn, Observed)
         facts.update(report(drawn, truth, samples, found.spec, directory))
-    store(samples, labels, indices, found.spec, directory, wanted.png, facts, by_class=by_class)
+    store(samples, labels, indices, drawn.spec, directory, wanted.png, facts, by_class=by_class)
     console.say(f"{len(indices)} samples in {seconds:.1f} s, {facts['nfe']:.0f} NFE: {directory / 'grid.png'}")
     console.say(f"run directory: {directory}")
 

@@ -31,7 +31,7 @@ def job(cfg: DictConfig) -> None:
         train(run)
     finally:
         run.close()
-    run.final_likelihood()
+    run.examine()
     console.say(f"run directory: {directory}")
 
 

@@ -1,0 +1,238 @@
+"""The noisy classifier: Bayes' rule on a mixture, calibration by hand, what training finds, and the commands."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SCHEDULES, Command, oracle
+from test_guidance import Labelled
+from torch import Tensor
+
+import dfm
+from dfm import assemble
+from dfm.classifiers import NoisyClassifier, accuracy_and_calibration
+from dfm.datasets.base import DatasetSpec, Split
+from dfm.denoiser import Calls
+from dfm.densities import UniformLogNsr
+from dfm.errors import UserError
+from dfm.guidance import ByClassifier, Classified
+from dfm.mixtures import GaussianMixture
+from dfm.models.classifier import ImageClassifier, PointClassifier
+from dfm.objectives import Classification
+from dfm.schedules import Schedule
+from dfm.trainer import Trainer, TrainerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact:
+    """p(c | x_t) of a mixture whose class is its component: w_c N(x/a; m_c, C_c + nsr^2 I), normalised."""
+
+    spec: DatasetSpec
+    schedule: Schedule
+    mixture: GaussianMixture
+
+    def on(self, schedule: Schedule) -> "Exact":
+        return replace(self, schedule=schedule)
+
+    def log_probabilities(self, x: Tensor, t: Tensor) -> Tensor:
+        a, b = (c.expand(len(x)) for c in self.schedule.ab(t))
+        rows = []
+        for y, nsr in zip(x / a[:, None], b / a, strict=True):
+            smoothed = self.mixture.smoothed(float(nsr))
+            joint = [
+                w.log() + torch.distributions.MultivariateNormal(m, c).log_prob(y)
+                for w, m, c in zip(smoothed.weights, smoothed.means, smoothed.covariances, strict=True)
+            ]
+            rows.append(torch.stack(joint))
+        return torch.stack(rows).log_softmax(1)
+
+
+def exact(mixture: GaussianMixture, schedule: Schedule) -> Exact:
+    spec = replace(oracle(mixture, schedule).spec, num_classes=3)
+    return Exact(spec=spec, schedule=schedule, mixture=mixture)
+
+
+def test_with_the_exact_classifier_scale_one_is_the_conditional_score(
+    mixture: GaussianMixture, schedule: Schedule
+) -> None:
+    labels = torch.tensor([0, 1, 2, 1])
+    plain = oracle(mixture, schedule)
+    steered = ByClassifier(ckpt="x").guide(plain, exact(mixture, SCHEDULES["linear"])).given(labels)
+    told = Labelled(
+        spec=replace(plain.spec, num_classes=3), schedule=schedule, mixture=mixture, label=labels
+    )  # fmt: skip
+    for share in (0.2, 0.5, 0.8):
+        t = torch.tensor(schedule.t_min + share * (schedule.t_max - schedule.t_min), dtype=torch.float64)
+        x = torch.randn(4, 2, dtype=torch.float64) * torch.hypot(*schedule.ab(t))
+        mine, theirs = steered.score(x, t), told.score(x, t)
+        assert torch.allclose(mine, theirs, rtol=1e-8, atol=1e-8 * float(theirs.abs().max()))
+        velocities = steered.velocity(x, t), told.velocity(x, t)
+        assert torch.allclose(*velocities, rtol=1e-8, atol=1e-8 * float(velocities[1].abs().max()))
+        data, noise = steered.expectations(x, t)
+        a, b = schedule.ab(t)
+        assert torch.allclose(a * data + b * noise, x, rtol=1e-9, atol=1e-9 * float(x.abs().max()))
+
+
+def test_the_likelihood_of_a_steered_model_is_the_conditional_one(mixture: GaussianMixture) -> None:
+    """The divergence goes through the classifier's gradient: log p(x | c) of a Gaussian, to 1e-4 nats."""
+    path = SCHEDULES["trig"]
+    labels = torch.tensor([0, 1, 2])
+    steered = ByClassifier(ckpt="x").guide(oracle(mixture, path), exact(mixture, path)).given(labels)
+    points = mixture.means + 0.3
+    from dfm.likelihood import OdeLikelihood
+
+    found = dfm.log_likelihood(steered, points, OdeLikelihood(solver="dopri5", divergence="exact"))
+    each = torch.stack([
+        torch.distributions.MultivariateNormal(
+            mixture.means[k], mixture.covariances[k] + (path.t_min**2) * torch.eye(2, dtype=torch.float64)
+        ).log_prob(points[k])
+        for k in range(3)
+    ])  # fmt: skip
+    assert torch.allclose(found, each, atol=2e-2), "the prior is fitted to the whole mixture's moments"
+
+
+def test_outside_the_interval_the_classifier_is_not_called(mixture: GaussianMixture) -> None:
+    path, calls = SCHEDULES["edm"], Calls()
+    plain = oracle(mixture, path)
+    scheme = ByClassifier(ckpt="x", low=0.5, high=2.0)
+    steered = scheme.guide(plain, exact(mixture, path)).given(torch.tensor([0, 1, 2])).counted(calls)
+    x, t = torch.randn(3, 2, dtype=torch.float64), torch.tensor([0.1, 1.0, 9.0], dtype=torch.float64)
+    data, noise = steered.expectations(x, t)
+    assert calls.samples == 3 + 1, "three of the model, one of the classifier"
+    bare = plain.expectations(x, t)
+    assert torch.equal(data[[0, 2]], bare[0][[0, 2]])
+    assert torch.equal(noise[[0, 2]], bare[1][[0, 2]])
+    assert not torch.allclose(data[1], bare[0][1])
+    part = steered.rows(torch.tensor([1]))
+    assert torch.allclose(part.data(x[1:2], t[1:2]), data[1:2], rtol=1e-12)
+    zero = ByClassifier(ckpt="x", scale=0.0).guide(plain, exact(mixture, path)).given(torch.tensor([0, 1, 2]))
+    assert torch.equal(zero.data(x, t), bare[0]), "scale 0 is the model, bit for bit"
+
+
+def test_calibration_by_hand() -> None:
+    """Four predictions: confidences 0.9, 0.9 (one right), 0.6 and 0.6 (both right)."""
+    p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]], dtype=torch.float64)
+    accuracy, cross_entropy, calibration = accuracy_and_calibration(p.log(), torch.tensor([0, 1, 0, 1]), bins=10)
+    assert accuracy == 0.75
+    assert cross_entropy == pytest.approx(-np.log([0.9, 0.1, 0.6, 0.6]).mean())
+    assert calibration == pytest.approx(0.5 * abs(0.5 - 0.9) + 0.5 * abs(1.0 - 0.6))
+
+
+def test_predictions_that_are_right_as_often_as_they_say_are_calibrated() -> None:
+    """Labels drawn from the predicted probabilities: zero but for the play of 100,000 draws."""
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(100_000, 4, generator=generator, dtype=torch.float64).pow(3)
+    p = p / p.sum(1, keepdim=True)
+    labels = torch.multinomial(p, 1, generator=generator)[:, 0]
+    _, _, calibration = accuracy_and_calibration(p.log(), labels)
+    assert calibration < 0.01
+    _, _, sure = accuracy_and_calibration((4 * p.log()).log_softmax(1), labels)
+    assert sure > 0.1, "probabilities that say too much are found out"
+
+
+def test_training_finds_bayes_rule(mixture: GaussianMixture) -> None:
+    """A perceptron on the mixture: within 0.02 nats of the exact classifier's cross-entropy, which nobody can beat."""
+    path = SCHEDULES["linear"]
+    generator = torch.Generator().manual_seed(0)
+    points, labels = mixture.sample(20_000, generator)
+    spec = replace(oracle(mixture, path).spec, num_classes=3)
+    network = PointClassifier(shape=(2,), num_classes=3, width=64, depth=2)
+    model = NoisyClassifier(spec=spec, schedule=path, trained=path, network=network)
+    config = TrainerConfig(max_steps=400, batch_size=256, lr=3e-3, ema_decay=0.98, warmup_steps=20)
+    trainer = Trainer(
+        config, model, Classification(density=UniformLogNsr()),
+        Split(values=points[:18_000].float(), labels=labels[:18_000]), device=torch.device("cpu"),
+    )  # fmt: skip
+    for _ in trainer.steps():
+        pass
+    held, truth = points[18_000:], labels[18_000:]
+    for time in (0.05, 0.3, 0.6):
+        t = torch.tensor(time, dtype=torch.float64)
+        a, b = path.ab(t)
+        x = a * held + b * torch.randn(2000, 2, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            found = trainer.averaged.log_probabilities(x.float(), t).double()
+        best = exact(mixture, path).log_probabilities(x, t)
+        losses = [float(-p.gather(1, truth[:, None]).mean()) for p in (found, best)]
+        assert losses[0] < losses[1] + 0.02
+        assert float((found.exp() - best.exp()).abs().mean()) < 0.03
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+SMALL = (
+    "objective=classifier", "model.channels=8", "model.groups=4", "trainer.batch_size=8", "trainer.max_steps=2",
+    "nll.n=9",
+)  # fmt: skip
+
+
+def test_a_classifier_is_trained_reported_and_steers(tiny_run: Path, command: Command) -> None:
+    run = command("train", *SMALL).run
+    rows = np.genfromtxt(run / "classifier.csv", delimiter=",", names=True)
+    assert len(rows) == 12
+    assert np.allclose(rows["accuracy"] * 9, np.round(rows["accuracy"] * 9), atol=1e-4), "nine examples"
+    facts = json.loads((run / "classifier.json").read_text())
+    assert facts["accuracy"] == pytest.approx(rows["accuracy"].mean(), abs=1e-5)
+    assert not (run / "nll.json").exists()
+    assert command("train", f"resume={run}", "trainer.max_steps=3").run == run
+    steer = ("guidance=classifier", f"guidance.ckpt={run}", "guidance.scale=5", "sampler.steps=2")
+    made = command("sample", f"ckpt={tiny_run}", *steer, "label=all", "n=10").run
+    plain = command("sample", f"ckpt={tiny_run}", "sampler.steps=2", "n=10").run
+    assert np.load(made / "samples.npz")["labels"].tolist() == list(range(10))
+    nfe = [json.loads((r / "sample.json").read_text())["nfe"] for r in (made, plain)]
+    assert nfe[0] == 2 * nfe[1]
+    assert not np.array_equal(*(np.load(r / "samples.npz")["samples"] for r in (made, plain)))
+    for wrong in ("sample", "nll"):
+        assert "noisy classifier" in command(wrong, f"ckpt={run}", code=1).err
+    mistaken = command("sample", f"ckpt={tiny_run}", "guidance=classifier", f"guidance.ckpt={tiny_run}", code=1)
+    assert "objective=classifier" in mistaken.err
+
+
+def test_a_classifier_of_points(command: Command) -> None:
+    run = command(
+        "train", "objective=classifier", "model=mlp", "dataset=moons", "trainer.max_steps=2",
+        "trainer.batch_size=8", "nll.n=8",
+    ).run  # fmt: skip
+    assert json.loads((run / "classifier.json").read_text())["num_classes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", *SMALL, "label_dropout=0.1"], "label_dropout=0"),
+        (["train", "objective=classifier", "dataset=checkerboard", "model=mlp"], "has no classes"),
+        (["sample", "guidance=classifier"], "which classifier"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], says: str, command: Command) -> None:
+    outcome = command(*arguments, code=1)
+    assert says in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_a_classifier_of_other_data_is_refused(mixture: GaussianMixture) -> None:
+    path = SCHEDULES["edm"]
+    other = exact(mixture, path)
+    spec = DatasetSpec(name="x", shape=(1, 8, 8), levels=None, num_classes=0, mean=0.0, std=1.0)
+    with pytest.raises(UserError, match="3 classes"):
+        ByClassifier(ckpt="x").guide(replace(oracle(mixture, path), spec=spec), other)
+    plain = oracle(mixture, path)
+    with pytest.raises(UserError, match="10 classes"):
+        ByClassifier(ckpt="x").guide(replace(plain, spec=replace(plain.spec, num_classes=10)), other)
+    steered = ByClassifier(ckpt="x").guide(oracle(mixture, path), other)
+    assert isinstance(steered, Classified)
+    with pytest.raises(UserError, match="label=3"):
+        steered.data(torch.zeros(1, 2, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
+
+
+def test_a_classifier_checks_what_it_is_given() -> None:
+    spec = DatasetSpec(name="x", shape=(1, 8, 8), levels=None, num_classes=3, mean=0.0, std=1.0)
+    with pytest.raises(UserError, match="of this model none is known"):
+        assemble.classifier({"model": {"_target_": "dfm.models.oracle.Oracle"}}, spec, ("dfm",))
+    with pytest.raises(UserError, match="at least 2"):
+        ImageClassifier(shape=(1, 8, 8), num_classes=0)
+    with pytest.raises(UserError, match="model=mlp"):
+        ImageClassifier(shape=(2,), num_classes=3)
