@@ -79,6 +79,10 @@ class Task:
         a = float(self.denoiser.schedule.ab(torch.tensor(self.denoiser.t_min, dtype=torch.float64))[0])
         return a * self.data, self.data[0].numel() * math.log(a)
 
+    def time(self, t: Tensor) -> Tensor:
+        """A time of the model: torchdiffeq steps over the end and interpolates back, where this path has no times."""
+        return t.double().clamp(self.denoiser.t_min, self.denoiser.t_max)
+
     def plain(self, **options: Any) -> Solved:
         """torchdiffeq on (x, integral of div u), as in Song et al. 2021, with one step size for the batch."""
         from torchdiffeq import odeint
@@ -87,7 +91,7 @@ class Task:
         counted, (x, log_a) = self.denoiser.counted(calls), self.ends()
 
         def derivative(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            return divergence(counted.velocity, state[0], t.double())
+            return divergence(counted.velocity, state[0], self.time(t))
 
         times = torch.tensor([self.denoiser.t_min, self.denoiser.t_max])
         with torch.no_grad():
@@ -104,7 +108,7 @@ class Task:
 
         class Field(torch.nn.Module):
             def forward(self, x: Tensor, t: Tensor) -> Tensor:
-                return (low - high) * counted.velocity(x, high + (low - high) * t.double())
+                return (low - high) * counted.velocity(x, task.time(high + (low - high) * t.double()))
 
         def prior(x: Tensor) -> Tensor:
             return task.denoiser.start_log_density(x.double())
