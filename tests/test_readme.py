@@ -37,7 +37,10 @@ def test_command(line: str, command: Command, tmp_path: Path) -> None:
     if "model=mlp" in line:
         smaller = [text for text in WIDE if "nll.n=0" not in line or not text.startswith("nll.")]
     if name != "train":
-        made = {"RUN_OF_TRAIN": str(command("train", *TINY).run)}
+        classes = ("conditional=true", "label_dropout=0.1") if "cfg" in line or "per_class" in line else ()
+        made = {"RUN_OF_TRAIN": str(command("train", *TINY, *classes).run)}
+        if "RUN_OF_CLASSIFIER" in line:
+            made["RUN_OF_CLASSIFIER"] = str(command("train", "objective=classifier", *TINY).run)
         if "RUN_OF_ENCODE" in line:
             made["RUN_OF_ENCODE"] = str(command("encode", "ckpt=latest", *SMALLER["encode"]).run)
         for placeholder, run in made.items():
