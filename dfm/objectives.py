@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,22 @@ Model = NetworkDenoiser | NoisyClassifier
 
 
 class Objective(ABC):
-    """A loss of a model's network on a batch of data."""
+    """A loss of a model's network on a batch of data.
+
+    Attributes:
+        few_steps: whether what it trains leads to the data in a few calls and is no E[data | x_t], so that it has no
+            ODE and no density.
+    """
+
+    few_steps: ClassVar[bool] = False
 
     @abstractmethod
-    def loss(self, denoiser: Any, data: Tensor, generator: torch.Generator) -> Loss:
-        """Losses of data (B, *D); all that is random comes from ``generator``, on the device of the data."""
+    def loss(self, denoiser: Any, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
+        """Losses of data (B, *D); all that is random comes from ``generator``, on the device of the data.
+
+        Args:
+            progress: the done share of the run, for an objective that changes on the way.
+        """
 
     def observe(self, loss: Loss) -> None:  # noqa: B027
         """Take note of a training loss: only an objective that adapts does."""
@@ -71,7 +82,7 @@ class Regression(Objective):
     coupling: Coupling = field(default_factory=Independent)
     uncertainty: Uncertainty = field(default_factory=Fixed)
 
-    def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator) -> Loss:
+    def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
         u = self.density.uniforms(len(data), generator)
         t = self.density.time(u, denoiser.trained)
         draws = GeneratorDraws(len(data), generator, data.dtype)
@@ -162,7 +173,7 @@ class LangevinMatching(Objective):
                 f"objective langevin: steps={self.steps}, transitions={self.transitions}; allowed: at least 2 and 1"
             )
 
-    def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator) -> Loss:
+    def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
         if not isinstance(denoiser, LangevinDenoiser):
             raise UserError("objective=langevin needs a potential; allowed: prior=double_well or prior=potential")
         edges = denoiser.trained.t_max * torch.linspace(0, 1, self.steps + 1, dtype=torch.float64) ** 2
@@ -189,7 +200,7 @@ class Classification(Objective):
 
     density: Density
 
-    def loss(self, denoiser: NoisyClassifier, data: Tensor, generator: torch.Generator) -> Loss:
+    def loss(self, denoiser: NoisyClassifier, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
         assert denoiser.label is not None
         u = self.density.uniforms(len(data), generator)
         t = self.density.time(u, denoiser.trained)

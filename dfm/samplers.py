@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dfm.adaptive import EmbeddedPair
+from dfm.broadcast import per_sample
 from dfm.denoiser import Calls, Denoiser
 from dfm.errors import UserError
 from dfm.grids import Grid, LogNsr
@@ -146,6 +147,33 @@ class GridSampler(Sampler):
                 f"[{denoiser.t_min:g}, {denoiser.t_max:g}]"
             )
         return times
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencySampler(Sampler):
+    """To the data in one call, and again from fresh noise: x_s = a f(x_t, t) + b z (Song et al. 2023, algorithm 1).
+
+    For consistency models. ``steps`` calls of the network, the first at t_max, the others along the grid.
+    """
+
+    steps: int
+    grid: Grid = field(default_factory=LogNsr)
+
+    @property
+    def stochastic(self) -> bool:
+        return self.steps > 1
+
+    def with_steps(self, steps: int) -> "ConsistencySampler":
+        return replace(self, steps=steps)
+
+    def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
+        times = self.grid.times(self.steps, denoiser.schedule, denoiser.t_min, denoiser.t_max)[:-1]
+        noise = StepNoise(seed, indices, None)
+        for step, (t, s) in enumerate(pairwise(times)):
+            noise.step, noise.part = step, 0
+            a, b = denoiser.schedule.ab(s)
+            x = per_sample(a, x) * denoiser.data(x, t) + per_sample(b, x) * noise.draw(x)
+            yield x, float(s)
 
 
 @dataclass(frozen=True, kw_only=True)

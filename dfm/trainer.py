@@ -211,7 +211,7 @@ class Trainer:
                 rows = slice(first, min(first + self.config.batch_size, n))
                 generator = training_generator(self.device, self.config.seed, k, 0, Purpose.VALIDATE)
                 labels = None if split.labels is None else split.labels[rows]
-                total += float(self._losses(self.averaged, split.values[rows], labels, generator).value.sum())
+                total += float(self._losses(self.averaged, split.values[rows], labels, generator, 1.0).value.sum())
         return total / n
 
     def state(self) -> dict[str, Any]:
@@ -267,7 +267,7 @@ class Trainer:
         labels = [None] * passes if batch.labels is None else batch.labels.chunk(passes)
         total = torch.zeros((), device=self.device)
         for values, label in zip(batch.values.chunk(passes), labels, strict=True):
-            losses = self._losses(self.denoiser, values, label, generator)
+            losses = self._losses(self.denoiser, values, label, generator, self.progress)
             loss = losses.value.mean() / passes
             if loss.requires_grad:
                 loss.backward()
@@ -275,7 +275,14 @@ class Trainer:
             total += loss.detach()
         return total
 
-    def _losses(self, denoiser: Model, values: Tensor, labels: Tensor | None, generator: torch.Generator) -> Loss:
+    def _losses(
+        self,
+        denoiser: Model,
+        values: Tensor,
+        labels: Tensor | None,
+        generator: torch.Generator,
+        progress: float,
+    ) -> Loss:
         """Losses of a batch in the split's own numbers."""
         data = values.to(self.device, non_blocking=True)
         if denoiser.spec.levels is not None:
@@ -284,7 +291,7 @@ class Trainer:
             labels = None
         given = denoiser.given(None if labels is None else labels.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.objective.loss(given, data, generator)
+            return self.objective.loss(given, data, generator, progress)
 
     def _refuse_non_finite(self, loss: Tensor, grad_norm: Tensor) -> None:
         if bool(torch.isfinite(loss) & torch.isfinite(grad_norm)):

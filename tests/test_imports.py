@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
     {"classifiers"},
     {"steppers", "oracles", "interpolants", "langevin"},
     {"objectives", "guidance", "inverse"},
+    {"consistency"},
     {"samplers", "flows", "ema", "batches", "figures"},
     {"likelihood", "bounds"},
     {"sampling", "scoring", "report", "trainer", "loggers", "run_dir", "distances", "checks"},
@@ -46,7 +47,7 @@ PURE = {
     "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
     "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants",
     "uncertainty", "expressions", "distances", "checks", "flows", "bounds", "langevin", "oracles", "quantization",
-    "dequantization", "distributed", "classifiers", "guidance", "inverse", "seeding",
+    "dequantization", "distributed", "classifiers", "consistency", "guidance", "inverse", "seeding",
 }  # fmt: skip
 
 

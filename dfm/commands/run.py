@@ -85,6 +85,8 @@ class Run:
         self.labels = checked_labels(self.spec, None, range(self.samples.n))
         if resume:
             self._load()
+        elif config.get("init"):
+            self._begin_with(conform(config["init"], str, "init"))
         self._describe()
         self.metrics = MetricsFile(directory / "metrics.jsonl", after_step=self.trainer.step)
         self.logger.open(directory, self.trainer.step)
@@ -98,6 +100,27 @@ class Run:
             raise UserError(f"the data have changed since this run began: they were {found.spec}, they are {self.spec}")
         self.trainer.load_state(found.state)
         console.say(f"resumed at step {self.trainer.step} from {found.path}")
+
+    def _begin_with(self, ckpt: str) -> None:
+        """The averaged weights of another run in the place of fresh ones.
+
+        Raises:
+            UserError: that run's network has another form or another meaning.
+        """
+        found, refused = checkpoint.find(ckpt)
+        for message in refused:
+            console.warn(message)
+        for key in ("model", "prediction"):
+            if found.config[key] != self.config[key]:
+                raise UserError(
+                    f"init={ckpt}: its {key} is {found.config[key]}, here it is {self.config[key]}; allowed: the same"
+                )
+        theirs, mine = (found.spec.shape, found.spec.num_classes), (self.spec.shape, self.spec.num_classes)
+        if theirs != mine:
+            raise UserError(f"init={ckpt}: a model of shape and classes {theirs}; allowed: {mine}, as the data here")
+        self.trainer.network.load_state_dict(found.state["ema"])
+        self.trainer.ema.network.load_state_dict(found.state["ema"])
+        console.say(f"begins with the averaged weights of {found.path}")
 
     def _describe(self) -> None:
         """The small files, and a line on what is about to happen."""
@@ -204,6 +227,8 @@ class Run:
         n = min(self.nll.n, len(split))
         if n and assemble.is_classifier(self.config):
             report(self.trainer.averaged, self.dequantization, split, n, self.nll.seed, self.device, self.directory)
+        elif n and self.objective.few_steps:
+            console.say("no likelihood: what this objective trains has no ODE of its own, and so no density")
         elif n:
             exam = Exam(
                 denoiser=self.trainer.averaged, split=split, own=self.dequantization, chosen=None, n=n,
