@@ -1,5 +1,6 @@
 """Several processes on one piece of work, as torchrun starts them: who this one is, and how results come together."""
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Team:
         if not dist.is_initialized():
             # plain Python objects are exchanged, which gloo carries on any machine
             dist.init_process_group("gloo")
+            # a group that outlives the interpreter's end can abort a process whose work is done
+            atexit.register(dist.destroy_process_group)
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, mine)
         return found

@@ -212,7 +212,7 @@ assert not heavy, heavy
     ("argv", "line", "expected"),
     [
         (["dfm", "--help"], None, "dfm nll"),
-        (["dfm", "train", "--help"], None, "objective: denoising"),
+        (["dfm", "train", "--help"], None, "objective: classifier, consistency, denoising"),
         (["dfm", "-sc", "query=bash"], "dfm tr", "train"),
         (["dfm", "-sc", "query=bash"], "dfm train objective=", "objective=flow_matching"),
         (["dfm", "-sc", "query=bash"], "dfm sample sampler=eu", "sampler=euler_maruyama"),

@@ -14,6 +14,7 @@ from conftest import TINY, Command
 from torch import nn
 
 from dfm import checkpoint, run_dir
+from dfm.batches import Batch
 from dfm.checkpoint import Checkpoint
 from dfm.datasets.base import DatasetSpec, Split
 from dfm.datasets.digits import Digits
@@ -156,12 +157,14 @@ def test_validation_repeats_itself() -> None:
 def test_flips_are_half_and_repeatable() -> None:
     values = torch.zeros(2000, 1, 8, 8, dtype=torch.uint8)
     values[..., 0] = 1
-    run = trainer(flip=True)
-    flipped = run._flipped(values)
+    batch = Batch(values, None, torch.arange(2000))
+    flip = trainer(flip=True).augmentation
+    flipped = flip(batch, 0, 0).values
     share = float(flipped[:, 0, 0, -1].float().mean())
     assert abs(share - 0.5) < 4.5 * 0.5 / 2000**0.5
-    assert torch.equal(flipped, run._flipped(values))
-    assert torch.equal(trainer()._flipped(values), values)
+    assert torch.equal(flipped, flip(batch, 0, 0).values)
+    assert not torch.equal(flipped, flip(batch, 0, 1).values)
+    assert torch.equal(trainer().augmentation(batch, 0, 0).values, values)
 
 
 def test_the_first_non_finite_loss_stops_the_run_before_the_step() -> None:
