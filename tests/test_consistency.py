@@ -138,8 +138,9 @@ def test_both_calls_see_the_same_dropout() -> None:
     assert not torch.equal(ends[0], other)
 
 
-def test_a_student_is_tuned_from_a_teacher_and_drawn_from(tiny_run: Path, command: Command) -> None:
-    consistency = ("objective=consistency", "sampler=consistency", "prediction=velocity")
+@pytest.mark.parametrize("pacing", ["easy", "doubling"])
+def test_a_student_is_tuned_from_a_teacher_and_drawn_from(pacing: str, tiny_run: Path, command: Command) -> None:
+    consistency = ("objective=consistency", f"pacing={pacing}", "sampler=consistency")
     tiny = [text for text in TINY if "likelihood" not in text]
     outcome = command("train", *tiny, *consistency, f"init={tiny_run}")
     assert "begins with the averaged weights" in outcome.out

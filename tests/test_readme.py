@@ -36,7 +36,7 @@ def test_command(line: str, command: Command, tmp_path: Path) -> None:
         smaller = [*WIDE, "trainer.batch_size=2", "samples.n=1", "nll.n=1", *overrides_for("cifar10", tmp_path)]
     if "model=mlp" in line:
         smaller = [text for text in WIDE if "nll.n=0" not in line or not text.startswith("nll.")]
-    if name != "train":
+    if name != "train" or "RUN_OF_TRAIN" in line:
         classes = ("conditional=true", "label_dropout=0.1") if "cfg" in line or "per_class" in line else ()
         made = {"RUN_OF_TRAIN": str(command("train", *TINY, *classes).run)}
         if "RUN_OF_CLASSIFIER" in line:
