@@ -2,9 +2,9 @@
 
 Usage: python scripts/few_steps.py --teacher RUN --student RUN [--n 300] [--seeds 3]
 
-The teacher samples with Euler's method on the log-nsr grid and Heun's on the rho grid, the student, a consistency model,
-with its own sampler. Energy distance x 1000 of n samples to the first n test examples, mean and standard error over
-seeds; NFE counts every call, the last denoising included.
+The teacher samples with Euler's method on the log-nsr grid and with Heun's on the rho grid; the student, a consistency
+model, with its own sampler. Energy distance x 1000 of n samples to the first n test examples, mean and standard error
+over seeds; NFE counts every call, the last denoising included.
 """
 
 import argparse
