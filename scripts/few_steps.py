@@ -18,7 +18,7 @@ from dfm.checkpoint import find
 from dfm.distances import energy_distance
 from dfm.grids import LogNsr, Rho
 from dfm.quantization import centres
-from dfm.samplers import ConsistencySampler, GridSampler, Sampler
+from dfm.samplers import GridSampler, JumpSampler, Sampler
 from dfm.steppers import Euler, Heun
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     given = parser.parse_args()
     test = held_out(given.teacher, given.n)
     rows: list[tuple[str, str, int, Sampler]] = [
-        ("student", given.student, n, ConsistencySampler(steps=n)) for n in (1, 2, 4)
+        ("student", given.student, n, JumpSampler(steps=n, renoise=True)) for n in (1, 2, 4)
     ]
     rows += [
         ("teacher, Euler", given.teacher, n, GridSampler(stepper=Euler(), steps=n - 1, grid=LogNsr()))

@@ -81,6 +81,7 @@ def train(run: "Run") -> None:
             run.draw()
         for report in trainer.steps():
             last = trainer.progress >= 1
+            run.tell(trainer.objective.news())
             if last or report.step % config.log_every == 0:
                 line = run.log_step(report)
                 bar.update(task, loss=f"{line['loss']:.4f}", speed=f"{line['images_per_second']:.0f}")
@@ -91,6 +92,7 @@ def train(run: "Run") -> None:
                 run.draw()
             if due(report.step, config.checkpoint_every, last):
                 run.save()
+    run.tell(trainer.objective.closing(trainer.averaged))
     if config.max_steps == 0:
         run.save()
 
