@@ -50,9 +50,7 @@ def own_sampler(config: dict[str, Any], found: Checkpoint, trust: Sequence[str])
         node = own_settings(found.config["sampler"], config["sampler"], overrides())
         return assemble.sampler({"sampler": node}, trust), node, "own"
     if few and "Jump" not in str(config["sampler"]["_target_"]):
-        console.warn(
-            f"{' '.join(named)}: a few-step model, made for its own sampler; try leaving sampler= and grid= out"
-        )
+        console.warn(f"{' '.join(named)}: a few-step model has a sampler of its own; try without sampler= and grid=")
     return assemble.sampler(config, trust), config["sampler"], choice("sampler")
 
 
