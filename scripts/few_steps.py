@@ -1,7 +1,7 @@
 """Students in few calls beside their teacher: train them all, measure them all, print the table.
 
 Usage: python scripts/few_steps.py digits --out DIR [--n 1000] [--seeds 3]
-       python scripts/few_steps.py fashion --out DIR --n 2000 --seeds 2
+       python scripts/few_steps.py fashion --out DIR --seeds 2
 
 Runs that are already in DIR are not made again: it can be stopped and started. On 2 cores ``digits`` takes about half
 an hour, ``fashion`` an hour and a half. The figure is the Fréchet distance of ``dfm eval`` (features of the data set's
@@ -43,34 +43,42 @@ class Student:
     renoise: bool = False
 
 
-def students(steps: int) -> list[Student]:
-    """What is compared; each takes ``steps`` optimiser steps."""
-    common = [f"trainer.max_steps={steps}", "trainer.sample_every=0", "nll.n=0", "model.dropout=0"]
-    part = steps // 5
-    tuned = [*common, "trainer.lr=5e-4"]
-    return [
-        Student("consistency", ["objective=consistency", *tuned], [(0, [1, 2, 4])], renoise=True),
-        Student(
-            "progressive",
-            [
-                "objective=progressive", *tuned, f"trainer.checkpoint_every={part}", "trainer.keep_checkpoints=5",
-                "trainer.ema_decay=0.99",
-            ],
-            [(0, [1]), (1, [2]), (2, [4])],
-        ),
-        Student(
-            "reflow",
-            ["objective=reflow", *tuned, f"trainer.checkpoint_every={steps // 2}", "trainer.ema_decay=0.99"],
-            [(1, [1, 2, 4]), (0, [1])],
-        ),
-        Student("meanflow", ["objective=meanflow", *tuned], [(0, [1, 2, 4])]),
-    ]  # fmt: skip
+@dataclass(frozen=True)
+class Plan:
+    """How the students of a data set are trained: optimiser steps, halvings of progressive distillation, pairs."""
+
+    experiment: str
+    teacher: list[str]
+    steps: int
+    halvings: int
+    pairs: list[str]
+
+    def students(self) -> list[Student]:
+        """What is compared. Of progressive distillation and reflow each round leaves a checkpoint."""
+        common = [
+            f"trainer.max_steps={self.steps}", "trainer.max_minutes=null", "trainer.sample_every=0",
+            "trainer.validate_every=0", "nll.n=0", "model.dropout=0", "trainer.lr=5e-4",
+        ]  # fmt: skip
+        rounds = [
+            "trainer.ema_decay=0.99", f"trainer.keep_checkpoints={self.halvings}",
+            f"trainer.checkpoint_every={self.steps // self.halvings}", f"objective.start={2**self.halvings}",
+        ]  # fmt: skip
+        two = ["trainer.ema_decay=0.99", f"trainer.checkpoint_every={self.steps // 2}"]
+        return [
+            Student("consistency", ["objective=consistency", *common], [(0, [1, 2, 4])], renoise=True),
+            Student("progressive", ["objective=progressive", *common, *rounds], [(0, [1]), (1, [2]), (2, [4])]),
+            Student("reflow", ["objective=reflow", *common, *two, *self.pairs], [(1, [1, 2, 4]), (0, [1])]),
+            Student("meanflow", ["objective=meanflow", *common], [(0, [1, 2, 4])]),
+        ]
 
 
-SETS = {
-    "digits": ("experiment=digits_flow", [], 1500),
-    "fashion": ("experiment=fashion_flow", ["trainer.max_minutes=25"], 1500),
-}
+PLANS = {
+    "digits": Plan("experiment=digits_flow", [], 1500, 5, []),
+    "fashion": Plan(
+        "experiment=fashion_flow", ["trainer.max_minutes=25", "nll.n=0"], 1000, 4,
+        ["objective.n=2048", "objective.solver_steps=9"],
+    ),
+}  # fmt: skip
 
 
 def train(run: Path, overrides: list[str]) -> None:
@@ -116,16 +124,15 @@ def figure(
 def main() -> None:
     """Train, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=SETS)
+    parser.add_argument("data", choices=PLANS)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
-    experiment, more, steps = SETS[given.data]
-    teacher = given.out / "teacher"
-    train(teacher, [experiment, *more])
-    for student in students(steps):
-        train(given.out / student.name, [experiment, f"init={teacher}", *student.overrides])
+    plan, teacher = PLANS[given.data], given.out / "teacher"
+    train(teacher, [plan.experiment, *plan.teacher])
+    for student in plan.students():
+        train(given.out / student.name, [plan.experiment, f"init={teacher}", *student.overrides])
     found, _ = find(str(teacher))
     data = assemble.dataset({"dataset": found.config["dataset"]}, ("dfm",))
     features = features_for(data)
@@ -141,7 +148,7 @@ def main() -> None:
         print(
             f"| teacher, {way} | {getattr(sampler, 'steps', '')} | {nfe} | {row} | {seconds(teacher):.0f} |", flush=True
         )
-    for student in students(steps):
+    for student in plan.students():
         run = given.out / student.name
         for back, numbers in student.shown:
             path = checkpoints(run)[back]
