@@ -90,9 +90,10 @@ def train(run: "Run") -> None:
                 run.validate()
             if due(report.step, config.sample_every, last):
                 run.draw()
+            if last:
+                run.tell(trainer.objective.closing(trainer.averaged))
             if due(report.step, config.checkpoint_every, last):
                 run.save()
-    run.tell(trainer.objective.closing(trainer.averaged))
     if config.max_steps == 0:
         run.save()
 
