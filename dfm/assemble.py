@@ -99,8 +99,10 @@ def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Network
         independent=_expect(build(config["coupling"], "coupling", trust), Coupling, "coupling").independent
         and learned.independent,
     )  # fmt: skip
-    if two_times:
+    if two_times and outputs == 1 and not isinstance(plain.source, Potential):
         return flow_map(plain)
+    if two_times:
+        raise UserError("objective=meanflow learns a velocity; allowed: latent=none, and a prior that is no potential")
     if isinstance(plain.source, Potential):
         return LangevinDenoiser(**vars(plain))
     return plain if outputs == 1 else InterpolantDenoiser(**vars(plain), latent=latent)

@@ -8,6 +8,7 @@ resumed run has the same teacher.
 import copy
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from dfm.broadcast import per_sample
+from dfm.densities import LossAware
 from dfm.errors import UserError
 from dfm.grids import Grid, NoiseShare
 from dfm.networks import NetworkDenoiser
-from dfm.objectives import Loss, Regression, drawn
+from dfm.objectives import Loss, Regression, drawn, refuse_latent
+from dfm.predictions import Noise, Score
 
 
 class Teacher(nn.Module):
@@ -34,9 +37,10 @@ class Teacher(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Taught(Regression):
-    """A regression on what a frozen copy of the network says, in rounds of equal length.
+    """A regression on what a frozen copy of the network says, in rounds of equally many optimiser steps.
 
-    The learning rate's cosine falls to zero in each round, as in the paper on progressive distillation.
+    A cosine of the learning rate falls to zero in each round and begins again, and so does the average of the weights.
+    (The paper on progressive distillation has the rate fall linearly in each round.)
     """
 
     teacher: Teacher = field(init=False, repr=False, compare=False, default_factory=Teacher)
@@ -49,16 +53,32 @@ class Taught(Regression):
     def rounds(self) -> int:
         """How many."""
 
+    def check(self, denoiser: NetworkDenoiser) -> None:
+        """Refuse a network that has no parameters or says nothing of the data where there is nothing but noise.
+
+        Raises:
+            UserError: it is such a one.
+        """
+        if isinstance(denoiser.prediction, (Noise, Score)):
+            raise UserError(
+                f"prediction={type(denoiser.prediction).__name__.lower()} says nothing of the data at t_max, where a "
+                "student's jump begins; allowed: a teacher of prediction=velocity, v, data or edm"
+            )
+        if next(denoiser.module().parameters(), None) is None:
+            raise UserError("a network without parameters has nothing to learn; allowed: model=unet... or mlp")
+
     def module(self, network: nn.Module) -> nn.ModuleDict:
         self.teacher.network = copy.deepcopy(network).eval().requires_grad_(False)
         return nn.ModuleDict({**super().module(network), "teacher": self.teacher})
 
-    def advance(self, denoiser: NetworkDenoiser, progress: float) -> None:
-        if min(int(progress * self.rounds), self.rounds - 1) > int(self.teacher.round):
+    def advance(self, denoiser: NetworkDenoiser, progress: float) -> bool:
+        begins = min(int(progress * self.rounds), self.rounds - 1) > int(self.teacher.round)
+        if begins:
             assert self.teacher.network is not None
             self.teacher.network.load_state_dict(denoiser.module().state_dict())
             self.teacher.round += 1
             self.began(self.teaching(denoiser), int(self.teacher.round))
+        return begins
 
     def began(self, teacher: NetworkDenoiser, number: int) -> None:
         """Called when a round begins, with its teacher."""
@@ -87,6 +107,8 @@ class Progressive(Taught):
     paper's 1 + a^2/b^2. (Salimans and Ho 2022, algorithm 2 and appendix G.)
 
     Args:
+        density: draws the N steps with equal chances; no more of it than whether it is stratified is used.
+        coupling: as the teacher was trained with.
         start: steps of the first teacher, which is to be good at so many.
         steps: of the last student; start/steps is a power of two, at least 2.
         grid: of the times; every second one of the teacher's is the student's.
@@ -100,6 +122,8 @@ class Progressive(Taught):
     grid: Grid = field(default_factory=NoiseShare)
 
     def __post_init__(self) -> None:
+        if isinstance(self.density, LossAware):
+            raise UserError("objective progressive: its times are fixed; allowed: density=uniform")
         ratio = self.start / self.steps if self.steps > 0 else 0
         if ratio < 2 or not math.log2(ratio).is_integer():
             raise UserError(
@@ -119,9 +143,15 @@ class Progressive(Taught):
         """N of the round that is going on."""
         return self.start >> (max(int(self.teacher.round), 0) + 1)
 
+    def steps_learned(self, noted: Mapping[str, Tensor]) -> int | None:
+        number = noted.get("teacher.round")
+        return self.steps if number is None else self.start >> (max(int(number), 0) + 1)
+
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
+        refuse_latent(denoiser)
         u = self.density.uniforms(len(data), generator)
         noise = drawn(denoiser, data, generator)
+        data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
         step = (u * self.count()).long().clamp_max(self.count() - 1)
         t, x = self.noisy(denoiser, data, noise, step)
         out = denoiser.output(x, t)

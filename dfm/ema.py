@@ -26,9 +26,13 @@ class Ema:
         self._shadow, self._weights = _floats(self.network), _floats(network)
         self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
 
+    def restart(self, network: nn.Module) -> None:
+        """Forget what was averaged: begin with the weights of the network."""
+        self.network.load_state_dict(network.state_dict())
+
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimiser step ``step`` (counted from 1)."""
+        """Take in the weights after optimiser step ``step`` (counted from 1, at the start or the last restart)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         if self._shadow:
             torch._foreach_lerp_(self._shadow, self._weights, 1 - decay)

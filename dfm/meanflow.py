@@ -6,17 +6,19 @@ u(x_t, t, t) is the ordinary velocity: at equal times the model is a flow-matchi
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dfm.broadcast import per_sample
+from dfm.couplings import Coupling, Independent
+from dfm.densities import Density, LossAware
 from dfm.errors import UserError
 from dfm.networks import NetworkDenoiser
-from dfm.objectives import Loss, Regression, drawn
+from dfm.objectives import Loss, Objective, drawn, noted
 from dfm.predictions import Velocity
 from dfm.schedules import Schedule
 
@@ -59,15 +61,17 @@ class FlowMapDenoiser(NetworkDenoiser):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanFlow(Regression):
+class MeanFlow(Objective):
     """w |u(x_t, t, s) - sg[v - (t - s) (v . grad_x u + du/dt)]|^2/d with v = a' data + b' noise.
 
     The target is what the definition of u gives when differentiated in t; sg stops the gradient and the derivative is
     one forward-mode pass. Where s = t, in all but ``share`` of the batch, this is flow matching. w = 1/(e + c)^power, e
     the squared error per dimension, its gradient stopped; so the loss is near 1 and the error is what falls. With
-    ``init=TEACHER`` the network starts as the teacher at every s. (Geng et al. 2025, algorithm 1 and eq. 22.)
+    ``init=TEACHER`` the network begins with a flow's weights and blind to s; it is near that flow, not equal to it,
+    since it is told its times otherwise. (Geng et al. 2025, algorithm 1.)
 
     Args:
+        density: of both times.
         share: of a batch with s < t; s and t are then the smaller and the larger of two draws of the density.
         power, c: of w.
 
@@ -75,6 +79,8 @@ class MeanFlow(Regression):
         UserError: a share outside [0, 1], or c not above 0; on use with a prediction other than the velocity.
     """
 
+    density: Density
+    coupling: Coupling = field(default_factory=Independent)
     share: float = 0.25
     power: float = 1.0
     c: float = 1e-3
@@ -82,6 +88,8 @@ class MeanFlow(Regression):
     few_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.density, LossAware):
+            raise UserError("objective meanflow draws two times of a density; allowed: any density but loss_aware")
         if not (0 <= self.share <= 1 and self.c > 0):
             raise UserError(
                 f"objective meanflow: share={self.share:g}, c={self.c:g}; allowed: a share from 0 to 1, c above 0"
@@ -89,7 +97,7 @@ class MeanFlow(Regression):
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
         if not isinstance(denoiser, FlowMapDenoiser):
-            raise UserError("objective=meanflow needs prediction=velocity and latent=none")
+            raise UserError("objective=meanflow needs a network of two times; from Python: dfm.meanflow.flow_map")
         u = self.density.uniforms(len(data), generator)
         t, s = self.times(u, denoiser.trained, generator)
         noise = drawn(denoiser, data, generator)
@@ -100,7 +108,10 @@ class MeanFlow(Regression):
         target = self.target(denoiser, x, data, noise, t, s) / scale
         error = (denoiser.mean_output(x, t, s) - target).square().flatten(1).mean(1)
         weight = (error.detach() + self.c) ** -self.power
-        return Loss(value=error * weight * self.density.importance(u).to(error), error=error, u=u)
+        return Loss(value=error * weight, error=error, u=u)
+
+    def module(self, network: nn.Module) -> nn.ModuleDict:
+        return nn.ModuleDict(noted(self.density))
 
     def times(self, u: Tensor, path: Schedule, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(t, s), float64 (B,), s <= t."""
@@ -118,8 +129,9 @@ class MeanFlow(Regression):
         if len(rows) == 0:
             return velocity
         part, end = denoiser.rows(rows), s[rows]
-        # forward mode knows only the plain attention
-        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # forward mode knows only the plain attention, and no convolution whose input autocast has made narrower
+        plain = torch.autocast(x.device.type, enabled=False)
+        with plain, sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's own, when it first loads forward mode
             _, change, *_ = torch.func.jvp(
                 lambda x, t: part.mean_velocity(x, t, end),
@@ -135,9 +147,6 @@ def flow_map(plain: NetworkDenoiser) -> FlowMapDenoiser:
     Raises:
         UserError: it does not predict the velocity.
     """
-    if not isinstance(plain.prediction, Velocity) or type(plain) is not NetworkDenoiser:
-        raise UserError(
-            "objective=meanflow learns an average velocity; allowed: prediction=velocity, latent=none and a prior that "
-            "is no potential"
-        )
+    if not isinstance(plain.prediction, Velocity):
+        raise UserError("objective=meanflow learns an average velocity; allowed: prediction=velocity")
     return FlowMapDenoiser(**vars(plain))

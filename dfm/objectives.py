@@ -1,6 +1,7 @@
 """What training minimises: a loss per sample at random noise levels. Only the trainer reduces it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -61,6 +62,24 @@ class Objective(ABC):
         """Whether it leaves data and noise independent, beyond what its coupling does."""
         return True
 
+    @property
+    def rounds(self) -> int:
+        """In how many rounds of equally many optimiser steps it goes."""
+        return 1
+
+    @property
+    def validates(self) -> bool:
+        """Whether its loss on held-out data tells more than its loss in training."""
+        return True
+
+    def steps_learned(self, noted: Mapping[str, Tensor]) -> int | None:
+        """For how many sampling steps a few-step model was made, if for a certain number.
+
+        Args:
+            noted: the state of ``module()`` in its checkpoint.
+        """
+        return None
+
     @abstractmethod
     def loss(self, denoiser: Any, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
         """Losses of data (B, *D); all that is random comes from ``generator``, on the device of the data.
@@ -80,8 +99,12 @@ class Objective(ABC):
         """
         return nn.Module()
 
-    def advance(self, denoiser: Any, progress: float) -> None:  # noqa: B027
-        """Called before each optimiser step with the denoiser in training: for an objective that goes in rounds."""
+    def advance(self, denoiser: Any, progress: float) -> bool:
+        """Called before each optimiser step with the denoiser in training: whether a round begins with this step.
+
+        What is learned in a round is another thing than in the round before, so the weights' average begins anew.
+        """
+        return False
 
     def annealed(self, progress: float) -> float:
         """The share of the way that the learning rate's fall has come: here that of the run."""
@@ -131,12 +154,11 @@ class Regression(Objective):
         self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Weighted squared errors (B,)."""
-        if isinstance(denoiser, InterpolantDenoiser):
-            raise UserError("latent=root needs its own loss; allowed: objective=interpolant, or latent=none")
         return self.at(denoiser, data, noise, t)
 
     def at(self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The losses (B,) at given noise and times."""
+        refuse_latent(denoiser)
         a, b = denoiser.trained.ab(t)
         out = denoiser.output(per_sample(a, data) * data + per_sample(b, data) * noise, t)
         return self.row_error(denoiser, out, data, noise, t)
@@ -248,6 +270,16 @@ class Classification(Objective):
 
     def module(self, network: nn.Module) -> nn.ModuleDict:
         return nn.ModuleDict(noted(self.density))
+
+
+def refuse_latent(denoiser: Denoiser) -> None:
+    """Refuse a network with an output for a latent, which this loss has no use for.
+
+    Raises:
+        UserError: it is one.
+    """
+    if isinstance(denoiser, InterpolantDenoiser):
+        raise UserError("latent=root needs its own loss; allowed: objective=interpolant, or latent=none")
 
 
 def drawn(denoiser: Denoiser, data: Tensor, generator: torch.Generator) -> Tensor:

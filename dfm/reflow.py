@@ -6,6 +6,7 @@ the jump from noise to data alone.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,8 @@ from dfm.objectives import Loss
 from dfm.run_dir import write_atomically
 from dfm.samplers import GridSampler, start
 from dfm.sampling import checked_labels
+from dfm.schedules import Linear
+from dfm.seeding import NumberedDraws, Purpose
 from dfm.steppers import Euler, Heun
 
 BATCH = 256
@@ -35,6 +38,7 @@ class Pairs:
     data: Tensor
     noise: Tensor
     labels: Tensor | None
+    num_classes: int = 0
 
     def to(self, device: torch.device) -> "Pairs":
         """The same on a device."""
@@ -42,39 +46,50 @@ class Pairs:
         return replace(self, data=self.data.to(device), noise=self.noise.to(device), labels=labels)
 
     def draw(self, label: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
-        """Numbers of ``count`` pairs, of the classes ``label`` (int64) if these have any."""
+        """Numbers of ``count`` pairs, of the classes ``label`` (int64) if these have any; num_classes hides a class."""
         u = torch.rand(count, generator=generator, device=generator.device)
+        any_of_all = (u * len(self.data)).long().clamp_max(len(self.data) - 1)
         if label is None or self.labels is None:
-            return (u * len(self.data)).long().clamp_max(len(self.data) - 1)
-        counts = torch.bincount(self.labels, minlength=int(label.max()) + 1)
-        if int(counts[label].min()) == 0:
+            return any_of_all
+        counts = torch.bincount(self.labels, minlength=self.num_classes)
+        if int(counts.min()) == 0:
             raise UserError(f"objective reflow: n={len(self.data)} pairs are not one a class; try a larger objective.n")
+        hidden, c = label >= self.num_classes, label.clamp_max(self.num_classes - 1)
         first = counts.cumsum(0) - counts
-        return self.labels.argsort(stable=True)[first[label] + (u * counts[label]).long().clamp_max(counts[label] - 1)]
+        own = self.labels.argsort(stable=True)[first[c] + (u * counts[c]).long().clamp_max(counts[c] - 1)]
+        return torch.where(hidden, any_of_all, own)
 
 
 @torch.no_grad()
 def made(teacher: NetworkDenoiser, n: int, steps: int, seed: int, device: torch.device) -> Pairs:
-    """n pairs by Heun's method on the rho grid; pair k is a function of (teacher, seed, k)."""
+    """n pairs by Heun's method on the rho grid; pair k is a function of (teacher, seed, k).
+
+    Their noise is none that any sample of a user's starts from, so a student is not judged on what it was trained on.
+    """
     sampler = GridSampler(stepper=Heun(), steps=steps, grid=Rho())
     labels = checked_labels(teacher.spec, None, range(n))
     data, noise = [], []
     for first in range(0, n, BATCH):
         part = range(first, min(first + BATCH, n))
-        x = start(teacher, seed, part, device)
+        draws = NumberedDraws(seed, part, Purpose.PAIRS)
+        x = teacher.from_latent(teacher.source.draw(draws, teacher.spec.shape)).to(device, torch.float32)
         given = teacher.given(None if labels is None else labels[list(part)].to(device))
         data.append(sampler.run(given, x, seed, part).x.cpu())
         noise.append(teacher.to_latent(x).cpu())
-    return Pairs(data=torch.cat(data), noise=torch.cat(noise), labels=labels)
+    return Pairs(
+        data=torch.cat(data), noise=torch.cat(noise), labels=labels, num_classes=teacher.spec.num_classes
+    )  # fmt: skip
 
 
 @torch.no_grad()
 def straightness(denoiser: NetworkDenoiser, n: int, steps: int, seed: int, device: torch.device) -> float:
-    """S = E int_0^1 |(x_1 - x_0) - u(x_t, t)|^2 dt / d along the denoiser's own ODE (Liu et al. 2023, eq. 8).
+    """S = E int_0^1 |(x_1 - x_0) - u(x_t, t)|^2 dt / d along the denoiser's own ODE (Liu et al. 2023).
 
-    Zero means that one step of Euler's method is exact. Time is scaled to [0, 1]; the ODE is followed by ``steps``
-    steps of Euler's method in the schedule's own time from n latents, and the mean is over the places it visits.
+    Zero means that one jump is exact. x_t is followed on the linear path, where the flow of pairs is straight, whatever
+    path the model was trained on; its time is scaled to [0, 1]. ``steps`` steps of Euler's method from n latents, the
+    mean over the places they visit.
     """
+    denoiser = denoiser.on(Linear())
     labels = checked_labels(denoiser.spec, None, range(n))
     given = denoiser.given(None if labels is None else labels.to(device))
     sampler = GridSampler(stepper=Euler(), steps=steps, grid=Uniform())
@@ -112,6 +127,8 @@ class Reflow(Taught):
     told: dict[str, float] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.coupling.independent:
+            raise UserError("objective reflow: its pairs are the teacher's; allowed: coupling=independent")
         if self.k < 0 or self.rounds < 1 or min(self.n, self.solver_steps) < 1:
             raise UserError(
                 f"objective reflow: k={self.k}, one_step={self.one_step}, n={self.n}, "
@@ -129,6 +146,15 @@ class Reflow(Taught):
     @property
     def independent(self) -> bool:
         return False
+
+    @property
+    def validates(self) -> bool:
+        return False  # held-out data have no part in its loss
+
+    def steps_learned(self, noted: Mapping[str, Tensor]) -> int | None:
+        number = noted.get("teacher.round")
+        last = number is None or int(number) == self.rounds - 1
+        return 1 if self.one_step and last else None
 
     def placed(self, directory: Path) -> "Reflow":
         return replace(self, directory=directory / "pairs")
@@ -164,7 +190,7 @@ class Reflow(Taught):
             return made(teacher, self.n, self.solver_steps, self.seed, device)
         path = self.directory / f"round_{number}.safetensors"
         origin = {"teacher": fingerprint(teacher), "n": str(self.n), "steps": str(self.solver_steps)}
-        origin["seed"] = str(self.seed)
+        origin.update(seed=str(self.seed), classes=str(teacher.spec.num_classes))
         found = read_pairs(path, origin)
         if found is None:
             found = made(teacher, self.n, self.solver_steps, self.seed, device)
@@ -208,4 +234,6 @@ def read_pairs(path: Path, origin: dict[str, str]) -> Pairs | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
-    return Pairs(data=tensors["data"], noise=tensors["noise"], labels=tensors.get("labels"))
+    return Pairs(
+        data=tensors["data"], noise=tensors["noise"], labels=tensors.get("labels"), num_classes=int(origin["classes"])
+    )  # fmt: skip

@@ -92,7 +92,7 @@ class Trainer:
         self.learned = objective.module(self.network).to(device)
         self.parameters = [*self.network.parameters(), *(p for p in self.learned.parameters() if p.requires_grad)]
         self.optimizer = self._make_optimizer()
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.averaged_since = 0, 0.0, 0
 
     @property
     def averaged(self) -> Any:
@@ -166,6 +166,7 @@ class Trainer:
         return {
             "step": self.step,
             "seconds": self.seconds,
+            "averaged_since": self.averaged_since,
             "network": self.network.state_dict(),
             "ema": self.ema.network.state_dict(),
             "objective": self.learned.state_dict(),
@@ -175,6 +176,7 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state()``."""
         self.step, self.seconds = state["step"], state["seconds"]
+        self.averaged_since = state.get("averaged_since", 0)
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
         self.learned.load_state_dict(state.get("objective", {}), strict="objective" in state)
@@ -191,7 +193,9 @@ class Trainer:
 
     def _take(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
         """One optimiser step: (loss, gradient norm, learning rate)."""
-        self.objective.advance(replace(self.denoiser, network=self.network), self.progress)
+        if self.objective.advance(replace(self.denoiser, network=self.network), self.progress):
+            self.ema.restart(self.network)
+            self.averaged_since = self.step
         self.network.train()
         rate = self.learning_rate()
         with lent_seed(self.device, self.config.seed, self.step, 0, Purpose.DROPOUT):
@@ -205,7 +209,7 @@ class Trainer:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.ema.update(self.step)
+        self.ema.update(self.step - self.averaged_since)
         return loss, grad_norm, rate
 
     def _accumulate_gradients(self, batch: Batch) -> Tensor:

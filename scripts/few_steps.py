@@ -26,7 +26,7 @@ from dfm.quality import frechet_distance
 import dfm
 from dfm import assemble
 from dfm.checkpoint import find
-from dfm.grids import Rho
+from dfm.grids import LogNsr, Rho
 from dfm.quantization import quantize
 from dfm.run_dir import checkpoints, read_metrics
 from dfm.samplers import GridSampler, JumpSampler, Sampler
@@ -60,10 +60,10 @@ class Plan:
             "trainer.validate_every=0", "nll.n=0", "model.dropout=0", "trainer.lr=5e-4",
         ]  # fmt: skip
         rounds = [
-            "trainer.ema_decay=0.99", f"trainer.keep_checkpoints={self.halvings}",
+            f"trainer.keep_checkpoints={self.halvings}",
             f"trainer.checkpoint_every={self.steps // self.halvings}", f"objective.start={2**self.halvings}",
         ]  # fmt: skip
-        two = ["trainer.ema_decay=0.99", f"trainer.checkpoint_every={self.steps // 2}"]
+        two = [f"trainer.checkpoint_every={self.steps // 2}"]
         return [
             Student("consistency", ["objective=consistency", *common], [(0, [1, 2, 4])], renoise=True),
             Student("progressive", ["objective=progressive", *common, *rounds], [(0, [1]), (1, [2]), (2, [4])]),
@@ -121,6 +121,11 @@ def figure(
     return f"{statistics.mean(values):.2f} ± {spread:.2f}"
 
 
+def sampler(student: Student, steps: int) -> JumpSampler:
+    """As ``sampler=consistency`` and ``sampler=jump``."""
+    return JumpSampler(steps=steps, renoise=True, grid=LogNsr()) if student.renoise else JumpSampler(steps=steps)
+
+
 def main() -> None:
     """Train, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,8 +148,8 @@ def main() -> None:
     print("| model | NFE | Fréchet distance | training, s |\n|---|---|---|---|")
     ways: list[tuple[str, int, Sampler]] = [("jump", n, JumpSampler(steps=n)) for n in (1, 2, 4, 8, 32)]
     ways += [("Heun", 2 * n + 1, GridSampler(stepper=Heun(), steps=n, grid=Rho())) for n in (3, 15)]
-    for way, nfe, sampler in ways:
-        row = figure(teacher, sampler, features, references, given)
+    for way, nfe, how in ways:
+        row = figure(teacher, how, features, references, given)
         print(
             f"| teacher, {way} | {getattr(sampler, 'steps', '')} | {nfe} | {row} | {seconds(teacher):.0f} |", flush=True
         )
@@ -153,7 +158,7 @@ def main() -> None:
         for back, numbers in student.shown:
             path = checkpoints(run)[back]
             for n in numbers:
-                row = figure(path, JumpSampler(steps=n, renoise=student.renoise), features, references, given)
+                row = figure(path, sampler(student, n), features, references, given)
                 print(f"| {student.name}, {path.stem} | {n} | {row} | {seconds(run):.0f} |", flush=True)
 
 

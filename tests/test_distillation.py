@@ -1,5 +1,6 @@
 """Progressive distillation and reflow on Gaussian data, where every teacher, target and optimum is a formula."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -134,7 +135,7 @@ def test_the_target_by_hand() -> None:
 def trained(objective: Taught, model: NetworkDenoiser, steps: int, lr: float = 0.02) -> Trainer:
     points = MEAN + STD * torch.randn(4096, 1, generator=torch.Generator().manual_seed(0))
     config = TrainerConfig(
-        max_steps=steps, batch_size=128, lr=lr, ema_decay=0.0, warmup_steps=1, clip_grad=None, betas=(0.9, 0.95)
+        max_steps=steps, batch_size=128, lr=lr, ema_decay=0.999, warmup_steps=1, clip_grad=None, betas=(0.9, 0.95)
     )
     trainer = Trainer(config, model, objective, Split(values=points, labels=None), device=CPU)
     for _ in trainer.steps():
@@ -143,7 +144,10 @@ def trained(objective: Taught, model: NetworkDenoiser, steps: int, lr: float = 0
 
 
 def test_training_in_rounds_finds_the_one_step_student() -> None:
-    """8 -> 1 by gradient descent, a number for each time: the slope at t_max is the product of eight steps of DDIM."""
+    """8 -> 1 by gradient descent, a number for each time: the slope at t_max is the product of eight steps of DDIM.
+
+    Of the averaged weights: the average begins anew with each round.
+    """
     path = Linear()
     objective = progressive(8)
     grid = path.log_nsr(objective.grid.times(8, path, path.t_min, path.t_max)[:-1])
@@ -160,21 +164,28 @@ def test_training_in_rounds_finds_the_one_step_student() -> None:
 def test_rounds_take_the_student_of_the_round_before() -> None:
     objective = progressive(8)
     trainer = Trainer(
-        TrainerConfig(max_steps=9, batch_size=8, warmup_steps=0, lr=0.1, ema_decay=0.0),
+        TrainerConfig(max_steps=9, batch_size=8, warmup_steps=0, lr=0.1, ema_decay=0.999),
         denoiser(Linear(), Bent()), objective, Split(values=torch.randn(64, 1), labels=None), device=CPU,
     )  # fmt: skip
-    seen, rates, before = [], [], None
+    seen, counts, rates, before = [], [], [], None
     for report in trainer.steps():
         taught = objective.teacher.network
         assert taught is not None
         seen.append(int(objective.teacher.round))
+        counts.append(objective.count())
         rates.append(report.learning_rate)
+        if report.step in (1, 4, 7):
+            fresh = {k: v.clone() for k, v in trainer.ema.network.state_dict().items()}
+            own = trainer.network.state_dict()
+            start = taught.state_dict()
+            for k, v in fresh.items():  # one step after a restart: 2/11 of the start and 9/11 of the weights
+                assert torch.allclose(v, start[k] + (own[k] - start[k]) * 9 / 11, atol=1e-6)
         if report.step in (4, 7):
             assert before is not None
             assert all(torch.equal(v, before[k]) for k, v in taught.state_dict().items())
         before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
     assert seen == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert [objective.start >> (r + 1) for r in sorted(set(seen))] == [4, 2, 1]
+    assert counts == [4, 4, 4, 2, 2, 2, 1, 1, 1]
     assert rates[0] == rates[3] == rates[6] == pytest.approx(0.1), "the rate falls in each round and begins again"
     assert rates[2] < rates[1] < rates[0]
     assert not any(p.requires_grad for p in taught.parameters())
@@ -182,31 +193,25 @@ def test_rounds_take_the_student_of_the_round_before() -> None:
 
 @pytest.mark.parametrize("kind", ["progressive", "reflow"])
 def test_a_resumed_round_is_the_uninterrupted_one_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    def fresh() -> Trainer:
+    def fresh(name: str) -> Trainer:
         torch.manual_seed(0)
-        objective = progressive(8) if kind == "progressive" else reflow(k=2, n=40).placed(tmp_path)
+        objective = progressive(8) if kind == "progressive" else reflow(k=2, n=40).placed(tmp_path / name)
         config = TrainerConfig(max_steps=9, batch_size=8, warmup_steps=0, lr=0.1)
         split = Split(values=torch.randn(64, 1), labels=None)
         return Trainer(config, denoiser(Linear(), Bent()), objective, split, device=CPU)
 
-    whole = fresh()
+    whole = fresh("whole")
     state = None
     for report in whole.steps():
         if report.step == 5:
-            state = {k: _copy(v) for k, v in whole.state().items()}
+            state = copy.deepcopy(whole.state())
     assert state is not None
-    again = fresh()
+    again = fresh("again")  # which has none of the pairs that were made
     again.load_state(state)
     for _ in again.steps():
         pass
-    for name, value in whole.network.state_dict().items():
-        assert torch.equal(value, again.network.state_dict()[name])
-
-
-def _copy(value: object) -> object:
-    import copy
-
-    return copy.deepcopy(value)
+    for mine, theirs in ((whole.network, again.network), (whole.ema.network, again.ema.network)):
+        assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in mine.state_dict().items())
 
 
 def reflow(**more: object) -> Reflow:
@@ -245,25 +250,30 @@ def test_the_last_round_learns_the_jump_alone() -> None:
     assert reflow(one_step=False).has_ode
 
 
-def test_straightness_of_a_gaussian_by_quadrature() -> None:
-    """x_t = m_t + s(t) z: S = int s'(t)^2 dt - (s(1) - s(0))^2, times the mean of z^2, in time scaled to [0, 1]."""
-    path = Linear()
-    length = path.t_max - path.t_min
+@pytest.mark.parametrize("name", ["linear", "vp", "edm"])
+def test_straightness_of_a_gaussian_by_quadrature(name: str) -> None:
+    """On the linear path x_t = m_t + s(t) z, so S = int s'(t)^2 dt - (s(1) - s(0))^2, times the mean of z^2."""
+    model = denoiser(SCHEDULES[name], exact).on(Linear())
+    low, high = model.t_min, model.t_max
+    length = high - low
 
     def s(t: float) -> float:
         return math.hypot((1 - t) * STD, t)
 
     def speed(u: float) -> float:
-        t = path.t_min + length * u
+        t = low + length * u
         return length * (t - (1 - t) * STD**2) / s(t)
 
-    z = start(denoiser(path, exact), 3, range(500), CPU).double()
-    mean, std = denoiser(path, exact).start_moments()
+    z = start(model, 3, range(500), CPU).double()
+    mean, std = model.start_moments()
     z2 = float(((z - mean) / std).square().mean())
-    by_hand = (quad(lambda u: speed(u) ** 2, 0, 1)[0] - (s(path.t_max) - s(path.t_min)) ** 2) * z2
-    errors = [abs(straightness(denoiser(path, exact), 500, n, 3, CPU) - by_hand) / by_hand for n in (100, 400)]
+    by_hand = (quad(lambda u: speed(u) ** 2, 0, 1)[0] - (s(high) - s(low)) ** 2) * z2
+    errors = [abs(straightness(model, 500, n, 3, CPU) - by_hand) / by_hand for n in (100, 400)]
     assert errors[1] < 0.01
     assert errors[1] < errors[0] / 2, "Euler's method converges to it"
+    assert straightness(denoiser(SCHEDULES[name], exact), 50, 20, 3, CPU) == straightness(model, 50, 20, 3, CPU)
+    bent = denoiser(SCHEDULES[name], lambda c: torch.sigmoid(math.log(STD) - c))
+    assert straightness(bent, 50, 100, 3, CPU) < 1e-6, "the flow of pairs is straight on the linear path"
 
 
 def test_pairs_are_the_teachers_and_are_kept(tmp_path: Path) -> None:
@@ -291,11 +301,13 @@ def test_pairs_are_the_teachers_and_are_kept(tmp_path: Path) -> None:
 
 def test_pairs_keep_the_classes() -> None:
     labels = torch.tensor([0, 1, 2]).repeat(20)
-    pairs = Pairs(data=torch.arange(60.0)[:, None], noise=torch.zeros(60, 1), labels=labels)
+    pairs = Pairs(data=torch.arange(60.0)[:, None], noise=torch.zeros(60, 1), labels=labels, num_classes=3)
     wanted = torch.tensor([2, 0, 0, 1] * 200)
     picked = pairs.draw(wanted, 800, torch.Generator().manual_seed(0))
     assert torch.equal(labels[picked], wanted)
     assert len(set(picked.tolist())) == 60
+    hidden = pairs.draw(torch.full((3000,), 3), 3000, torch.Generator().manual_seed(0))
+    assert len(set(labels[hidden].tolist())) == 3, "a hidden class: any pair"
     with pytest.raises(UserError, match="one a class"):
         replace(pairs, labels=torch.zeros(60, dtype=torch.int64)).draw(wanted, 800, torch.Generator())
 

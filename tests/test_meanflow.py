@@ -21,7 +21,6 @@ from dfm.samplers import JumpSampler, start
 from dfm.schedules import Linear
 from dfm.trainer import Trainer
 from dfm.trainer_config import TrainerConfig
-from dfm.weights import Uniform as UniformWeight
 
 MEAN, STD = 0.4, 0.5
 SPEC = DatasetSpec(name="line", shape=(1,), levels=None, num_classes=0, mean=MEAN, std=STD)
@@ -48,7 +47,7 @@ def exact() -> FlowMapDenoiser:
 
 
 def objective(**more: float) -> MeanFlow:
-    return MeanFlow(density=UniformDensity(), weight=UniformWeight(), **more)
+    return MeanFlow(density=UniformDensity(), **more)
 
 
 def test_the_target_of_the_exact_map_is_the_map_itself() -> None:
@@ -153,7 +152,7 @@ def test_what_does_not_suit_is_refused() -> None:
     plain = NetworkDenoiser(spec=SPEC, schedule=PATH, trained=PATH, prediction=Noise(), network=ExactMap())
     with pytest.raises(UserError, match="prediction=velocity"):
         flow_map(plain)
-    with pytest.raises(UserError, match="prediction=velocity"):
+    with pytest.raises(UserError, match="two times"):
         objective().loss(plain, torch.zeros(2, 1), torch.Generator())
     for wrong in ({"share": 1.5}, {"c": 0.0}, {"share": -0.1}):
         with pytest.raises(UserError, match="objective meanflow"):

@@ -13,7 +13,7 @@ from dfm import checkpoint, run_dir
 TRAIN = [text for text in TINY if not text.startswith(("likelihood", "sampler"))]
 SMALL = {
     "consistency": [],
-    "progressive": ["objective.start=4"],
+    "progressive": ["objective.start=4", "trainer.max_steps=2"],
     "reflow": ["objective.n=6", "objective.solver_steps=1"],
     "meanflow": [],
 }
@@ -31,7 +31,7 @@ def test_a_student_samples_in_its_own_way_and_none_need_be_named(
         assert (facts["nfe"], facts["sampler"], facts["settings"]["steps"]) == (steps, "own", steps)
         assert np.load(run / "samples.npz")["samples"].shape == (3, 8, 8, 1)
     named = command("sample", f"ckpt={student.run}", "sampler=heun", "sampler.steps=2", "n=1")
-    assert "sampler of its own" in named.out
+    assert "has its own sampler" in named.out
     if objective == "meanflow":
         assert (student.run / "nll.json").exists(), "at equal times it is a flow, with a density"
         return
@@ -88,12 +88,24 @@ def test_dropout_may_differ_from_the_teachers(tiny_run: Path, command: Command) 
         (["objective=progressive", "init=latest", "dataset=moons"], "model"),
         (["objective=classifier", "init=latest"], "classifier"),
         (["objective=meanflow", "prediction=noise"], "prediction=velocity"),
+        (["objective=meanflow", "latent=root"], "latent=none"),
+        (["objective=meanflow", "density=loss_aware"], "two times"),
+        (["objective=progressive", "density=loss_aware", "init=latest"], "density=uniform"),
+        (["objective=reflow", "coupling=ot", "init=latest"], "coupling=independent"),
+        (["objective=progressive", "coupling=ot", "init=latest"], "another coupling"),
+        (["objective=progressive", "init=latest", "trainer.max_minutes=1"], "max_minutes=null"),
+        (["objective=progressive", "init=latest", "trainer.max_steps=1"], "at least one step a round"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], says: str, tiny_run: Path, command: Command) -> None:
     outcome = command("train", *TRAIN, *arguments, code=1)
     assert says in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_a_flow_map_of_a_potential_is_refused(command: Command) -> None:
+    words = ["objective=meanflow", "dataset=moons", "model=mlp", "prior=double_well", "trainer.max_steps=1"]
+    assert "no potential" in command("train", *words, code=1).err
 
 
 def test_a_student_does_not_teach(tiny_run: Path, command: Command) -> None:
@@ -109,3 +121,43 @@ def test_a_flow_map_cannot_be_steered_in_its_jumps(tiny_run: Path, command: Comm
     refused = command("sample", f"ckpt={student}", "task=inpaint", "mask=left", "n=1", code=1).err
     assert "cannot be steered" in refused
     command("sample", f"ckpt={student}", "task=inpaint", "mask=left", "n=1", "sampler=heun", "sampler.steps=2")
+
+
+def test_a_student_is_sampled_with_the_steps_it_was_made_for(tiny_run: Path, command: Command) -> None:
+    """Of progressive distillation each round's checkpoint has its own number; others are warned of."""
+    words = ["objective=progressive", "objective.start=16", "objective.steps=2", f"init={tiny_run}", "nll.n=0"]
+    run = command(
+        "train", *TRAIN, *words, "trainer.max_steps=3", "trainer.checkpoint_every=1", "trainer.keep_checkpoints=3"
+    ).run
+    for path, steps in zip(run_dir.checkpoints(run), (2, 4, 8), strict=True):
+        outcome = command("sample", f"ckpt={path}", "n=1")
+        assert json.loads((outcome.run / "sample.json").read_text())["nfe"] == steps
+    assert "made for 2" in command("sample", f"ckpt={run}", "n=1", "sampler.steps=1").out
+
+
+def test_a_teacher_must_know_what_it_teaches(tiny_run: Path, command: Command) -> None:
+    """Another data set of the same shape, another prediction, classes that were never hidden."""
+    points = ["model=mlp", "trainer.max_steps=2", "trainer.batch_size=8", "nll.n=0", "samples.n=4"]
+    moons = command("train", *points, "dataset=moons").run
+    words = ["train", *points, "objective=progressive", "objective.start=4"]
+    assert "other data" in command(*words, "dataset=eight_gaussians", f"init={moons}", code=1).err
+    noise = command("train", *points, "dataset=moons", "objective=noise").run
+    refused = command(*words, "dataset=moons", "prediction=noise", f"init={noise}", code=1).err
+    assert "says nothing of the data at t_max" in refused
+    plain = [*TRAIN, "conditional=true", "nll.n=0"]
+    teacher = command("train", *plain).run
+    again = ["train", *plain, "objective=progressive", "objective.start=4", f"init={teacher}", "label_dropout=0.1"]
+    assert "never saw a hidden class" in command(*again, code=1).err
+
+
+def test_a_run_in_rounds_keeps_its_length(tiny_run: Path, command: Command) -> None:
+    words = [*TRAIN, "objective=progressive", "objective.start=4", f"init={tiny_run}", "nll.n=0"]
+    run = command("train", *words).run
+    assert "its rounds follow" in command("train", f"resume={run}", "trainer.max_steps=9", code=1).err
+    assert not any("validation_loss" in line for line in run_dir.read_metrics(_reflow(tiny_run, command)))
+
+
+def _reflow(teacher: Path, command: Command) -> Path:
+    """The metrics of a reflow run: its loss on held-out data would be its loss in training."""
+    run = command("train", *TRAIN, "objective=reflow", *SMALL["reflow"], f"init={teacher}", "nll.n=0").run
+    return run / "metrics.jsonl"

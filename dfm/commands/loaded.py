@@ -42,16 +42,23 @@ def loaded(
 def own_sampler(config: dict[str, Any], found: Checkpoint, trust: Sequence[str]) -> tuple[Sampler, dict[str, Any], str]:
     """(sampler, its settings, its name) for a checkpoint: the command's, or a few-step model's own if none is named.
 
-    Keys of ``sampler`` on the command line hold for either.
+    A few-step model's own has as many steps as it was made for; ``sampler.steps=`` and the other keys that it shares
+    with the command's default hold for it too.
     """
-    few = assemble.objective(found.config, trust).few_steps
+    learned = assemble.objective(found.config, trust)
     named = [text for text in overrides() if text.partition("=")[0] in ("sampler", "grid")]
-    if few and not named:
-        node = own_settings(found.config["sampler"], config["sampler"], overrides())
-        return assemble.sampler({"sampler": node}, trust), node, "own"
-    if few and "Jump" not in str(config["sampler"]["_target_"]):
-        console.warn(f"{' '.join(named)}: a few-step model has a sampler of its own; try without sampler= and grid=")
-    return assemble.sampler(config, trust), config["sampler"], choice("sampler")
+    if not learned.few_steps:
+        return assemble.sampler(config, trust), config["sampler"], choice("sampler")
+    steps = learned.steps_learned(found.state.get("objective", {}))
+    if named:
+        if "Jump" not in str(config["sampler"]["_target_"]):
+            console.warn(f"{' '.join(named)}: a few-step model has its own sampler; try without sampler= and grid=")
+        return assemble.sampler(config, trust), config["sampler"], choice("sampler")
+    own = found.config["sampler"] if steps is None else {**found.config["sampler"], "steps": steps}
+    node = own_settings(own, config["sampler"], overrides())
+    if steps is not None and node["steps"] != steps:
+        console.warn(f"sampler.steps={node['steps']}: this student was made for {steps}; try leaving it out")
+    return assemble.sampler({"sampler": node}, trust), node, "own"
 
 
 def own_settings(own: dict[str, Any], composed: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:

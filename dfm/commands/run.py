@@ -99,6 +99,10 @@ class Run:
             console.warn(message)
         if found.spec != self.spec:
             raise UserError(f"the data have changed since this run began: they were {found.spec}, they are {self.spec}")
+        before = {key: found.config["trainer"].get(key) for key in ("max_steps", "max_minutes")}
+        now = {key: self.config["trainer"].get(key) for key in before}
+        if self.objective.rounds > 1 and before != now:
+            raise UserError(f"resume: {now} where the run has {before}; allowed: the same, which its rounds follow")
         self.trainer.load_state(found.state)
         console.say(f"resumed at step {self.trainer.step} from {found.path}")
 
@@ -145,7 +149,7 @@ class Run:
     def validate(self) -> None:
         """A line with the averaged weights' loss on the validation split (the test split where there is none)."""
         split = self._held_out()
-        if split is not None:
+        if split is not None and self.objective.validates:
             self._write({"step": self.trainer.step, "validation_loss": self.trainer.validation_loss(split)})
 
     def _held_out(self) -> Split | None:

@@ -69,7 +69,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
         """x (B, *shape), c_time = log nsr (B,), label int64 (B,) or None -> (B, *out_shape).
 
-        ``c_end``, (B,), is the log nsr at the second time, of a network of two.
+        ``c_end`` (B,) is the second time of a flow map, whose times are told as ``dfm.meanflow`` says.
 
         Raises:
             UserError: a label for a network without classes.
