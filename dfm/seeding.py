@@ -34,6 +34,7 @@ class Purpose(IntEnum):
     DROPOUT = 10
     LEVEL = 11
     HIDDEN_LABEL = 12
+    RESAMPLE = 13
 
 
 def stream(seed: int, index: int, purpose: Purpose, step: int = 0, part: int = 0) -> np.random.Generator:

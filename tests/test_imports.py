@@ -26,9 +26,10 @@ LAYERS: list[set[str]] = [
     {"consistency"},
     {"samplers", "flows", "ema", "batches", "figures"},
     {"likelihood", "bounds"},
-    {"sampling", "scoring", "report", "trainer", "loggers", "run_dir", "distances", "checks"},
+    {"sampling", "scoring", "report", "trainer", "loggers", "run_dir", "distances", "quality", "checks"},
     {"checkpoint", "images_io", "plots", "console"},
     {"config_errors", "config"},
+    {"features"},
     {"assemble"},
     {"api"},
     {"reflow"},
@@ -42,11 +43,12 @@ HOMES = {
     "matplotlib": {"plots"},
     "PIL": {"images_io", "datasets"},
     "torchvision": {"datasets"},
+    "torch_fidelity": {"quality"},
 }
 PURE = {
     "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
     "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants",
-    "uncertainty", "expressions", "distances", "checks", "flows", "bounds", "langevin", "oracles", "quantization",
+    "uncertainty", "expressions", "distances", "quality", "checks", "flows", "bounds", "langevin", "oracles", "quantization",
     "dequantization", "distributed", "classifiers", "consistency", "guidance", "inverse", "seeding",
 }  # fmt: skip
 
