@@ -85,8 +85,8 @@ def frechet_spread(x: Tensor, y: Tensor, seed: int = 0, resamples: int = 40) -> 
 def kernel_distance(x: Tensor, y: Tensor) -> tuple[float, float]:
     """E k(X, X') + E k(Y, Y') - 2 E k(X, Y), k(u, v) = (u.v/d + 1)^3 in d dimensions, and its standard error.
 
-    The squared maximum mean discrepancy (Binkowski et al. 2018, section 4), unbiased: below zero as often as not for
-    equal laws. All pairs enter, where the usual mean over random subsets of 1,000 leaves some out. The error is the
+    The squared maximum mean discrepancy (Binkowski et al. 2018, section 4), unbiased: for equal laws it scatters
+    about zero. All pairs enter, where the usual mean over random subsets of 1,000 leaves some out. The error is the
     jackknife's over the rows of both sets; for equal laws it is too large, by about sqrt(2).
 
     Args:
