@@ -1,8 +1,8 @@
 """How good samples are beside real data: four figures from two matrices of features, a row an example.
 
 Each looks at something else. The Fréchet distance compares means and covariances and is biased upwards by a finite
-number of samples; the kernel distance is unbiased; precision is the share of samples that look real, recall the share of
-real examples that the samples come near to. Any features will do; only figures in the same features can be compared.
+number of samples; the kernel distance is unbiased; precision is the share of samples that look real, recall the share
+of real examples that the samples come near to. Any features will do; only figures in the same ones can be compared.
 """
 
 import math
@@ -129,7 +129,10 @@ def _moments(x: Tensor) -> dict[str, np.ndarray]:
     from torch_fidelity.metric_fid import fid_features_to_statistics
 
     found = fid_features_to_statistics(x)
-    return {"mu": found["mu"], "sigma": np.atleast_2d(found["sigma"])}  # NumPy's covariance of one coordinate is a number
+    return {
+        "mu": found["mu"],
+        "sigma": np.atleast_2d(found["sigma"]),
+    }  # NumPy's covariance of one coordinate is a number
 
 
 def _sums(x: Tensor, y: Tensor) -> Tensor:
@@ -151,10 +154,10 @@ def _checked(samples: Tensor, references: Tensor, neighbours: int) -> tuple[Tens
     least = max(3, neighbours + 1)
     if min(len(x), len(y)) < least:
         raise UserError(
-            f"{len(x)} samples and {len(y)} references; allowed: at least {least} of each, for the {neighbours} nearest "
-            "neighbours of precision and recall; try n=1000"
+            f"{len(x)} samples and {len(y)} references; allowed: at least {least} of each, for the {neighbours} "
+            "nearest neighbours of precision and recall; try n=1000"
         )
     for name, rows in (("samples", x), ("references", y)):
         if not bool(rows.isfinite().all()):
-            raise UserError(f"the features of the {name} are not all finite; allowed: finite numbers; try a finer sampler")
+            raise UserError(f"the features of the {name} are not all finite; allowed: finite numbers")
     return x, y

@@ -119,7 +119,9 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def inside(points: np.ndarray, manifold: np.ndarray, k: int) -> float:
     """The share of points within the radius of some point of the manifold, by loops."""
     radii = [sorted(np.linalg.norm(m - other) for other in manifold)[k] for m in manifold]
-    return float(np.mean([any(np.linalg.norm(p - m) <= r for m, r in zip(manifold, radii, strict=True)) for p in points]))
+    return float(
+        np.mean([any(np.linalg.norm(p - m) <= r for m, r in zip(manifold, radii, strict=True)) for p in points])
+    )
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])

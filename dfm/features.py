@@ -1,0 +1,308 @@
+"""In which numbers samples and data are compared: their own coordinates, or what a small classifier sees in them.
+
+The classifier is trained once for a data set and kept, since figures can only be compared in the same features: its
+file's name holds a hash of the training data and of the recipe, and ``facts`` states a hash of its weights.
+"""
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dfm import console
+from dfm.classifiers import NoisyClassifier
+from dfm.datasets.base import Dataset, DatasetSpec
+from dfm.densities import UniformLogNsr
+from dfm.errors import UserError
+from dfm.models.classifier import ImageClassifier
+from dfm.objectives import Classification
+from dfm.quantization import centres
+from dfm.run_dir import write_atomically
+from dfm.schedules import Edm
+from dfm.seeding import Purpose, lent_seed
+from dfm.trainer import StepReport, Trainer, TrainerConfig, resolve_device
+
+CLEAN = Edm(t_min=1e-3, t_max=2e-3)  # noise a quarter of the finest cell and less: the images as they are
+
+
+class Features(ABC):
+    """Numbers that describe examples. The parts of config group ``features``, made for one data set.
+
+    Args:
+        data: the data set.
+    """
+
+    def __init__(self, *, data: Dataset) -> None:
+        self.data = data
+
+    @abstractmethod
+    def of(self, values: Tensor) -> Tensor:
+        """Features float64 (n, k) of examples as ``Split`` has them: levels uint8 (n, C, H, W) or points (n, d)."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What tells these features from others, for a JSON: figures are comparable where ``sha256`` is equal."""
+
+    @property
+    def steps(self) -> int:
+        """How many reports ``prepare`` yields at most."""
+        return 0
+
+    def prepare(self) -> Iterator[StepReport]:
+        """Do what must be done once, a report a step of it; ``of`` and ``facts`` do it themselves if need be."""
+        return iter(())
+
+
+class Coordinates(Features):
+    """The coordinates themselves; of images the centres of the pixels' cells, in [-1, 1]."""
+
+    def of(self, values: Tensor) -> Tensor:
+        levels = self.data.spec.levels
+        return (values.double() if levels is None else centres(values, levels)).flatten(1)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Their number; they are the same everywhere, so there is no hash."""
+        return {"kind": "coordinates", "dimensions": torch.Size(self.data.spec.shape).numel(), "sha256": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the classifier is made: an ``ImageClassifier`` without attention, trained with cross-entropy.
+
+    Args:
+        channels, channel_multipliers, blocks_per_level: of the network; its last width is the number of features.
+        steps, batch_size, lr, ema_decay, seed: of the training, as in ``TrainerConfig``.
+    """
+
+    channels: int = 16
+    channel_multipliers: tuple[float, ...] = (1, 2, 4)
+    blocks_per_level: int = 1
+    steps: int = 800
+    batch_size: int = 128
+    lr: float = 3e-3
+    ema_decay: float = 0.99
+    seed: int = 0
+
+
+class ClassifierFeatures(Features):
+    """What the last layer of a classifier of the data's classes sees.
+
+    Args:
+        data: images with at least two classes.
+        device: where it is trained and used.
+        recipe: how it is trained.
+        cache: the folder that keeps it, as ``features/NAME-KEY.safetensors``; ``~`` is the home folder.
+
+    Raises:
+        UserError: data of another kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: Dataset,
+        device: torch.device | None = None,
+        recipe: Recipe | None = None,
+        cache: str = "~/.cache/dfm",
+    ) -> None:
+        super().__init__(data=data)
+        spec = data.spec
+        if spec.levels is None or spec.num_classes < 2:
+            kind = "points" if spec.levels is None else f"images with {spec.num_classes} classes"
+            raise UserError(
+                f"features=classifier: {spec.name} is {kind}; allowed: images with at least 2 classes; "
+                "try features=coordinates"
+            )
+        self.device, self.recipe = device or torch.device("cpu"), recipe or Recipe()
+        self.folder = Path(cache).expanduser() / "features"
+        self._model = _untrained(self.recipe, spec)
+        self._facts: dict[str, Any] | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.steps
+
+    @property
+    def path(self) -> Path:
+        """The file that keeps the classifier: another one for other data and for another recipe."""
+        digest = hashlib.sha256(json.dumps([asdict(self.recipe), asdict(self.data.spec)]).encode())
+        train = self.data.split("train")
+        assert train.labels is not None
+        for part in (train.values, train.labels):
+            digest.update(part.contiguous().numpy().tobytes())
+        return self.folder / f"{self.data.spec.name}-{digest.hexdigest()[:16]}.safetensors"
+
+    def prepare(self) -> Iterator[StepReport]:
+        """Read the classifier or, where there is none (or a damaged one, with a warning), train it and keep it.
+
+        Two processes that train at once do the same work, and the one that ends last is kept.
+
+        Raises:
+            UserError: the cache cannot be written to.
+        """
+        if self._facts is None:
+            path = self.path
+            self._facts = _read(path, self._model.module())
+            if self._facts is None:
+                self._make_folder()
+                trainer = self._trainer()
+                yield from trainer.steps()
+                self._model = trainer.averaged
+                self._facts = self._describe()
+                write_atomically(path, _packed(self._model.module(), self._facts))
+            self._model.module().to(self.device).eval().requires_grad_(False)
+
+    def of(self, values: Tensor) -> Tensor:
+        self._make_ready()
+        network = self._model.module()
+        assert isinstance(network, ImageClassifier)
+        return torch.cat([network.features(*seen).double().cpu() for seen in self._inputs(values)])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The hash of the weights, the accuracy on held-out data, and the recipe."""
+        self._make_ready()
+        assert self._facts is not None
+        return self._facts
+
+    def _make_ready(self) -> None:
+        for _ in self.prepare():
+            pass
+
+    def _make_folder(self) -> None:
+        # before the training, not after it
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise UserError(
+                f"features.cache: {self.folder} cannot be made ({problem.strerror}); try features.cache=DIR"
+            ) from None
+        if not os.access(self.folder, os.W_OK):
+            raise UserError(f"features.cache: {self.folder} cannot be written to; try features.cache=DIR")
+
+    def _trainer(self) -> Trainer:
+        recipe = self.recipe
+        config = TrainerConfig(
+            max_steps=recipe.steps, batch_size=recipe.batch_size, lr=recipe.lr, ema_decay=recipe.ema_decay,
+            seed=recipe.seed,
+        )  # fmt: skip
+        objective = Classification(density=UniformLogNsr())
+        return Trainer(config, self._model, objective, self.data.split("train"), device=self.device)
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "kind": "classifier",
+            "dataset": self.data.spec.name,
+            "sha256": _digest(_weights(self._model.module())),
+            "accuracy": self._accuracy(),
+            "recipe": asdict(self.recipe),
+        }
+
+    def _accuracy(self) -> float | None:
+        """On the test split; None where there is none."""
+        held_out = self.data.split("test")
+        if len(held_out) == 0:
+            return None
+        assert held_out.labels is not None
+        network = self._model.module()
+        named = torch.cat([network(*seen).argmax(1).cpu() for seen in self._inputs(held_out.values)])
+        return float(torch.eq(named, held_out.labels).double().mean())
+
+    def _inputs(self, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the network sees of examples, a batch at a time."""
+        levels = self.data.spec.levels
+        assert levels is not None
+        for part in values.split(BATCH):
+            yield self._model.inputs(centres(part, levels).float().to(self.device), torch.tensor(CLEAN.t_min))
+
+
+BATCH = 500
+
+
+def _untrained(recipe: Recipe, spec: DatasetSpec) -> NoisyClassifier:
+    with lent_seed(torch.device("cpu"), recipe.seed, 0, 0, Purpose.INITIAL_WEIGHTS):
+        network = ImageClassifier(
+            shape=spec.shape, num_classes=spec.num_classes, channels=recipe.channels,
+            channel_multipliers=recipe.channel_multipliers, blocks_per_level=recipe.blocks_per_level,
+            attention_levels=(),
+        )  # fmt: skip
+    return NoisyClassifier(spec=spec, schedule=CLEAN, trained=CLEAN, network=network)
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 of the weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _packed(network: nn.Module, facts: dict[str, Any]) -> bytes:
+    return save(_weights(network), metadata={"facts": json.dumps(facts)})
+
+
+def _read(path: Path, network: nn.Module) -> dict[str, Any] | None:
+    """Load what ``_packed`` wrote into a network and return the facts; None if it is not there, or damaged.
+
+    The format has no checksum of its own, so the hash of the weights is compared with the one beside them.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        if _digest(weights) != facts["sha256"]:
+            raise ValueError("the weights are not those of its hash")
+        network.load_state_dict(weights)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as problem:
+        console.warn(f"{path} is not a whole classifier ({' '.join(str(problem).split())[:80]}); it is trained again")
+        return None
+    return dict(facts)
+
+
+def kind_for(spec: DatasetSpec) -> str:
+    """The option of group ``features`` that goes with data: coordinates for points, a classifier for images.
+
+    Raises:
+        UserError: images without classes, of which no classifier can be trained.
+    """
+    if spec.levels is None:
+        return "coordinates"
+    if spec.num_classes < 2:
+        raise UserError(
+            f"features: dataset {spec.name} has images without classes, so no classifier can be trained on them; "
+            "allowed: features=coordinates, or a data set with at least 2 classes"
+        )
+    return "classifier"
+
+
+def features_for(data: Dataset, device: str = "auto", cache: str | None = None) -> Features:
+    """The features that go with a data set, from Python: ``quality(f.of(samples), f.of(data.split("test").values))``.
+
+    Args:
+        cache: default DFM_DATA in the environment, else ``~/.cache/dfm``.
+
+    Raises:
+        UserError: images without classes.
+    """
+    if kind_for(data.spec) == "coordinates":
+        return Coordinates(data=data)
+    folder = cache or os.environ.get("DFM_DATA", "~/.cache/dfm")
+    return ClassifierFeatures(data=data, device=resolve_device(device), cache=folder)
