@@ -48,8 +48,8 @@ HOMES = {
 PURE = {
     "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
     "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants",
-    "uncertainty", "expressions", "distances", "quality", "checks", "flows", "bounds", "langevin", "oracles", "quantization",
-    "dequantization", "distributed", "classifiers", "consistency", "guidance", "inverse", "seeding",
+    "uncertainty", "expressions", "distances", "checks", "flows", "bounds", "langevin", "oracles", "quantization",
+    "dequantization", "distributed", "quality", "classifiers", "consistency", "guidance", "inverse", "seeding",
 }  # fmt: skip
 
 
