@@ -6,6 +6,7 @@ file's name holds a hash of the training data and of the recipe, and ``facts`` s
 
 import hashlib
 import json
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from dfm import console
 from dfm.classifiers import NoisyClassifier
-from dfm.datasets.base import Dataset, DatasetSpec
+from dfm.datasets.base import Dataset, DatasetSpec, Split
 from dfm.densities import UniformLogNsr
 from dfm.errors import UserError
 from dfm.models.classifier import ImageClassifier
@@ -82,13 +83,16 @@ class Recipe:
 
     Args:
         channels, channel_multipliers, blocks_per_level: of the network; its last width is the number of features.
-        steps, batch_size, lr, ema_decay, seed: of the training, as in ``TrainerConfig``.
+        steps: of the training, but fewer where they would go through the data more than ``passes`` times: a network
+            that knows its data by heart maps a class to a point, and sees classes and nothing else.
+        batch_size, lr, ema_decay, seed: as in ``TrainerConfig``.
     """
 
     channels: int = 16
     channel_multipliers: tuple[float, ...] = (1, 2, 4)
     blocks_per_level: int = 1
     steps: int = 800
+    passes: int = 20
     batch_size: int = 128
     lr: float = 3e-3
     ema_decay: float = 0.99
@@ -131,13 +135,13 @@ class ClassifierFeatures(Features):
 
     @property
     def steps(self) -> int:
-        return self.recipe.steps
+        return min(self.recipe.steps, math.ceil(self.recipe.passes * len(self._train) / self.recipe.batch_size))
 
     @property
     def path(self) -> Path:
         """The file that keeps the classifier: another one for other data and for another recipe."""
         digest = hashlib.sha256(json.dumps([asdict(self.recipe), asdict(self.data.spec)]).encode())
-        train = self.data.split("train")
+        train = self._train
         assert train.labels is not None
         for part in (train.values, train.labels):
             digest.update(part.contiguous().numpy().tobytes())
@@ -176,6 +180,10 @@ class ClassifierFeatures(Features):
         assert self._facts is not None
         return self._facts
 
+    @property
+    def _train(self) -> Split:
+        return self.data.split("train")
+
     def _make_ready(self) -> None:
         for _ in self.prepare():
             pass
@@ -194,11 +202,11 @@ class ClassifierFeatures(Features):
     def _trainer(self) -> Trainer:
         recipe = self.recipe
         config = TrainerConfig(
-            max_steps=recipe.steps, batch_size=recipe.batch_size, lr=recipe.lr, ema_decay=recipe.ema_decay,
+            max_steps=self.steps, batch_size=recipe.batch_size, lr=recipe.lr, ema_decay=recipe.ema_decay,
             seed=recipe.seed,
         )  # fmt: skip
         objective = Classification(density=UniformLogNsr())
-        return Trainer(config, self._model, objective, self.data.split("train"), device=self.device)
+        return Trainer(config, self._model, objective, self._train, device=self.device)
 
     def _describe(self) -> dict[str, Any]:
         return {

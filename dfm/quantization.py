@@ -54,8 +54,8 @@ def from_eight_bits(stored: Tensor, levels: int) -> Tensor:
         UserError: a number that no level is spread to, so that these are not images of so many levels.
     """
     spread = to_eight_bits(torch.arange(levels), levels)
-    table = torch.full((256,), -1, dtype=torch.int16)
-    table[spread.long()] = torch.arange(levels, dtype=torch.int16)
+    table = torch.full((256,), -1)
+    table[spread.long()] = torch.arange(levels)
     values = table[stored.long()]
     if bool((values < 0).any()):
         raise UserError(

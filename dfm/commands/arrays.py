@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dfm.datasets.base import DatasetSpec
 from dfm.denoiser import NetworkDenoiser
 from dfm.errors import UserError
 from dfm.flows import Carried
+from dfm.quantization import from_eight_bits
 from dfm.run_dir import write_atomically
 
 
@@ -62,3 +64,36 @@ def read_latents(given: str | None) -> tuple[Tensor, Tensor | None]:
     if latents.ndim < 2 or len(latents) == 0:
         raise UserError(f"latents={given}: no latent in it; allowed: an array (n, *D)")
     return latents, labels
+
+
+def read_samples(given: str, spec: DatasetSpec) -> Tensor:
+    """Samples that ``dfm sample`` stored, as ``Split`` has examples: levels uint8 (n, C, H, W) or points float32 (n, d).
+
+    Args:
+        given: a file or a run directory; in it images uint8 (n, H, W, C) over 0 .. 255, or points (n, d).
+        spec: of the data that they are to be like.
+
+    Raises:
+        UserError: there are none, or they are of another form.
+    """
+    path = Path(given)
+    path = path / "samples.npz" if path.is_dir() else path
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            found = torch.from_numpy(content["samples"])
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"samples={given}: no samples there ({type(error).__name__}); allowed: samples.npz of dfm sample, or its "
+            "run directory"
+        ) from None
+    if spec.levels is not None and found.ndim == 4:
+        found = found.permute(0, 3, 1, 2)
+    if found.shape[1:] != spec.shape or found.is_floating_point() != (spec.levels is None):
+        raise UserError(
+            f"samples={given}: {found.dtype}, each of shape {tuple(found.shape[1:])}; allowed for dataset {spec.name}: "
+            f"those of dfm sample, each of shape {spec.shape}; try another dataset=NAME"
+        )
+    try:
+        return found.float() if spec.levels is None else from_eight_bits(found, spec.levels)
+    except UserError as error:
+        raise UserError(f"samples={given}: {error}") from None
