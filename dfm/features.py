@@ -89,9 +89,9 @@ class Recipe:
     """
 
     channels: int = 16
-    channel_multipliers: tuple[float, ...] = (1, 2, 4)
+    channel_multipliers: tuple[float, ...] = (1.0, 2.0, 4.0)
     blocks_per_level: int = 1
-    steps: int = 800
+    steps: int = 2000
     passes: int = 20
     batch_size: int = 128
     lr: float = 3e-3
@@ -165,7 +165,8 @@ class ClassifierFeatures(Features):
                 self._model = trainer.averaged
                 self._facts = self._describe()
                 write_atomically(path, _packed(self._model.module(), self._facts))
-            self._model.module().to(self.device).eval().requires_grad_(False)
+            # in one layout, trained or read, so that both give the same numbers to the last bit
+            self._model.module().to(self.device, memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
     def of(self, values: Tensor) -> Tensor:
         self._make_ready()

@@ -67,7 +67,7 @@ def read_latents(given: str | None) -> tuple[Tensor, Tensor | None]:
 
 
 def read_samples(given: str, spec: DatasetSpec) -> Tensor:
-    """Samples that ``dfm sample`` stored, as ``Split`` has examples: levels uint8 (n, C, H, W) or points float32 (n, d).
+    """Samples that ``dfm sample`` stored, as ``Split`` has examples: levels uint8 (n, C, H, W), points float32 (n, d).
 
     Args:
         given: a file or a run directory; in it images uint8 (n, H, W, C) over 0 .. 255, or points (n, d).
