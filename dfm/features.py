@@ -166,7 +166,8 @@ class ClassifierFeatures(Features):
                 self._facts = self._describe()
                 write_atomically(path, _packed(self._model.module(), self._facts))
             # in one layout, trained or read, so that both give the same numbers to the last bit
-            self._model.module().to(self.device, memory_format=torch.contiguous_format).eval().requires_grad_(False)
+            network = self._model.module().to(self.device).to(memory_format=torch.contiguous_format)
+            network.eval().requires_grad_(False)
 
     def of(self, values: Tensor) -> Tensor:
         self._make_ready()

@@ -1,5 +1,6 @@
 """Features, the classifier that is trained once and kept, and ``dfm eval`` from end to end."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,6 +24,7 @@ from dfm.quality import quality
 from dfm.quantization import centres, to_eight_bits
 from dfm.trainer import Trainer
 
+POINTS = ("nll.n=0", *(text for text in TINY if not text.startswith(("model", "nll"))))
 QUICK = Recipe(steps=2, batch_size=8, channels=8)
 FIGURES = ("frechet", "frechet_stderr", "kernel", "kernel_stderr", "precision", "recall")
 
@@ -173,9 +175,9 @@ def test_the_worse_the_digits_the_worse_the_figures(digits: ClassifierFeatures) 
         return torch.where(torch.rand(real.shape, generator=generator) < share, noise, real)
 
     found = [quality(digits.of(values), references) for values in (real, spoilt(0.25), noise)]
-    for better, worse in zip(found, found[1:], strict=False):
-        assert better.frechet + 3 * better.frechet_stderr < worse.frechet
-        assert better.kernel < worse.kernel
+    for better, worse in itertools.pairwise(found):
+        assert better.frechet + better.frechet_stderr < worse.frechet
+        assert better.kernel + better.kernel_stderr < worse.kernel
         assert better.precision > worse.precision + 0.1
 
 
@@ -223,18 +225,20 @@ def test_stored_samples_have_the_figures_of_those_drawn(
 def test_a_class_is_compared_with_itself(kept: ClassifierFeatures, command: Command) -> None:
     run = command("train", "conditional=true", *TINY).run
     facts = facts_of(command("eval", f"ckpt={run}", "n=6", "label=3", "sampler.steps=2").run)
-    count = int((Digits().split("test").labels == 3).sum())
+    labels = Digits().split("test").labels
+    assert labels is not None
+    count = int(torch.eq(labels, 3).sum())
     assert (facts["num_references"], facts["label"]) == (count, 3)
     assert facts_of(command("eval", f"ckpt={run}", "n=6", "sampler.steps=2").run)["num_references"] == 300
 
 
 def test_points_are_judged_by_their_coordinates(command: Command) -> None:
-    run = command("train", "dataset=moons", "model=mlp", "nll.n=0", *(t for t in TINY if "model" not in t)).run
+    run = command("train", "dataset=moons", "dataset.n_test=200", "model=mlp", *POINTS).run
     outcome = command("eval", f"ckpt={run}", "n=20", "sampler.steps=2")
     facts = facts_of(outcome.run)
     assert facts["features"]["kind"] == "coordinates"
     assert facts["frechet"] > 5 * facts["floor"]["frechet"], "an untrained model"
-    again = facts_of(command("eval", f"samples={outcome.run}", "dataset=moons").run)
+    again = facts_of(command("eval", f"samples={outcome.run}", "dataset=moons", "dataset.n_test=200").run)
     assert {name: again[name] for name in FIGURES} == {name: facts[name] for name in FIGURES}
 
 

@@ -153,7 +153,7 @@ def test_the_figures_do_not_depend_on_the_order_of_the_rows() -> None:
 
 
 def test_nothing_is_printed_and_no_global_seed_is_touched(capfd: pytest.CaptureFixture[str]) -> None:
-    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
     quality(normal(20, 2, 0), normal(20, 2, 1))
     assert capfd.readouterr() == ("", "")
     assert torch.equal(before[0], torch.random.get_rng_state())
