@@ -233,8 +233,9 @@ class ClassifierFeatures(Features):
         """What the network sees of examples, a batch at a time."""
         levels = self.data.spec.levels
         assert levels is not None
+        t_min = torch.tensor(CLEAN.t_min, dtype=torch.float64)
         for part in values.split(BATCH):
-            yield self._model.inputs(centres(part, levels).float().to(self.device), torch.tensor(CLEAN.t_min))
+            yield self._model.inputs(centres(part, levels).float().to(self.device), t_min)
 
 
 BATCH = 500

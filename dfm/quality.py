@@ -72,7 +72,11 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 def frechet_spread(x: Tensor, y: Tensor, seed: int = 0, resamples: int = 40) -> float:
-    """Standard error of ``frechet_distance``: its standard deviation over bootstrap resamples of the rows of both."""
+    """Standard error of ``frechet_distance``: its standard deviation over bootstrap resamples of the rows of both.
+
+    Measured over fresh draws of Gaussians it is right to 30 % where their laws differ clearly, and up to twice too large
+    where they hardly do, as resamples differ from each other by more than the two sets do.
+    """
 
     def drawn(rows: Tensor, number: int, part: int) -> Tensor:
         chosen = stream(seed, number, Purpose.RESAMPLE, part=part).integers(0, len(rows), len(rows))
@@ -85,9 +89,10 @@ def frechet_spread(x: Tensor, y: Tensor, seed: int = 0, resamples: int = 40) -> 
 def kernel_distance(x: Tensor, y: Tensor) -> tuple[float, float]:
     """E k(X, X') + E k(Y, Y') - 2 E k(X, Y), k(u, v) = (u.v/d + 1)^3 in d dimensions, and its standard error.
 
-    The squared maximum mean discrepancy (Binkowski et al. 2018, section 4), unbiased: for equal laws it scatters
-    about zero. All pairs enter, where the usual mean over random subsets of 1,000 leaves some out. The error is the
-    jackknife's over the rows of both sets; for equal laws it is too large, by about sqrt(2).
+    The squared maximum mean discrepancy (Binkowski et al. 2018, section 4), unbiased: for equal laws it scatters about
+    zero (below it where a set is balanced by class, since then its rows are not independent). All pairs enter, where
+    the usual mean over random subsets of 1,000 leaves some out. The error is the jackknife's over the rows of both
+    sets; for equal laws it is too large, by about sqrt(2).
 
     Args:
         x: (n, d), y: (m, d), at least three each.

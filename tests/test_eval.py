@@ -266,7 +266,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "split": (["ckpt=latest", "split=tset"], "did you mean 'test'"),
     "label": (["ckpt=latest", "label=3"], "without classes"),
     "another data set": (["ckpt=latest", "dataset=moons"], "those of the checkpoint"),
-    "points": (["ckpt=latest", "features=clasifier"], "classifier"),
+    "features": (["ckpt=latest", "features=clasifier"], "classifier"),
     "no samples": (["samples=nowhere", "dataset=digits"], "samples.npz of dfm sample"),
     "of what": (["samples=whole.npz"], "try dataset=digits"),
     "shape": (["samples=small.npz", "dataset=digits"], "each of shape (1, 8, 8)"),

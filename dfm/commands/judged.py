@@ -154,7 +154,8 @@ def read(wanted: "EvalSettings", spec: DatasetSpec) -> Samples:
     values = read_samples(wanted.samples, spec)
     if wanted.n is not None and wanted.n > len(values):
         raise UserError(f"n={wanted.n}: there are {len(values)} samples in {wanted.samples}; allowed: at most as many")
-    return Samples(values=values[: wanted.n], labels=None, facts={"samples": wanted.samples})
+    unknown = dict.fromkeys(("sampler", "settings", "guidance", "schedule", "nfe", "seconds"))
+    return Samples(values=values[: wanted.n], labels=None, facts={**unknown, "samples": wanted.samples})
 
 
 def keep(samples: Samples, spec: DatasetSpec, directory: Path, facts: dict[str, Any], pictures: bool) -> None:
