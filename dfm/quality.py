@@ -74,8 +74,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 def frechet_spread(x: Tensor, y: Tensor, seed: int = 0, resamples: int = 40) -> float:
     """Standard error of ``frechet_distance``: its standard deviation over bootstrap resamples of the rows of both.
 
-    Measured over fresh draws of Gaussians it is right to 30 % where their laws differ clearly, and up to twice too large
-    where they hardly do, as resamples differ from each other by more than the two sets do.
+    Measured over fresh draws of Gaussians it is right to 30 % where their laws differ clearly, and twice too large
+    where they hardly do, since resamples differ from each other by more than fresh draws would.
     """
 
     def drawn(rows: Tensor, number: int, part: int) -> Tensor:

@@ -65,7 +65,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> ClassifierFeatures:
 def kept(digits: ClassifierFeatures, monkeypatch: pytest.MonkeyPatch) -> ClassifierFeatures:
     """The same, where the command looks for it; it may not be trained again."""
     monkeypatch.setenv("DFM_DATA", str(digits.folder.parent))
-    monkeypatch.setattr("dfm.features.Trainer", None)
+    monkeypatch.setattr("dfm.features.classifier.Trainer", None)
     return digits
 
 
@@ -267,6 +267,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "label": (["ckpt=latest", "label=3"], "without classes"),
     "another data set": (["ckpt=latest", "dataset=moons"], "those of the checkpoint"),
     "features": (["ckpt=latest", "features=clasifier"], "classifier"),
+    "width": (["ckpt=latest", "features=classifier", "features.recipe.channels=6"], "multiples of 8"),
+    "batch": (["ckpt=latest", "features=classifier", "features.recipe.batch_size=0"], "at least 1"),
     "no samples": (["samples=nowhere", "dataset=digits"], "samples.npz of dfm sample"),
     "of what": (["samples=whole.npz"], "try dataset=digits"),
     "shape": (["samples=small.npz", "dataset=digits"], "each of shape (1, 8, 8)"),

@@ -1,29 +1,23 @@
-"""In which numbers samples and data are compared: their own coordinates, or what a small classifier sees in them.
-
-The classifier is trained once for a data set and kept, since figures can only be compared in the same features: its
-file's name holds a hash of the training data and of the recipe, and ``facts`` states a hash of its weights.
-"""
+"""Features of images from a small classifier of their classes."""
 
 import hashlib
 import json
 import math
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
-from dfm import console
 from dfm.classifiers import NoisyClassifier
 from dfm.datasets.base import Dataset, DatasetSpec, Split
 from dfm.densities import UniformLogNsr
 from dfm.errors import UserError
+from dfm.features.base import Coordinates, Features, kind_for
+from dfm.features.kept import digest_of, packed, read, weights_of
 from dfm.models.classifier import ImageClassifier
 from dfm.objectives import Classification
 from dfm.quantization import centres
@@ -32,49 +26,8 @@ from dfm.schedules import Edm
 from dfm.seeding import Purpose, lent_seed
 from dfm.trainer import StepReport, Trainer, TrainerConfig, resolve_device
 
+GROUPS = 8  # of channels, in each normalisation
 CLEAN = Edm(t_min=1e-3, t_max=2e-3)  # noise a quarter of the finest cell and less: the images as they are
-
-
-class Features(ABC):
-    """Numbers that describe examples. The parts of config group ``features``, made for one data set.
-
-    Args:
-        data: the data set.
-    """
-
-    def __init__(self, *, data: Dataset) -> None:
-        self.data = data
-
-    @abstractmethod
-    def of(self, values: Tensor) -> Tensor:
-        """Features float64 (n, k) of examples as ``Split`` has them: levels uint8 (n, C, H, W) or points (n, d)."""
-
-    @property
-    @abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """What tells these features from others, for a JSON: figures are comparable where ``sha256`` is equal."""
-
-    @property
-    def steps(self) -> int:
-        """How many reports ``prepare`` yields at most."""
-        return 0
-
-    def prepare(self) -> Iterator[StepReport]:
-        """Do what must be done once, a report a step of it; ``of`` and ``facts`` do it themselves if need be."""
-        return iter(())
-
-
-class Coordinates(Features):
-    """The coordinates themselves; of images the centres of the pixels' cells, in [-1, 1]."""
-
-    def of(self, values: Tensor) -> Tensor:
-        levels = self.data.spec.levels
-        return (values.double() if levels is None else centres(values, levels)).flatten(1)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Their number; they are the same everywhere, so there is no hash."""
-        return {"kind": "coordinates", "dimensions": torch.Size(self.data.spec.shape).numel(), "sha256": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +39,9 @@ class Recipe:
         steps: of the training, but fewer where they would go through the data more than ``passes`` times: a network
             that knows its data by heart maps a class to a point, and sees classes and nothing else.
         batch_size, lr, ema_decay, seed: as in ``TrainerConfig``.
+
+    Raises:
+        UserError: counts below one, or widths that do not divide into the network's groups of channels.
     """
 
     channels: int = 16
@@ -97,6 +53,17 @@ class Recipe:
     lr: float = 3e-3
     ema_decay: float = 0.99
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "blocks_per_level", "steps", "passes", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"features.recipe.{name}={getattr(self, name)}; allowed: a whole number of at least 1")
+        widths = [round(self.channels * multiplier) for multiplier in self.channel_multipliers]
+        if not widths or any(width < 1 or width % GROUPS for width in widths):
+            raise UserError(
+                f"features.recipe: {self.channels} channels times {list(self.channel_multipliers)} are {widths}; "
+                f"allowed: multiples of {GROUPS}"
+            )
 
 
 class ClassifierFeatures(Features):
@@ -157,14 +124,14 @@ class ClassifierFeatures(Features):
         """
         if self._facts is None:
             path = self.path
-            self._facts = _read(path, self._model.module())
+            self._facts = read(path, self._model.module())
             if self._facts is None:
                 self._make_folder()
                 trainer = self._trainer()
                 yield from trainer.steps()
                 self._model = trainer.averaged
                 self._facts = self._describe()
-                write_atomically(path, _packed(self._model.module(), self._facts))
+                write_atomically(path, packed(self._model.module(), self._facts))
             # in one layout, trained or read, so that both give the same numbers to the last bit
             network = self._model.module().to(self.device).to(memory_format=torch.contiguous_format)
             network.eval().requires_grad_(False)
@@ -214,7 +181,7 @@ class ClassifierFeatures(Features):
         return {
             "kind": "classifier",
             "dataset": self.data.spec.name,
-            "sha256": _digest(_weights(self._model.module())),
+            "sha256": digest_of(weights_of(self._model.module())),
             "accuracy": self._accuracy(),
             "recipe": asdict(self.recipe),
         }
@@ -246,62 +213,9 @@ def _untrained(recipe: Recipe, spec: DatasetSpec) -> NoisyClassifier:
         network = ImageClassifier(
             shape=spec.shape, num_classes=spec.num_classes, channels=recipe.channels,
             channel_multipliers=recipe.channel_multipliers, blocks_per_level=recipe.blocks_per_level,
-            attention_levels=(),
+            attention_levels=(), groups=GROUPS,
         )  # fmt: skip
     return NoisyClassifier(spec=spec, schedule=CLEAN, trained=CLEAN, network=network)
-
-
-def _weights(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-
-
-def _digest(weights: Mapping[str, Tensor]) -> str:
-    """sha256 of the weights, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _packed(network: nn.Module, facts: dict[str, Any]) -> bytes:
-    return save(_weights(network), metadata={"facts": json.dumps(facts)})
-
-
-def _read(path: Path, network: nn.Module) -> dict[str, Any] | None:
-    """Load what ``_packed`` wrote into a network and return the facts; None if it is not there, or damaged.
-
-    The format has no checksum of its own, so the hash of the weights is compared with the one beside them.
-    """
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-        if _digest(weights) != facts["sha256"]:
-            raise ValueError("the weights are not those of its hash")
-        network.load_state_dict(weights)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as problem:
-        console.warn(f"{path} is not a whole classifier ({' '.join(str(problem).split())[:80]}); it is trained again")
-        return None
-    return dict(facts)
-
-
-def kind_for(spec: DatasetSpec) -> str:
-    """The option of group ``features`` that goes with data: coordinates for points, a classifier for images.
-
-    Raises:
-        UserError: images without classes, of which no classifier can be trained.
-    """
-    if spec.levels is None:
-        return "coordinates"
-    if spec.num_classes < 2:
-        raise UserError(
-            f"features: dataset {spec.name} has images without classes, so no classifier can be trained on them; "
-            "allowed: features=coordinates, or a data set with at least 2 classes"
-        )
-    return "classifier"
 
 
 def features_for(data: Dataset, device: str = "auto", cache: str | None = None) -> Features:
