@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, Command
-from dataset_files import overrides_for
+from dataset_files import overrides_for, truncate, write_image
 from torch import Tensor
 
 from dfm.config import config_dir
@@ -211,9 +211,9 @@ def test_stored_samples_have_the_figures_of_those_drawn(
     tiny_run: Path, kept: ClassifierFeatures, command: Command
 ) -> None:
     drawn = command("eval", f"ckpt={tiny_run}", "n=8", "sampler.steps=2").run
-    sampled = command("sample", f"ckpt={tiny_run}", "n=8", "sampler.steps=2", "batch_size=3").run
+    sampled = command("sample", f"ckpt={tiny_run}", "n=8", "sampler.steps=2", "batch_size=3", "png=true").run
     expected = {name: pytest.approx(facts_of(drawn)[name], rel=1e-6) for name in FIGURES}
-    for source in (drawn, sampled, sampled / "samples.npz"):
+    for source in (drawn, sampled, sampled / "samples.npz", sampled / "png"):
         for data in ("dataset=digits", f"ckpt={tiny_run}"):
             run = command("eval", f"samples={source}", data).run
             assert {name: facts_of(run)[name] for name in FIGURES} == expected
@@ -269,11 +269,15 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "features": (["ckpt=latest", "features=clasifier"], "classifier"),
     "width": (["ckpt=latest", "features=classifier", "features.recipe.channels=6"], "multiples of 8"),
     "batch": (["ckpt=latest", "features=classifier", "features.recipe.batch_size=0"], "at least 1"),
+    "broken": (["samples=broken", "dataset=digits"], "broken/1.png: not a picture"),
+    "sizes": (["samples=sizes", "dataset=digits"], "2.png: (9, 8) pixels"),
     "no samples": (["samples=nowhere", "dataset=digits"], "samples.npz of dfm sample"),
     "of what": (["samples=whole.npz"], "try dataset=digits"),
     "shape": (["samples=small.npz", "dataset=digits"], "each of shape (1, 8, 8)"),
     "floats": (["samples=floats.npz", "dataset=digits"], "each of shape (1, 8, 8)"),
     "images for points": (["samples=whole.npz", "dataset=moons"], "each of shape (2,)"),
+    "wide integers": (["samples=wide.npz", "dataset=digits"], "torch.int64"),
+    "words": (["samples=words.npz", "dataset=digits"], "no samples there"),
     "levels": (["samples=bytes.npz", "dataset=digits"], "of 17 levels spread"),
     "too many": (["samples=whole.npz", "dataset=digits", "n=9"], "at most as many"),
     "no effect": (["samples=whole.npz", "dataset=digits", "sampler.steps=3"], "has no effect"),
@@ -286,9 +290,13 @@ def test_a_mistake_is_one_line(name: str, tiny_run: Path, kept: ClassifierFeatur
     whole = to_eight_bits(Digits().split("test").values[:6], 17).permute(0, 2, 3, 1).numpy()
     for file, array in {
         "whole": whole, "small": whole[:, :4], "floats": whole.astype(np.float32), "bytes": whole + np.uint8(1),
+        "wide": whole.astype(np.int64) - 9, "words": np.array(["no", "numbers"]),
         "nan": np.full((6, 2), np.nan, np.float32),
     }.items():  # fmt: skip
         np.savez(f"{file}.npz", samples=array)
+    write_image(Path("sizes/1.png"), size=(8, 8))
+    write_image(Path("sizes/2.png"), size=(8, 9))
+    truncate(write_image(Path("broken/1.png"), size=(40, 40)))
     arguments, says = MISTAKES[name]
     outcome = command("eval", *arguments, code=1)
     assert says in outcome.err
