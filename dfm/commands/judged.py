@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dfm import assemble, console
 from dfm.checkpoint import Checkpoint, find
-from dfm.commands.arrays import read_samples
 from dfm.commands.loaded import dataset_of, guided, loaded
 from dfm.commands.sample import store
+from dfm.commands.stored import read_samples
 from dfm.config import choice, overrides, variant
 from dfm.datasets.base import Dataset, DatasetSpec
 from dfm.denoiser import Denoiser
