@@ -11,10 +11,11 @@ from dfm import assemble, flows
 from dfm.checkpoint import Checkpoint, find
 from dfm.classifiers import NoisyClassifier
 from dfm.console import warn
-from dfm.denoiser import Denoiser, NetworkDenoiser
+from dfm.denoiser import Denoiser
 from dfm.errors import UserError
 from dfm.grids import Rho
 from dfm.likelihood import Likelihood, OdeLikelihood
+from dfm.networks import NetworkDenoiser
 from dfm.samplers import GridSampler, Sampler
 from dfm.sampling import check_count, checked_labels, sample_batches
 from dfm.steppers import Heun

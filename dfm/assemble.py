@@ -12,7 +12,6 @@ from dfm.classifiers import NoisyClassifier
 from dfm.config import build
 from dfm.couplings import Coupling
 from dfm.datasets.base import Dataset, DatasetSpec
-from dfm.denoiser import NetworkDenoiser
 from dfm.dequantization import Dequantization
 from dfm.errors import UserError
 from dfm.features import Features
@@ -22,7 +21,9 @@ from dfm.interpolants import InterpolantDenoiser, Latent, NoLatent
 from dfm.inverse import Task
 from dfm.langevin import LangevinDenoiser
 from dfm.likelihood import Likelihood, Several
+from dfm.meanflow import MeanFlow, flow_map
 from dfm.models.classifier import ImageClassifier, PointClassifier
+from dfm.networks import NetworkDenoiser
 from dfm.objectives import Model, Objective
 from dfm.oracles import MixtureDenoiser
 from dfm.potentials import Potential
@@ -83,17 +84,24 @@ def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Network
     prediction.check(path, spec.std)
     latent = _expect(build(config["latent"], "latent", trust), Latent, "latent")
     outputs = 1 if isinstance(latent, NoLatent) else 2
+    learned = objective(config, trust)
+    two_times = isinstance(learned, MeanFlow)
     offered = {
         "shape": spec.shape, "num_classes": spec.num_classes, "std": spec.std, "grey_levels": spec.levels,
-        "outputs": outputs,
+        "outputs": outputs, "two_times": two_times,
     }  # fmt: skip
     with lent_seed(torch.device("cpu"), int(config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
         network = _expect(build(config["model"], "model", trust, **offered), nn.Module, "model")
+    if two_times and "two_times" not in inspect.signature(type(network)).parameters:
+        raise UserError("objective=meanflow: this model takes no second time; allowed: model=unet..., or mlp")
     plain = NetworkDenoiser(
         spec=spec, schedule=path, trained=path, prediction=prediction, network=network,
         source=_expect(build(config["prior"], "prior", trust), Prior, "prior"),
-        independent=_expect(build(config["coupling"], "coupling", trust), Coupling, "coupling").independent,
+        independent=_expect(build(config["coupling"], "coupling", trust), Coupling, "coupling").independent
+        and learned.independent,
     )  # fmt: skip
+    if two_times:
+        return flow_map(plain)
     if isinstance(plain.source, Potential):
         return LangevinDenoiser(**vars(plain))
     return plain if outputs == 1 else InterpolantDenoiser(**vars(plain), latent=latent)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from dfm.broadcast import per_sample
 from dfm.datasets.base import DatasetSpec
-from dfm.denoiser import Calls, Denoiser, Network, Wrapped, same_point
+from dfm.denoiser import Calls, Denoiser, Wrapped
 from dfm.errors import UserError
+from dfm.networks import Network, same_point
 from dfm.schedules import Schedule
 
 

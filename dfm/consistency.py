@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from dfm.broadcast import per_sample
 from dfm.couplings import Coupling, Independent
-from dfm.denoiser import NetworkDenoiser
 from dfm.densities import Density
 from dfm.errors import UserError
-from dfm.objectives import Loss, Objective
-from dfm.seeding import GeneratorDraws
+from dfm.networks import NetworkDenoiser
+from dfm.objectives import Loss, Objective, drawn, noted
 
 # The papers' noise levels are for data of this deviation; ours are scaled to it.
 PAPERS_STD = 0.5
@@ -125,6 +124,10 @@ class Consistency(Objective):
 
     few_steps: ClassVar[bool] = True
 
+    @property
+    def has_ode(self) -> bool:
+        return False
+
     def __post_init__(self) -> None:
         if not self.huber > 0:
             raise UserError(f"objective consistency: huber={self.huber:g}; allowed: above 0; try 0.00054")
@@ -134,7 +137,7 @@ class Consistency(Objective):
         unit = PAPERS_STD / denoiser.spec.std
         sigma = denoiser.trained.log_nsr(self.density.time(u, denoiser.trained)).exp() * unit
         upper, lower = self.pacing.pair(sigma, progress)
-        noise = denoiser.source.draw(GeneratorDraws(len(data), generator, data.dtype), tuple(data.shape[1:]))
+        noise = drawn(denoiser, data, generator)
         data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         found = self._ends(denoiser, data, noise, upper / unit, seed)
@@ -161,9 +164,8 @@ class Consistency(Objective):
     def observe(self, loss: Loss) -> None:
         self.density.observe(loss.u, loss.error)
 
-    def module(self) -> nn.Module:
-        memory = self.density.memory()
-        return nn.ModuleDict({} if memory is None else {"density": memory})
+    def module(self, network: nn.Module) -> nn.ModuleDict:
+        return nn.ModuleDict(noted(self.density))
 
 
 def _least(denoiser: NetworkDenoiser) -> float:

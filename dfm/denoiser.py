@@ -10,21 +10,17 @@ The score's line needs noise that is standard normal and independent of the data
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfm.broadcast import per_sample
 from dfm.datasets.base import DatasetSpec
 from dfm.errors import UserError
-from dfm.predictions import Prediction, data_and_noise
 from dfm.priors import Gaussian, Prior
 from dfm.schedules import Schedule
-
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass
@@ -101,6 +97,18 @@ class Denoiser(ABC):
         data, noise = self.expectations(x, t)
         da, db = self.schedule.derivatives(t)
         return per_sample(da, x) * data + per_sample(db, x) * noise
+
+    def jump(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+        """From x at t to time s in one call; to the data where s is None.
+
+        Here x_s = a_s E[data|x_t] + b_s E[noise|x_t], a step of DDIM (Song et al. 2021, eq. 12 with eta = 0): a step of
+        Euler's method in the variables x/a and nsr. A few-step model may know better.
+        """
+        if s is None:
+            return self.data(x, t)
+        data, noise = self.expectations(x, t)
+        a, b = self.schedule.ab(s)
+        return per_sample(a, x) * data + per_sample(b, x) * noise
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """grad log p_t(x) = -E[noise | x_t = x]/b.
@@ -226,75 +234,5 @@ class Counted(Wrapped):
     def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return self._asked(x).velocity_and_score(x, t)
 
-
-def same_point(x: Tensor, t: Tensor, schedule: Schedule, other: Schedule) -> tuple[Tensor, Tensor]:
-    """(x, time) on another path of the point with the same x/a and the same nsr, within that path's times."""
-    if schedule == other:
-        return x, t
-    tau = other.time_of_log_nsr(schedule.log_nsr(t)).clamp(other.t_min, other.t_max)
-    return x * per_sample(other.ab(tau)[0] / schedule.ab(t)[0], x), tau
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkDenoiser(Denoiser):
-    """A network trained to predict ``prediction`` on the schedule ``trained``, used on any schedule.
-
-    The network sees c_in x and log nsr, never t; c_in = 1/sqrt(a^2 S^2 + b^2 N^2), N the deviation of the noise, gives
-    its input variance one, and its output is in units of the target's (``Prediction.scale``).
-    """
-
-    network: Network
-    prediction: Prediction
-    trained: Schedule
-
-    def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        x, tau = self.on_trained_path(x, t)
-        out = self.output(x, tau) * per_sample(self.scale(tau), x)
-        row = self.prediction.row(self.trained, tau, self.spec.std)
-        return data_and_noise(row, self.trained.ab(tau), x, out)
-
-    def on_trained_path(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The point of the trained path with the same x/a and the same nsr: (x, time)."""
-        return same_point(x, t, self.schedule, self.trained)
-
-    def scale(self, t: Tensor) -> Tensor:
-        """The unit of the network's output on its own path."""
-        return self.prediction.scale(self.trained, t, self.spec.std, self.source.std)
-
-    def input_variance(self, t: Tensor) -> Tensor:
-        """Variance of x on the trained path, the data's mean apart."""
-        a, b = self.trained.ab(t)
-        return (a * self.spec.std) ** 2 + (b * self.source.std) ** 2
-
-    def output(self, x: Tensor, t: Tensor) -> Tensor:
-        """The bare network on its own path: prediction/scale, (B, *D)."""
-        if x.shape[1:] != self.spec.shape:
-            raise UserError(f"samples have shape {tuple(x.shape[1:])}; this model takes {self.spec.shape}")
-        c_in = 1 / self.input_variance(t).sqrt()
-        c_time = self.trained.log_nsr(t).to(x).expand(len(x))
-        return self.network(x * per_sample(c_in, x), c_time, self.label).to(x.dtype)
-
-    @property
-    def t_min(self) -> float:
-        return max(self.schedule.t_min, self._trained_end(self.trained.t_min))
-
-    @property
-    def t_max(self) -> float:
-        return min(self.schedule.t_max, self._trained_end(self.trained.t_max))
-
-    def _trained_end(self, t: float) -> float:
-        """The end t of the training schedule as a time of the schedule in use."""
-        if self.schedule == self.trained:
-            return t
-        log_nsr = self.trained.log_nsr(torch.tensor(t, dtype=torch.float64))
-        return float(self.schedule.time_of_log_nsr(log_nsr))
-
-    def module(self) -> nn.Module:
-        """The network as a torch module.
-
-        Raises:
-            TypeError: it is a plain function.
-        """
-        if not isinstance(self.network, nn.Module):
-            raise TypeError(f"the network is a {type(self.network).__name__}, not a torch module")
-        return self.network
+    def jump(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+        return self._asked(x).jump(x, t, s)

@@ -49,6 +49,15 @@ class LogNsr(Grid):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoiseShare(Grid):
+    """Equal steps in b/(a + b), which is t on the linear schedule: most of few steps where data and noise are mixed."""
+
+    def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
+        high, low = schedule.log_nsr(torch.tensor([t_max, t_min], dtype=torch.float64)).sigmoid()
+        return schedule.time_of_log_nsr((high + (low - high) * share).logit())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rho(Grid):
     """Equal steps in nsr^(1/rho) (Karras et al. 2022, eq. 5, rho = 7): between uniform in nsr and in its logarithm."""
 

@@ -137,12 +137,12 @@ class Unguided(Guidance):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierFree(Guidance):
-    """The same network without its label as the weak one (Ho and Salimans 2022).
+class Scaled(Guidance):
+    """What guidances of a scale w in an interval of nsr share.
 
     Args:
-        scale: w; 0 unconditional, 1 conditional, above 1 guided. (The paper's w is this one minus 1.)
-        low, high: the interval of nsr; high null: no bound.
+        scale: w.
+        low, high: the interval of nsr = b/a; high null: no bound.
 
     Raises:
         UserError: a scale that is not finite, or an empty interval.
@@ -153,7 +153,25 @@ class ClassifierFree(Guidance):
     high: float | None = None
 
     def __post_init__(self) -> None:
-        _check(self.scale, self.low, self.high)
+        if not math.isfinite(self.scale):
+            raise UserError(f"guidance.scale={self.scale}; allowed: a finite number")
+        if not 0 <= self.low < self.bound:
+            raise UserError(
+                f"guidance.low={self.low}, guidance.high={self.high}; allowed: 0 <= low < high, in nsr = b/a"
+            )
+
+    @property
+    def bound(self) -> float:
+        """``high`` as a number."""
+        return math.inf if self.high is None else self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierFree(Scaled):
+    """The same network without its label as the weak one (Ho and Salimans 2022).
+
+    Scale 0 is unconditional, 1 conditional, above 1 guided. (The paper's w is this one minus 1.)
+    """
 
     def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
         if denoiser.spec.num_classes == 0:
@@ -165,29 +183,37 @@ class ClassifierFree(Guidance):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Autoguidance(Guidance):
-    """A weaker model of the same data, e.g. an earlier checkpoint, as the weak one (Karras et al. 2024).
+class Seconded(Scaled):
+    """A guidance by a second checkpoint.
 
     Args:
-        ckpt: the weaker model's checkpoint.
-        scale, low, high: as in ``ClassifierFree``.
+        ckpt: it.
+
+    Attributes:
+        question: what to say where it is missing.
 
     Raises:
-        UserError: as there; or no checkpoint.
+        UserError: no checkpoint.
     """
 
     ckpt: str | None = None  # type: ignore[misc]
-    scale: float = 2.0
-    low: float = 0.0
-    high: float | None = None
+    question: ClassVar[str]
 
     def __post_init__(self) -> None:
-        _check(self.scale, self.low, self.high)
+        super().__post_init__()
         if self.ckpt is None:
-            raise UserError(
-                "guidance=autoguidance: which is the weaker model? try guidance.ckpt=RUN_DIR, or an early checkpoint "
-                "of the same run (trainer.keep_checkpoints keeps more of them)"
-            )
+            raise UserError(self.question)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoguidance(Seconded):
+    """A weaker model of the same data, e.g. an earlier checkpoint, as the weak one (Karras et al. 2024)."""
+
+    scale: float = 2.0
+    question: ClassVar[str] = (
+        "guidance=autoguidance: which is the weaker model? try guidance.ckpt=RUN_DIR, or an early checkpoint of the "
+        "same run (trainer.keep_checkpoints keeps more of them)"
+    )
 
     def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
         assert isinstance(second, Denoiser)
@@ -201,29 +227,16 @@ class Autoguidance(Guidance):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByClassifier(Guidance):
+class ByClassifier(Seconded):
     """A noisy classifier steers a model, whether that knows classes or not (Dhariwal and Nichol 2021).
 
-    Args:
-        ckpt: the classifier's checkpoint, a run of objective=classifier.
-        scale: w; 1 is Bayes' rule for a model without classes.
-        low, high: as in ``ClassifierFree``.
-
-    Raises:
-        UserError: as there; or no checkpoint.
+    Scale 1 is Bayes' rule for a model without classes.
     """
 
-    ckpt: str | None = None  # type: ignore[misc]
     scale: float = 1.0
-    low: float = 0.0
-    high: float | None = None
-
-    def __post_init__(self) -> None:
-        _check(self.scale, self.low, self.high)
-        if self.ckpt is None:
-            raise UserError(
-                "guidance=classifier: which classifier? try guidance.ckpt=RUN, a run of objective=classifier"
-            )
+    question: ClassVar[str] = (
+        "guidance=classifier: which classifier? try guidance.ckpt=RUN, a run of objective=classifier"
+    )
 
     def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
         mine, theirs = denoiser.spec, second.spec
@@ -235,8 +248,7 @@ class ByClassifier(Guidance):
         return Classified(
             spec=replace(mine, num_classes=theirs.num_classes), schedule=denoiser.schedule, label=denoiser.label,
             source=denoiser.source, independent=denoiser.independent, inner=denoiser,
-            classifier=second.on(denoiser.schedule), scale=self.scale, low=self.low,
-            high=math.inf if self.high is None else self.high,
+            classifier=second.on(denoiser.schedule), scale=self.scale, low=self.low, high=self.bound,
         )  # fmt: skip
 
 
@@ -254,10 +266,3 @@ def guided(
         independent=strong.independent, strong=strong, weak=weak, scale=scale, low=low,
         high=math.inf if high is None else high, weak_labelled=weak_labelled,
     )  # fmt: skip
-
-
-def _check(scale: float, low: float, high: float | None) -> None:
-    if not math.isfinite(scale):
-        raise UserError(f"guidance.scale={scale}; allowed: a finite number")
-    if not 0 <= low < (math.inf if high is None else high):
-        raise UserError(f"guidance.low={low}, guidance.high={high}; allowed: 0 <= low < high, in nsr = b/a")

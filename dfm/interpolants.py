@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dfm.broadcast import per_sample
-from dfm.denoiser import NetworkDenoiser
 from dfm.errors import UserError
+from dfm.networks import NetworkDenoiser
 from dfm.predictions import data_and_noise
 from dfm.schedules import Schedule
 

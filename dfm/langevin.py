@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dfm.broadcast import per_sample
-from dfm.denoiser import NetworkDenoiser
 from dfm.errors import UserError
+from dfm.networks import NetworkDenoiser
 from dfm.potentials import Potential
 from dfm.schedules import OrnsteinUhlenbeck, Schedule
 

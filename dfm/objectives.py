@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 from dfm.broadcast import per_sample
 from dfm.classifiers import NoisyClassifier
 from dfm.couplings import Coupling, Independent
-from dfm.denoiser import NetworkDenoiser
+from dfm.denoiser import Denoiser
 from dfm.densities import Density
 from dfm.errors import UserError
 from dfm.interpolants import InterpolantDenoiser
 from dfm.langevin import LangevinDenoiser, chain
+from dfm.networks import NetworkDenoiser
 from dfm.seeding import GeneratorDraws
 from dfm.uncertainty import Fixed, Uncertainty
 from dfm.weights import Weight
@@ -42,11 +44,22 @@ class Objective(ABC):
     """A loss of a model's network on a batch of data.
 
     Attributes:
-        few_steps: whether what it trains leads to the data in a few calls and is no E[data | x_t], so that it has no
-            ODE and no density.
+        taught: whether it needs a teacher, given by ``init=``.
+        few_steps: whether what it trains is made for a sampler of its own, of few steps.
     """
 
+    taught: ClassVar[bool] = False
     few_steps: ClassVar[bool] = False
+
+    @property
+    def has_ode(self) -> bool:
+        """Whether what it trains is E[data | x_t], and so has an ODE and a density."""
+        return True
+
+    @property
+    def independent(self) -> bool:
+        """Whether it leaves data and noise independent, beyond what its coupling does."""
+        return True
 
     @abstractmethod
     def loss(self, denoiser: Any, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
@@ -59,9 +72,32 @@ class Objective(ABC):
     def observe(self, loss: Loss) -> None:  # noqa: B027
         """Take note of a training loss: only an objective that adapts does."""
 
-    def module(self) -> nn.Module:
-        """What the objective itself learns or notes: parameters to train and buffers to keep."""
+    def module(self, network: nn.Module) -> nn.Module:
+        """What the objective itself learns or notes: parameters to train, and frozen ones and buffers to keep.
+
+        Args:
+            network: that is to be trained.
+        """
         return nn.Module()
+
+    def advance(self, denoiser: Any, progress: float) -> None:  # noqa: B027
+        """Called before each optimiser step with the denoiser in training: for an objective that goes in rounds."""
+
+    def annealed(self, progress: float) -> float:
+        """The share of the way that the learning rate's fall has come: here that of the run."""
+        return progress
+
+    def placed(self, directory: Path) -> Self:
+        """The same objective in a run directory, where it may keep files."""
+        return self
+
+    def news(self) -> dict[str, float]:
+        """What it measured since it was last asked, for the metrics."""
+        return {}
+
+    def closing(self, denoiser: Any) -> dict[str, float]:
+        """What is to be measured of the trained denoiser at the end of the run, for the metrics."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +121,7 @@ class Regression(Objective):
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
         u = self.density.uniforms(len(data), generator)
         t = self.density.time(u, denoiser.trained)
-        draws = GeneratorDraws(len(data), generator, data.dtype)
-        noise = denoiser.source.draw(draws, tuple(data.shape[1:]))
+        noise = drawn(denoiser, data, generator)
         data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
         error = self.errors(denoiser, data, noise, t, generator)
         value = self.uncertainty(error, denoiser.trained.log_nsr(t)) * self.density.importance(u).to(error)
@@ -117,10 +152,8 @@ class Regression(Objective):
     def observe(self, loss: Loss) -> None:
         self.density.observe(loss.u, loss.error)
 
-    def module(self) -> nn.Module:
-        memory = self.density.memory()
-        parts: dict[str, nn.Module] = {} if memory is None else {"density": memory}
-        return nn.ModuleDict({**parts, "uncertainty": self.uncertainty})
+    def module(self, network: nn.Module) -> nn.ModuleDict:
+        return nn.ModuleDict({**noted(self.density), "uncertainty": self.uncertainty})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +246,16 @@ class Classification(Objective):
     def observe(self, loss: Loss) -> None:
         self.density.observe(loss.u, loss.error)
 
-    def module(self) -> nn.Module:
-        memory = self.density.memory()
-        return nn.ModuleDict({} if memory is None else {"density": memory})
+    def module(self, network: nn.Module) -> nn.ModuleDict:
+        return nn.ModuleDict(noted(self.density))
+
+
+def drawn(denoiser: Denoiser, data: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise of the denoiser's prior for a batch of data (B, *D)."""
+    return denoiser.source.draw(GeneratorDraws(len(data), generator, data.dtype), tuple(data.shape[1:]))
+
+
+def noted(density: Density) -> dict[str, nn.Module]:
+    """What a density has noted, if it notes anything, as a part of an objective's module."""
+    memory = density.memory()
+    return {} if memory is None else {"density": memory}

@@ -17,7 +17,7 @@ from dfm.adaptive import EmbeddedPair
 from dfm.broadcast import per_sample
 from dfm.denoiser import Calls, Denoiser
 from dfm.errors import UserError
-from dfm.grids import Grid, LogNsr
+from dfm.grids import Grid, LogNsr, NoiseShare
 from dfm.seeding import NumberedDraws, Purpose, normal
 from dfm.steppers import Stepper, Trip
 
@@ -74,6 +74,10 @@ class Sampler(ABC):
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
         """(x, t) after each step from t_max down to t_min, without the last denoising."""
 
+    def end(self, denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+        """The data that x at the last time t leads to, in one call: E[data | x_t]."""
+        return denoiser.data(x, t)
+
     def trajectory(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[State]:
         """All states from x (B, *D) at t_max to the samples, E[data | x_{t_min}].
 
@@ -85,7 +89,7 @@ class Sampler(ABC):
         step, t = 0, denoiser.t_max
         for step, (x, t) in enumerate(self.path(counted, x, seed, indices), start=1):  # noqa: B020
             yield State(x=x, t=t, step=step, nfe=calls.samples / len(x))
-        data = counted.data(x, torch.tensor(t, dtype=torch.float64))
+        data = self.end(counted, x, torch.tensor(t, dtype=torch.float64))
         yield State(x=data, t=t, step=step, nfe=calls.samples / len(x), final=True)
 
     def run(self, denoiser: Denoiser, x: Tensor, seed: int = 0, indices: Sequence[int] | None = None) -> State:
@@ -150,30 +154,41 @@ class GridSampler(Sampler):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsistencySampler(Sampler):
-    """To the data in one call, and again from fresh noise: x_s = a f(x_t, t) + b z (Song et al. 2023, algorithm 1).
+class JumpSampler(Sampler):
+    """``steps`` jumps of the denoiser along the grid, the last of them to the data: as many calls as steps.
 
-    For consistency models. ``steps`` calls of the network, the first at t_max, the others along the grid.
+    For few-step models. Each jump is ``Denoiser.jump``: of an ordinary denoiser DDIM's step, of a flow map the map's.
+
+    Args:
+        renoise: jump to the data every time and from there back to the next time with fresh noise z,
+            x_s = a f(x_t, t) + b z (consistency models: Song et al. 2023, algorithm 1).
     """
 
     steps: int
-    grid: Grid = field(default_factory=LogNsr)
+    grid: Grid = field(default_factory=NoiseShare)
+    renoise: bool = False
 
     @property
     def stochastic(self) -> bool:
-        return self.steps > 1
+        return self.renoise and self.steps > 1
 
-    def with_steps(self, steps: int) -> "ConsistencySampler":
+    def with_steps(self, steps: int) -> "JumpSampler":
         return replace(self, steps=steps)
 
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
         times = self.grid.times(self.steps, denoiser.schedule, denoiser.t_min, denoiser.t_max)[:-1]
         noise = StepNoise(seed, indices, None)
         for step, (t, s) in enumerate(pairwise(times)):
-            noise.step, noise.part = step, 0
-            a, b = denoiser.schedule.ab(s)
-            x = per_sample(a, x) * denoiser.data(x, t) + per_sample(b, x) * noise.draw(x)
+            if self.renoise:
+                noise.step, noise.part = step, 0
+                a, b = denoiser.schedule.ab(s)
+                x = per_sample(a, x) * denoiser.jump(x, t) + per_sample(b, x) * noise.draw(x)
+            else:
+                x = denoiser.jump(x, t, s)
             yield x, float(s)
+
+    def end(self, denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+        return denoiser.jump(x, t)
 
 
 @dataclass(frozen=True, kw_only=True)

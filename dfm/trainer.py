@@ -7,9 +7,9 @@ average and the optimiser's state, the number of the step is the whole state of 
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,74 +20,8 @@ from dfm.dequantization import Dequantization, Uniform
 from dfm.ema import Ema
 from dfm.errors import UserError
 from dfm.objectives import Loss, Model, Objective
-from dfm.seeding import Purpose, checked_seed, lent_seed, training_generator
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """The numbers of a training run (config group ``trainer``).
-
-    Args:
-        max_steps: optimiser steps. max_minutes: stop earlier, after this many minutes of training (null: never).
-        batch_size: examples an optimiser step; ``accumulate`` splits it into that many passes.
-        lr: peak rate of AdamW, reached after ``warmup_steps``, then ``cosine`` to zero or ``constant``.
-        clip_grad: bound on the gradient's norm (null: none).
-        ema_decay: of the averaged weights. checkpoint_every, sample_every, validate_every, log_every: in steps, 0 for
-            never (the last step is always kept); keep_checkpoints: the newest so many.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``. precision: ``fp32`` or ``bf16`` (autocast).
-        compile: torch.compile the network. channels_last: memory layout of convolutions.
-        num_workers: threads that prepare batches ahead.
-
-    Raises:
-        UserError: a number out of range.
-    """
-
-    max_steps: int
-    max_minutes: float | None = None
-    batch_size: int = 128
-    accumulate: int = 1
-    lr: float = 1e-3
-    lr_schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = 100
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.99)
-    clip_grad: float | None = 1.0
-    ema_decay: float = 0.999
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
-    sample_every: int = 1000
-    validate_every: int = 500
-    log_every: int = 50
-    seed: int = 0
-    device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False
-    channels_last: bool = True
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        checked_seed(self.seed)
-        at_least = {"max_steps": 0, "batch_size": 1, "accumulate": 1, "keep_checkpoints": 1, "log_every": 1}
-        zero = (
-            "checkpoint_every",
-            "sample_every",
-            "validate_every",
-            "num_workers",
-            "warmup_steps",
-            "weight_decay",
-            "lr",
-        )
-        for name, least in {**at_least, **dict.fromkeys(zero, 0)}.items():
-            if not getattr(self, name) >= least:
-                raise UserError(f"trainer.{name}={getattr(self, name)}; allowed: at least {least}")
-        for name in ("max_minutes", "clip_grad"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"trainer.{name}={value}; allowed: above 0, or null for none")
-        if self.batch_size % self.accumulate:
-            raise UserError(
-                f"trainer.batch_size={self.batch_size} is not divisible by trainer.accumulate={self.accumulate}"
-            )
+from dfm.seeding import Purpose, lent_seed, training_generator
+from dfm.trainer_config import TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +89,8 @@ class Trainer:
         forward = torch.compile(self.network) if config.compile else self.network
         self.denoiser = replace(denoiser, network=forward)
         self.batches = Batches(split, config.batch_size, config.seed)
-        self.learned = objective.module().to(device)
-        self.parameters = [*self.network.parameters(), *self.learned.parameters()]
+        self.learned = objective.module(self.network).to(device)
+        self.parameters = [*self.network.parameters(), *(p for p in self.learned.parameters() if p.requires_grad)]
         self.optimizer = self._make_optimizer()
         self.step, self.seconds = 0, 0.0
 
@@ -164,6 +98,18 @@ class Trainer:
     def averaged(self) -> Any:
         """The denoiser (or classifier) with the averaged weights: what is sampled from and scored."""
         return replace(self.denoiser, network=self.ema.network)
+
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Start from these weights of the network in the place of fresh ones; what they lack stays fresh.
+
+        Raises:
+            RuntimeError: weights that the network does not have, or of another shape.
+        """
+        for network in (self.network, self.ema.network):
+            lacking, surplus = network.load_state_dict(weights, strict=False)
+            fresh = all("second" in name.split(".") for name in lacking)
+            if surplus or not fresh:
+                raise RuntimeError(f"missing {lacking}, unexpected {surplus}")
 
     @property
     def progress(self) -> float:
@@ -200,7 +146,8 @@ class Trainer:
         """The rate of the coming step: linear warm-up, then cosine to zero or constant."""
         config = self.config
         rate = config.lr * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
-        return rate * (1 + math.cos(math.pi * self.progress)) / 2 if config.lr_schedule == "cosine" else rate
+        gone = self.objective.annealed(self.progress)
+        return rate * (1 + math.cos(math.pi * gone)) / 2 if config.lr_schedule == "cosine" else rate
 
     def validation_loss(self, split: Split, limit: int = 512) -> float:
         """Mean loss of the averaged weights on a split, with the same noise and times at every call."""
@@ -244,6 +191,7 @@ class Trainer:
 
     def _take(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
         """One optimiser step: (loss, gradient norm, learning rate)."""
+        self.objective.advance(replace(self.denoiser, network=self.network), self.progress)
         self.network.train()
         rate = self.learning_rate()
         with lent_seed(self.device, self.config.seed, self.step, 0, Purpose.DROPOUT):

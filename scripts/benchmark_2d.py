@@ -37,12 +37,12 @@ from torchcfm.models import MLP as TorchcfmMLP  # noqa: N811
 from dfm.couplings import Independent, OptimalTransport
 from dfm.datasets.base import DatasetSpec
 from dfm.datasets.toys import EightGaussians, Moons, Points, SwissRoll
-from dfm.denoiser import NetworkDenoiser
 from dfm.densities import Uniform
 from dfm.distances import wasserstein_2
 from dfm.ema import Ema
 from dfm.interpolants import InterpolantDenoiser, RootLatent
 from dfm.models.mlp import MLP
+from dfm.networks import NetworkDenoiser
 from dfm.objectives import Interpolation, Objective, Regression
 from dfm.predictions import Velocity
 from dfm.priors import FromDataset, Gaussian, Prior

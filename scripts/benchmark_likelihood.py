@@ -31,10 +31,11 @@ import dfm
 from dfm import assemble
 from dfm.checkpoint import find
 from dfm.datasets.base import DatasetSpec
-from dfm.denoiser import Calls, Denoiser, NetworkDenoiser
+from dfm.denoiser import Calls, Denoiser
 from dfm.likelihood import Hutchinson, OdeLikelihood
 from dfm.likelihood.base import ends
 from dfm.models.unet import UNet
+from dfm.networks import NetworkDenoiser
 from dfm.predictions import Velocity
 from dfm.report import settled
 from dfm.schedules import Linear

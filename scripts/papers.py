@@ -43,7 +43,7 @@ def make(name: str, out: Path, steps: int) -> None:
     """Train, score and sample one preset."""
     run = out / name
     run.mkdir(parents=True, exist_ok=True)
-    teacher = [f"coupling.ckpt={out / 'flow' / 'train'}"] if name == "rectified" else []
+    teacher = [f"init={out / 'flow' / 'train'}"] if name == "rectified" else []
     train = run / "train"
     dfm(
         train, "nll.json", "train", f"experiment=digits_{name}", f"trainer.max_steps={steps}",
@@ -64,6 +64,8 @@ def own_sampler(run: Path) -> list[str]:
     names = {
         "Ddim": "ancestral", "Heun": "heun", "Euler": "euler", "PredictorCorrector": "predictor_corrector",
     }  # fmt: skip
+    if "stepper" not in config["sampler"]:
+        return []  # a few-step model: dfm sample takes its own
     stepper = config["sampler"]["stepper"]
     name = names[stepper["_target_"].rpartition(".")[2]]
     if stepper.get("predictor", {}).get("_target_", "").endswith("Hold"):

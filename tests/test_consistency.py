@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from dfm.consistency import Consistency, Doubling, Easy
 from dfm.datasets.base import DatasetSpec, Split
-from dfm.denoiser import Calls, Denoiser, NetworkDenoiser
+from dfm.denoiser import Calls, Denoiser
 from dfm.densities import LogNormal, UniformLogNsr
 from dfm.errors import UserError
 from dfm.models.mlp import MLP
+from dfm.networks import NetworkDenoiser
 from dfm.predictions import Edm, Velocity
-from dfm.samplers import ConsistencySampler, start
+from dfm.samplers import JumpSampler, start
 from dfm.trainer import Trainer, TrainerConfig
 
 MEAN, STD = 0.4, 0.5
@@ -102,12 +103,12 @@ def test_samples_in_few_calls_have_the_law_of_the_data(path: str, steps: int) ->
     spec = DatasetSpec(name="line", shape=(1,), levels=None, num_classes=0, mean=MEAN, std=STD)
     exact, n = Exact(spec=spec, schedule=SCHEDULES[path]), 20_000
     x = start(exact, 0, range(n), torch.device("cpu"), double=True)
-    state = ConsistencySampler(steps=steps).run(exact, x, 0, range(n))
+    state = JumpSampler(steps=steps, renoise=True).run(exact, x, 0, range(n))
     assert state.nfe == steps
     assert float(state.x.mean()) == pytest.approx(MEAN, abs=4 * STD / math.sqrt(n))
     assert float(state.x.std()) == pytest.approx(STD, abs=4 * STD / math.sqrt(2 * n))
     part = range(100, 103)
-    alone = ConsistencySampler(steps=steps).run(exact, x[100:103], 0, part).x
+    alone = JumpSampler(steps=steps, renoise=True).run(exact, x[100:103], 0, part).x
     assert torch.equal(alone, state.x[100:103]), "sample k is the same in any batch"
 
 
@@ -182,7 +183,7 @@ def test_sampling_without_a_step_is_refused() -> None:
     x = torch.zeros(1, 1, dtype=torch.float64)
     exact = Exact(spec=model().spec, schedule=SCHEDULES["edm"])
     with pytest.raises(UserError, match="steps=0"):
-        ConsistencySampler(steps=0).run(exact, x)
+        JumpSampler(steps=0, renoise=True).run(exact, x)
     calls = Calls()
     exact.counted(calls)
     assert calls.samples == 0

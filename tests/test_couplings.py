@@ -16,10 +16,10 @@ from dfm.couplings import Coupling, EntropicTransport, Independent, LabelAware, 
 from dfm.datasets.base import DatasetSpec
 from dfm.datasets.digits import Digits
 from dfm.datasets.toys import EightGaussians, Moons
-from dfm.denoiser import NetworkDenoiser
 from dfm.errors import UserError
 from dfm.likelihood import OdeLikelihood
 from dfm.mixtures import mixture_of
+from dfm.networks import NetworkDenoiser
 from dfm.potentials import Potential
 from dfm.predictions import Velocity
 from dfm.priors import FromDataset, Gaussian, Laplace, Mixture, Prior, Uniform

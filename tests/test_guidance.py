@@ -16,11 +16,12 @@ import dfm
 from dfm.adaptive import BogackiShampine
 from dfm.batches import Augmentation, Batch
 from dfm.datasets.base import DatasetSpec
-from dfm.denoiser import Calls, Denoiser, NetworkDenoiser
+from dfm.denoiser import Calls, Denoiser
 from dfm.errors import UserError
 from dfm.guidance import Autoguidance, ClassifierFree, guided
 from dfm.mixtures import GaussianMixture, mixture_of
 from dfm.models.unet import UNet
+from dfm.networks import NetworkDenoiser
 from dfm.predictions import Velocity
 from dfm.samplers import AdaptiveSampler, GridSampler, start
 from dfm.schedules import Schedule

@@ -20,11 +20,12 @@ LAYERS: list[set[str]] = [
     {"priors"},
     {"potentials"},
     {"denoiser"},
+    {"networks"},
     {"classifiers"},
     {"steppers", "oracles", "interpolants", "langevin"},
     {"objectives", "guidance", "inverse"},
-    {"consistency"},
-    {"samplers", "flows", "ema", "batches", "figures"},
+    {"consistency", "distillation", "meanflow"},
+    {"samplers", "flows", "ema", "batches", "figures", "trainer_config"},
     {"likelihood", "bounds"},
     {"sampling", "scoring", "report", "trainer", "loggers", "run_dir", "distances", "quality", "checks"},
     {"checkpoint", "images_io", "plots", "console"},
@@ -47,9 +48,10 @@ HOMES = {
 }
 PURE = {
     "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
-    "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials", "interpolants",
-    "uncertainty", "expressions", "distances", "checks", "flows", "bounds", "langevin", "oracles", "quantization",
-    "dequantization", "distributed", "quality", "classifiers", "consistency", "guidance", "inverse", "seeding",
+    "networks", "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials",
+    "interpolants", "uncertainty", "expressions", "distances", "checks", "flows", "bounds", "langevin", "oracles",
+    "quantization", "dequantization", "distributed", "classifiers", "consistency", "distillation", "meanflow",
+    "guidance", "inverse", "seeding", "quality",
 }  # fmt: skip
 
 

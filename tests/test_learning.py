@@ -3,20 +3,19 @@
 import copy
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import SCHEDULES, TINY, Command
+from conftest import SCHEDULES
 from test_path import PREDICTIONS, STD
 
 from dfm import grids, weights
 from dfm.datasets.base import DatasetSpec
 from dfm.datasets.digits import Digits
-from dfm.denoiser import NetworkDenoiser
 from dfm.densities import Levels, LossAware, Uniform, UniformLogNsr
 from dfm.errors import UserError
 from dfm.models.mlp import MLP
+from dfm.networks import NetworkDenoiser
 from dfm.objectives import Regression
 from dfm.predictions import Velocity
 from dfm.schedules import Ddpm, Linear, RandomWalk, Schedule
@@ -184,28 +183,3 @@ def test_validation_teaches_the_density_nothing() -> None:
     before = run.learned.state_dict()["density.squares"].clone()
     run.validation_loss(Digits().split("validation"), limit=16)
     assert torch.equal(run.learned.state_dict()["density.squares"], before)
-
-
-def test_reflow_through_the_command_line(command: Command, tmp_path: Path) -> None:
-    """A student on a teacher's pairs: the pairs are the teacher's ODE, and a resumed run has the same ones."""
-    teacher = command("train", *TINY).run
-    student = command("train", *TINY, "coupling=teacher", f"coupling.ckpt={teacher}", "coupling.n=6").run
-    assert (student / "nll.json").exists()
-    from dfm.api import load
-    from dfm.reflow import TeacherPairs
-    from dfm.samplers import GridSampler
-    from dfm.steppers import Heun
-
-    pairs = TeacherPairs(ckpt=str(teacher), n=6)
-    data, noise, labels = pairs.pairs
-    assert labels is None
-    denoiser = load(str(teacher))
-    again = GridSampler(stepper=Heun(), steps=18, grid=grids.Rho()).run(denoiser, denoiser.from_latent(noise)).x
-    assert torch.allclose(again, data, atol=1e-4)
-    picked, source = pairs.pair(torch.zeros(9, 1, 8, 8), torch.zeros(9, 1, 8, 8), None, torch.Generator())
-    for x, z in zip(picked, source, strict=True):
-        row = int((noise.float() - z).flatten(1).norm(dim=1).argmin())
-        assert torch.allclose(x, data[row].float(), atol=1e-6)
-    assert not load(str(student)).independent
-    message = command("train", *TINY, "coupling=teacher", code=1).err
-    assert "coupling.ckpt" in message

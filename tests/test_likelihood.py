@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from dfm.api import log_likelihood
 from dfm.datasets.base import DatasetSpec
-from dfm.denoiser import NetworkDenoiser
 from dfm.errors import UserError
 from dfm.grids import LogNsr
 from dfm.likelihood import Exact, Hutchinson, OdeLikelihood
 from dfm.mixtures import GaussianMixture, mixture_of
 from dfm.models.unet import UNet
+from dfm.networks import NetworkDenoiser
 from dfm.oracles import MixtureDenoiser
 from dfm.predictions import Velocity
 from dfm.schedules import Schedule

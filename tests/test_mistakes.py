@@ -45,7 +45,7 @@ MISTAKES = {
     "sde with transport": ["train", "coupling=ot", "sampler=euler_maruyama", *TINY],
     "sde with a prior": ["train", "prior=laplace", "sampler=ancestral", *TINY],
     "label-aware without labels": ["train", "coupling=label_aware", *TINY],
-    "no teacher": ["train", "coupling=teacher", *TINY],
+    "no teacher": ["train", "objective=reflow", *TINY],
     "prior of another shape": ["train", "prior=mixture", *TINY],
     "no other": ["compare"],
     "no latents": ["decode"],

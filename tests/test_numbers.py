@@ -12,11 +12,11 @@ from test_path import PREDICTIONS, STD
 from dfm import seeding
 from dfm.batches import Batches
 from dfm.datasets.base import DatasetSpec, Split
-from dfm.denoiser import NetworkDenoiser
 from dfm.densities import Uniform as UniformDensity
 from dfm.dequantization import Uniform as UniformNoise
 from dfm.errors import UserError
 from dfm.likelihood import OdeLikelihood
+from dfm.networks import NetworkDenoiser
 from dfm.objectives import Regression
 from dfm.quantization import bits_per_dimension, dequantize, from_eight_bits, quantize, to_eight_bits
 from dfm.report import Audit, report

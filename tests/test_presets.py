@@ -95,8 +95,10 @@ def test_experiments(option: str, command: Command, tmp_path: Path) -> None:
         smaller.append("model.channels=32")
     if option.endswith("rectified"):
         data = ["dataset=cifar10", *where] if kind else []
-        teacher = command("train", *data, "model.channels=8", "model.groups=4", *FAST).run
-        smaller += [f"coupling.ckpt={teacher}", "coupling.n=2", "coupling.steps=1"]
+        like = [] if kind == "cifar10" else ["model=unet_digits"]
+        thin = ["model=unet", "model.channels=32"] if kind == "cifar10" else []
+        teacher = command("train", *data, *like, *thin, *FAST).run
+        smaller += [f"init={teacher}", "objective.n=2", "objective.solver_steps=1"]
     command("train", f"experiment={option}", *where, *smaller, "trainer.max_steps=2", "sampler.steps=2")
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from dfm.adaptive import DormandPrince
 from dfm.datasets.base import DatasetSpec
-from dfm.denoiser import NetworkDenoiser
 from dfm.errors import UserError
 from dfm.grids import Grid, LogNsr, Rho, Uniform
 from dfm.mixtures import GaussianMixture, mixture_of
+from dfm.networks import NetworkDenoiser
 from dfm.oracles import MixtureDenoiser
 from dfm.predictions import Data, Edm, Noise, Prediction, Score, V, Velocity
 from dfm.samplers import AdaptiveSampler, GridSampler, start

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dfm.commands.scored import Exam, score
 from dfm.datasets.base import DatasetSpec, Split
-from dfm.denoiser import NetworkDenoiser
 from dfm.dequantization import Importance, TruncatedNormal, Uniform
 from dfm.distributed import Team
 from dfm.errors import UserError
@@ -22,6 +21,7 @@ from dfm.likelihood import EvidenceBound, Likelihood, OdeLikelihood
 from dfm.likelihood.ode import LADDER
 from dfm.mixtures import mixture_of
 from dfm.models.unet import UNet
+from dfm.networks import NetworkDenoiser
 from dfm.oracles import MixtureDenoiser
 from dfm.predictions import Velocity
 from dfm.quantization import quantize

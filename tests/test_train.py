@@ -18,11 +18,11 @@ from dfm.batches import Batch
 from dfm.checkpoint import Checkpoint
 from dfm.datasets.base import DatasetSpec, Split
 from dfm.datasets.digits import Digits
-from dfm.denoiser import NetworkDenoiser
 from dfm.densities import Uniform as UniformDensity
 from dfm.ema import Ema
 from dfm.errors import UserError
 from dfm.models.mlp import MLP
+from dfm.networks import NetworkDenoiser
 from dfm.objectives import Loss, Regression
 from dfm.predictions import Velocity
 from dfm.run_dir import MetricsFile, read_metrics, write_atomically

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfm.denoiser import NetworkDenoiser
 from dfm.errors import UserError
 from dfm.flows import Carried
+from dfm.networks import NetworkDenoiser
 from dfm.run_dir import write_atomically
 
 

@@ -1,5 +1,6 @@
 """What every command that starts from a checkpoint does first."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,25 +9,76 @@ import torch
 from dfm import assemble, console
 from dfm.api import classifier_of, denoiser_of
 from dfm.checkpoint import Checkpoint, find
+from dfm.config import choice, overrides
 from dfm.datasets.base import Dataset, Split
-from dfm.denoiser import Denoiser, NetworkDenoiser
+from dfm.denoiser import Denoiser
 from dfm.errors import UserError
 from dfm.guidance import ByClassifier, ClassifierFree, Guidance
+from dfm.meanflow import FlowMapDenoiser
+from dfm.networks import NetworkDenoiser
+from dfm.samplers import JumpSampler, Sampler
 
 
 def loaded(
-    config: dict[str, Any], ckpt: str | None, device: torch.device, trust: Sequence[str]
+    config: dict[str, Any], ckpt: str | None, device: torch.device, trust: Sequence[str], ode: bool = True
 ) -> tuple[Checkpoint, NetworkDenoiser]:
     """The newest whole checkpoint that ``ckpt`` means, and its denoiser, on ``schedule`` if the command names one.
 
+    Args:
+        ode: whether the command follows the model's ODE, which a few-step model may not have.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it has no ODE and should.
     """
     found, refused = find(ckpt)
     for message in refused:
         console.warn(message)
     denoiser = denoiser_of(found, device, trust)
+    if ode:
+        check_ode(found, trust)
     return found, denoiser.on(assemble.schedule(config, trust)) if config.get("schedule") else denoiser
+
+
+def own_sampler(config: dict[str, Any], found: Checkpoint, trust: Sequence[str]) -> tuple[Sampler, dict[str, Any], str]:
+    """(sampler, its settings, its name) for a checkpoint: the command's, or a few-step model's own if none is named.
+
+    Keys of ``sampler`` on the command line hold for either.
+    """
+    few = assemble.objective(found.config, trust).few_steps
+    named = [text for text in overrides() if text.partition("=")[0] in ("sampler", "grid")]
+    if few and not named:
+        node = own_settings(found.config["sampler"], config["sampler"], overrides())
+        return assemble.sampler({"sampler": node}, trust), node, "own"
+    if few and "Jump" not in str(config["sampler"]["_target_"]):
+        console.warn(f"{' '.join(named)}: a few-step model has a sampler of its own; try without sampler= and grid=")
+    return assemble.sampler(config, trust), config["sampler"], choice("sampler")
+
+
+def own_settings(own: dict[str, Any], composed: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """A sampler's settings with the ``sampler.KEY=`` of the command line in their places."""
+    found = copy.deepcopy(own)
+    for text in given:
+        first, *path = text.partition("=")[0].lstrip("+").split(".")
+        if first == "sampler" and path:
+            into, source = found, composed
+            for key in path[:-1]:
+                into, source = into.setdefault(key, {}), source[key]
+            into[path[-1]] = source[path[-1]]
+    return found
+
+
+def check_ode(found: Checkpoint, trust: Sequence[str]) -> None:
+    """Refuse a model that leads to the data in a few steps and is no E[data | x_t].
+
+    Raises:
+        UserError: it is one.
+    """
+    learned = assemble.objective(found.config, trust)
+    if not learned.has_ode:
+        raise UserError(
+            f"{found.path}: a few-step model ({type(learned).__name__}) has no ODE, and so no density and no latents; "
+            "allowed: its teacher, or a run of another objective"
+        )
 
 
 def guided(
@@ -49,6 +101,19 @@ def guided(
         console.warn(message)
     second = classifier_of if isinstance(guidance, ByClassifier) else denoiser_of
     return guidance.guide(denoiser, second(other, device, trust))
+
+
+def check_jumps(sampler: Sampler, denoiser: Denoiser, drawn: Denoiser) -> None:
+    """Refuse to steer what one jump of a flow map does: only its velocity at a place can be.
+
+    Raises:
+        UserError: a guided flow map with the sampler that jumps.
+    """
+    if isinstance(denoiser, FlowMapDenoiser) and drawn is not denoiser and isinstance(sampler, JumpSampler):
+        raise UserError(
+            "guidance or task with a flow map's own jumps: they cannot be steered; allowed: guidance=none task=none, "
+            "or sampler=heun, which follows its ODE"
+        )
 
 
 def dataset_of(found: Checkpoint, config: dict[str, Any], trust: Sequence[str]) -> Dataset:

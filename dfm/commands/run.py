@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dfm import assemble, checkpoint, console, images_io
+from dfm.commands.begun import begin
 from dfm.commands.calibrated import report
 from dfm.commands.pictures import picture
 from dfm.commands.scored import Exam, score
@@ -64,7 +65,7 @@ class Run:
         self.trainer_config: TrainerConfig = build(config["trainer"], "trainer", trust)
         self.device = resolve_device(self.trainer_config.device)
         self.logger: Logger = build(config["logger"], "logger", trust)
-        self.objective = assemble.objective(config, trust)
+        self.objective = assemble.objective(config, trust).placed(directory)
         self.sampler = assemble.sampler(config, trust)
         self.likelihood = assemble.likelihood(config, trust)
         self.dequantization = assemble.dequantization(config, trust)
@@ -85,8 +86,8 @@ class Run:
         self.labels = checked_labels(self.spec, None, range(self.samples.n))
         if resume:
             self._load()
-        elif config.get("init"):
-            self._begin_with(conform(config["init"], str, "init"))
+        else:
+            begin(self.trainer, self.objective, config, conform(config.get("init"), str | None, "init"), self.spec)
         self._describe()
         self.metrics = MetricsFile(directory / "metrics.jsonl", after_step=self.trainer.step)
         self.logger.open(directory, self.trainer.step)
@@ -100,27 +101,6 @@ class Run:
             raise UserError(f"the data have changed since this run began: they were {found.spec}, they are {self.spec}")
         self.trainer.load_state(found.state)
         console.say(f"resumed at step {self.trainer.step} from {found.path}")
-
-    def _begin_with(self, ckpt: str) -> None:
-        """The averaged weights of another run in the place of fresh ones.
-
-        Raises:
-            UserError: that run's network has another form or another meaning.
-        """
-        found, refused = checkpoint.find(ckpt)
-        for message in refused:
-            console.warn(message)
-        for key in ("model", "prediction"):
-            if found.config[key] != self.config[key]:
-                raise UserError(
-                    f"init={ckpt}: its {key} is {found.config[key]}, here it is {self.config[key]}; allowed: the same"
-                )
-        theirs, mine = (found.spec.shape, found.spec.num_classes), (self.spec.shape, self.spec.num_classes)
-        if theirs != mine:
-            raise UserError(f"init={ckpt}: a model of shape and classes {theirs}; allowed: {mine}, as the data here")
-        self.trainer.network.load_state_dict(found.state["ema"])
-        self.trainer.ema.network.load_state_dict(found.state["ema"])
-        console.say(f"begins with the averaged weights of {found.path}")
 
     def _describe(self) -> None:
         """The small files, and a line on what is about to happen."""
@@ -221,13 +201,19 @@ class Run:
         self._keep_going("metrics", self.metrics.close)
         self._keep_going("logger's numbers", self.logger.close)
 
+    def tell(self, news: dict[str, float]) -> None:
+        """A line of what the objective measured."""
+        if news:
+            self._write({"step": self.trainer.step, **news})
+            console.say(f"step {self.trainer.step}: " + ", ".join(f"{key} {value:.4g}" for key, value in news.items()))
+
     def examine(self) -> None:
         """``nll.json`` and ``nll.csv`` of the averaged weights, or a classifier's report, unless ``nll.n`` is 0."""
         split = self.dataset.split(self.nll.split)
         n = min(self.nll.n, len(split))
         if n and assemble.is_classifier(self.config):
             report(self.trainer.averaged, self.dequantization, split, n, self.nll.seed, self.device, self.directory)
-        elif n and self.objective.few_steps:
+        elif n and not self.objective.has_ode:
             console.say("no likelihood: what this objective trains has no ODE of its own, and so no density")
         elif n:
             exam = Exam(

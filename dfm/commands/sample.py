@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dfm import console
-from dfm.config import choice, launch, overrides, plain, run_directory, settings
+from dfm.config import launch, overrides, plain, run_directory, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ def job(cfg: DictConfig) -> None:
     import torch
 
     from dfm import assemble
-    from dfm.commands.loaded import guided, loaded
+    from dfm.commands.loaded import check_jumps, guided, loaded, own_sampler
     from dfm.commands.observed import observed, report, restored
     from dfm.inverse import Observed
     from dfm.run_dir import write_overrides
@@ -52,16 +52,18 @@ def job(cfg: DictConfig) -> None:
     from dfm.trainer import resolve_device
 
     trust = assemble.trusted(config)
-    sampler, guidance = assemble.sampler(config, trust), assemble.guidance(config, trust)
-    task = assemble.task(config, trust)
+    assemble.sampler(config, trust)  # a mistake in it is told before a checkpoint is read
+    guidance, task = assemble.guidance(config, trust), assemble.task(config, trust)
     check_count(wanted.n, wanted.batch_size)
     device = resolve_device(wanted.device)
-    found, denoiser = loaded(config, wanted.ckpt, device, trust)
+    found, denoiser = loaded(config, wanted.ckpt, device, trust, ode=False)
+    sampler, how, name = own_sampler(config, found, trust)
     drawn = guided(guidance, found, denoiser, device, trust)
     by_class = wanted.label == "all"
     indices = chosen(wanted.index, whole_rows(wanted.n, drawn.spec) if by_class else wanted.n)
     labels = checked_labels(drawn.spec, wanted.label, indices)
     drawn, truth = observed(task, drawn, found, config, indices, trust)
+    check_jumps(sampler, denoiser, drawn)
     if truth is not None and labels is not None and wanted.label is None:
         labels = truth.labels
 
@@ -79,8 +81,8 @@ def job(cfg: DictConfig) -> None:
                 bar.advance(progress, len(moment.indices))
     seconds = time.perf_counter() - began
     facts = {
-        "sampler": choice("sampler"),
-        "settings": config["sampler"],
+        "sampler": name,
+        "settings": how,
         "guidance": config["guidance"],
         "task": config["task"],
         "schedule": config.get("schedule") or found.config["schedule"],

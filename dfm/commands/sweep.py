@@ -13,11 +13,11 @@ from dfm.checks import exact_end, followed, law_at, rms, starts
 from dfm.commands.loaded import loaded
 from dfm.config import options, variant
 from dfm.datasets.base import Dataset
-from dfm.denoiser import NetworkDenoiser
 from dfm.dequantization import Uniform
 from dfm.distances import energy_distance, energy_spread
 from dfm.errors import UserError
 from dfm.images_io import save_png
+from dfm.networks import NetworkDenoiser
 from dfm.oracles import MixtureDenoiser
 from dfm.plots import curves
 from dfm.run_dir import write_json

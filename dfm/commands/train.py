@@ -81,6 +81,7 @@ def train(run: "Run") -> None:
             run.draw()
         for report in trainer.steps():
             last = trainer.progress >= 1
+            run.tell(trainer.objective.news())
             if last or report.step % config.log_every == 0:
                 line = run.log_step(report)
                 bar.update(task, loss=f"{line['loss']:.4f}", speed=f"{line['images_per_second']:.0f}")
@@ -89,6 +90,8 @@ def train(run: "Run") -> None:
                 run.validate()
             if due(report.step, config.sample_every, last):
                 run.draw()
+            if last:
+                run.tell(trainer.objective.closing(trainer.averaged))
             if due(report.step, config.checkpoint_every, last):
                 run.save()
     if config.max_steps == 0:

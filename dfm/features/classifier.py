@@ -24,7 +24,8 @@ from dfm.quantization import centres
 from dfm.run_dir import write_atomically
 from dfm.schedules import Edm
 from dfm.seeding import Purpose, lent_seed
-from dfm.trainer import StepReport, Trainer, TrainerConfig, resolve_device
+from dfm.trainer import StepReport, Trainer, resolve_device
+from dfm.trainer_config import TrainerConfig
 
 GROUPS = 8  # of channels, in each normalisation
 CLEAN = Edm(t_min=1e-3, t_max=2e-3)  # noise a quarter of the finest cell and less: the images as they are

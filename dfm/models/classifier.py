@@ -89,8 +89,8 @@ class PointClassifier(MLP):
         self.linear_out = nn.Linear(width, num_classes)
         self.out_shape = (num_classes,)
 
-    def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, *shape), c_time = log nsr (B,) -> (B, num_classes); ``label`` is not looked at."""
+    def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
+        """x (B, *shape), c_time = log nsr (B,) -> (B, num_classes); ``label`` and ``c_end`` are not looked at."""
         return super().forward(x, c_time, None)
 
 

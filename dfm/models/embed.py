@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfm.errors import UserError
+from dfm.models.blocks import zeroed
 
 
 def frequencies(count: int, *, time_scale: float, max_period: float, frequency_shift: float) -> Tensor:
@@ -46,6 +47,7 @@ class Embedding(nn.Module):
         max_period: ratio of the greatest to the smallest frequency (reached when frequency_shift is 1).
         frequency_shift: 0 (Dhariwal and Nichol) or 1 (Ho et al.) in the formula above.
         flip_sin_to_cos: cosines before sines.
+        two_times: a second time is embedded alike and added, for flow maps.
 
     Raises:
         UserError: features is odd; or as ``frequencies``.
@@ -63,6 +65,7 @@ class Embedding(nn.Module):
         max_period: float = 100.0,
         frequency_shift: float = 1.0,
         flip_sin_to_cos: bool = False,
+        two_times: bool = False,
     ) -> None:
         super().__init__()
         if features < 2 or features % 2:
@@ -79,14 +82,17 @@ class Embedding(nn.Module):
         self.linear_1 = nn.Linear(features, channels)
         self.linear_2 = nn.Linear(channels, channels)
         self.table = nn.Embedding(num_classes + 1, channels) if num_classes else None
+        self.second = _second(features, channels) if two_times else None
 
-    def forward(self, c_time: Tensor, label: Tensor | None = None) -> Tensor:
-        """e, (B, channels).
+    def forward(self, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
+        """e, (B, channels); ``c_end`` is the second time of a network of two.
 
         Raises:
             UserError: a label for a network without classes.
         """
         time = self.linear_2(functional.silu(self.linear_1(self.sinusoids(c_time))))
+        if self.second is not None:
+            time = time + self.second(self.sinusoids(c_time if c_end is None else c_end))
         if self.table is not None:
             return time + (self.table.weight[-1] if label is None else self.table(label))
         if label is not None:
@@ -100,6 +106,12 @@ class Embedding(nn.Module):
         angle = c_time.to(self.frequencies.dtype)[:, None] * self.frequencies
         waves = angle.sin(), angle.cos()
         return torch.cat(waves[::-1] if self.flip_sin_to_cos else waves, dim=1)
+
+
+def _second(features: int, channels: int) -> nn.Sequential:
+    # The last layer starts at zero: the network begins as one that was trained with a single time.
+    last = zeroed(nn.Linear(channels, channels), True)
+    return nn.Sequential(nn.Linear(features, channels), nn.SiLU(), last)
 
 
 class PixelFourier(nn.Module):

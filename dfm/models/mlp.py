@@ -26,6 +26,7 @@ class MLP(nn.Module):
         time_scale, max_period, frequency_shift, flip_sin_to_cos: of those, see ``dfm.models.embed``.
         outputs: how many outputs of the shape of x, side by side along the first dimension.
         zero_init: blocks start as the identity and the output at zero; otherwise as torch initialises them.
+        two_times: whether it is told a second time, for flow maps (``dfm.meanflow``).
 
     Raises:
         UserError: a width or depth below 1, or an odd number of time features.
@@ -45,6 +46,7 @@ class MLP(nn.Module):
         frequency_shift: float = 1.0,
         flip_sin_to_cos: bool = False,
         zero_init: bool = True,
+        two_times: bool = False,
     ) -> None:
         super().__init__()
         at_least_one("width", width, 128)
@@ -57,19 +59,22 @@ class MLP(nn.Module):
             max_period=max_period,
             frequency_shift=frequency_shift,
             flip_sin_to_cos=flip_sin_to_cos,
+            two_times=two_times,
         )
         self.linear_in = nn.Linear(math.prod(shape), width)
         self.blocks = nn.ModuleList([MLPBlock(width, zero_init) for _ in range(depth)])
         self.linear_out = zeroed(nn.Linear(width, outputs * math.prod(shape)), zero_init)
         self.out_shape = (outputs * shape[0], *shape[1:])
 
-    def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
         """x (B, *shape), c_time = log nsr (B,), label int64 (B,) or None -> (B, *out_shape).
+
+        ``c_end``, (B,), is the log nsr at the second time, of a network of two.
 
         Raises:
             UserError: a label for a network without classes.
         """
-        e = functional.silu(self.embedding(c_time, label))
+        e = functional.silu(self.embedding(c_time, label, c_end))
         h = self.linear_in(x.flatten(1))
         for block in self.blocks:
             h = block(h, e)

@@ -77,6 +77,7 @@ class UNet(nn.Module):
         time_channels: of the embedding of time and label; None: 4 * channels.
         zero_init: residual branches start at zero, and so does the output; otherwise as torch initialises them.
         fourier: octaves of sinusoids of each pixel beside it (``PixelFourier``), 0 for none.
+        two_times: whether it is told a second time, for flow maps (``dfm.meanflow``).
         grey_levels, std: of the data, for these sinusoids.
 
     Raises:
@@ -114,6 +115,7 @@ class UNet(nn.Module):
         time_channels: int | None = None,
         zero_init: bool = True,
         fourier: int = 0,
+        two_times: bool = False,
         grey_levels: int | None = None,
         std: float = 1.0,
     ) -> None:
@@ -152,6 +154,7 @@ class UNet(nn.Module):
             max_period=max_period,
             frequency_shift=frequency_shift,
             flip_sin_to_cos=flip_sin_to_cos,
+            two_times=two_times,
         )
         self.kept_per_level = blocks_per_level + 1
         self.features = PixelFourier(fourier, grey_levels, std)
@@ -162,13 +165,15 @@ class UNet(nn.Module):
         self.norm_out = nn.GroupNorm(groups, widths[0], eps=norm_eps)
         self.conv_out = zeroed(nn.Conv2d(widths[0], outputs * shape[0], 3, padding=1), zero_init)
 
-    def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), c_time = log nsr (B,), label int64 (B,) or None -> (B, C, H, W).
+
+        ``c_end``, (B,), is the log nsr at the second time, of a network of two.
 
         Raises:
             UserError: a label for a network without classes.
         """
-        e = functional.silu(self.embedding(c_time, label))  # what every block does first, done once
+        e = functional.silu(self.embedding(c_time, label, c_end))  # what every block does first, done once
         kept = [self.conv_in(self.features(x))]
         for level in self.down:
             kept += level(kept[-1], e)

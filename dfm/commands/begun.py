@@ -1,0 +1,64 @@
+"""``init=RUN``: a training run that begins with another one's weights, its teacher's where the objective has one."""
+
+from typing import Any
+
+from dfm import assemble, checkpoint, console
+from dfm.checkpoint import Checkpoint
+from dfm.datasets.base import DatasetSpec
+from dfm.errors import UserError
+from dfm.objectives import Objective
+from dfm.trainer import Trainer
+
+# What weights mean depends on these; dropout alone may differ.
+SAME = ("model", "prediction", "schedule", "prior", "latent")
+
+
+def begin(trainer: Trainer, objective: Objective, config: dict[str, Any], ckpt: str | None, spec: DatasetSpec) -> None:
+    """The averaged weights of the run ``ckpt``, if one is given, in the place of fresh ones.
+
+    Raises:
+        UserError: the objective needs a teacher and none is given, or that run's network has another form or another
+            meaning.
+    """
+    if ckpt is None:
+        if objective.taught:
+            name = type(objective).__name__.lower()
+            raise UserError(f"objective={name} needs a teacher; allowed: init=RUN; try init=latest")
+        return
+    found, refused = checkpoint.find(ckpt)
+    for message in refused:
+        console.warn(message)
+    check(found, objective, config, ckpt, spec)
+    trainer.begin_with(found.state["ema"])
+    console.say(f"begins with the averaged weights of {found.path}")
+
+
+def check(found: Checkpoint, objective: Objective, config: dict[str, Any], ckpt: str, spec: DatasetSpec) -> None:
+    """Refuse what is not to begin with.
+
+    Raises:
+        UserError: as ``begin``.
+    """
+    if assemble.is_classifier(found.config) != assemble.is_classifier(config):
+        raise UserError(f"init={ckpt}: of a classifier and a denoiser one is no beginning for the other")
+    theirs, mine = (found.spec.shape, found.spec.num_classes), (spec.shape, spec.num_classes)
+    if theirs != mine:
+        raise UserError(f"init={ckpt}: a model of shape and classes {theirs}; allowed: {mine}, as the data here")
+    for key in SAME:
+        before, now = (part(c, key) for c in (found.config, config))
+        if before != now:
+            raise UserError(f"init={ckpt}: its {key} is {before}, here it is {now}; allowed: the same")
+    learned = assemble.objective(found.config, assemble.trusted(config))
+    if objective.taught and not learned.has_ode:
+        raise UserError(
+            f"init={ckpt}: a few-step model ({type(learned).__name__}) has no ODE to teach; allowed: a run of "
+            "objective=flow_matching, denoising, score or another that has"
+        )
+    if type(learned).__name__ == "MeanFlow" != type(objective).__name__:
+        raise UserError(f"init={ckpt}: its network is told two times; allowed: objective=meanflow, or another run")
+
+
+def part(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """A part of a configuration as far as the meaning of the weights goes."""
+    found = {**assemble.ABSENT, **config}[key]
+    return {name: value for name, value in found.items() if name != "dropout"}

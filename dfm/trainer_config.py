@@ -1,0 +1,74 @@
+"""The numbers of a training run."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dfm.errors import UserError
+from dfm.seeding import checked_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """The numbers of a training run (config group ``trainer``).
+
+    Args:
+        max_steps: optimiser steps. max_minutes: stop earlier, after this many minutes of training (null: never).
+        batch_size: examples an optimiser step; ``accumulate`` splits it into that many passes.
+        lr: peak rate of AdamW, reached after ``warmup_steps``, then ``cosine`` to zero or ``constant``.
+        clip_grad: bound on the gradient's norm (null: none).
+        ema_decay: of the averaged weights. checkpoint_every, sample_every, validate_every, log_every: in steps, 0 for
+            never (the last step is always kept); keep_checkpoints: the newest so many.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``. precision: ``fp32`` or ``bf16`` (autocast).
+        compile: torch.compile the network. channels_last: memory layout of convolutions.
+        num_workers: threads that prepare batches ahead.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    max_steps: int
+    max_minutes: float | None = None
+    batch_size: int = 128
+    accumulate: int = 1
+    lr: float = 1e-3
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip_grad: float | None = 1.0
+    ema_decay: float = 0.999
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    sample_every: int = 1000
+    validate_every: int = 500
+    log_every: int = 50
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    channels_last: bool = True
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        checked_seed(self.seed)
+        at_least = {"max_steps": 0, "batch_size": 1, "accumulate": 1, "keep_checkpoints": 1, "log_every": 1}
+        zero = (
+            "checkpoint_every",
+            "sample_every",
+            "validate_every",
+            "num_workers",
+            "warmup_steps",
+            "weight_decay",
+            "lr",
+        )
+        for name, least in {**at_least, **dict.fromkeys(zero, 0)}.items():
+            if not getattr(self, name) >= least:
+                raise UserError(f"trainer.{name}={getattr(self, name)}; allowed: at least {least}")
+        for name in ("max_minutes", "clip_grad"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"trainer.{name}={value}; allowed: above 0, or null for none")
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"trainer.batch_size={self.batch_size} is not divisible by trainer.accumulate={self.accumulate}"
+            )
