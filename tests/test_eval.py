@@ -232,6 +232,19 @@ def test_a_class_is_compared_with_itself(kept: ClassifierFeatures, command: Comm
     assert facts_of(command("eval", f"ckpt={run}", "n=6", "sampler.steps=2").run)["num_references"] == 300
 
 
+def test_a_few_step_model_draws_as_it_was_trained_to(kept: ClassifierFeatures, command: Command) -> None:
+    """Like ``dfm sample``: one jump, and not the thirty-six calls of the command's own default."""
+    small = [text for text in TINY if not text.startswith(("sampler", "likelihood", "nll"))]
+    run = command("train", "objective=consistency", "sampler=consistency", "nll.n=0", *small).run
+    facts = facts_of(command("eval", f"ckpt={run}", "n=5", "sampler.steps=1").run)
+    sampled = command("sample", f"ckpt={run}", "n=5", "sampler.steps=1").run
+    expected = json.loads((sampled / "sample.json").read_text())
+    assert facts["nfe"] == 1
+    assert {name: facts[name] for name in ("sampler", "settings", "schedule")} == {
+        name: expected[name] for name in ("sampler", "settings", "schedule")
+    }
+
+
 def test_points_are_judged_by_their_coordinates(command: Command) -> None:
     run = command("train", "dataset=moons", "dataset.n_test=200", "model=mlp", *POINTS).run
     outcome = command("eval", f"ckpt={run}", "n=20", "sampler.steps=2")

@@ -45,14 +45,13 @@ def job(cfg: DictConfig) -> None:
     trust = assemble.trusted(config)
     check_count(1 if wanted.n is None else wanted.n, wanted.batch_size)
     device = resolve_device(wanted.device)
-    sampler, guidance = assemble.sampler(config, trust), assemble.guidance(config, trust)
-    found, drawn = judged.model(config, wanted, guidance, device, trust)
+    found, source = judged.origin(config, wanted, device, trust)
     data = judged.references_of(config, found, trust)
     references = judged.examples(data, wanted.split, wanted.label)
     features = judged.features_of(config, data, device, trust)
     judged.prepare(features)
 
-    samples = judged.draw(config, wanted, drawn, sampler, device) if drawn else judged.read(wanted, data.spec)
+    samples = judged.draw(wanted, source, device) if source else judged.read(wanted, data.spec)
     real = judged.some(judged.examples(data, "train", wanted.label), len(samples.values), wanted.seed)
     seen = features.of(references)
     measured, floor = (quality(features.of(v), seen, seed=wanted.seed) for v in (samples.values, real))
@@ -62,7 +61,7 @@ def job(cfg: DictConfig) -> None:
         "checkpoint": str(found.path) if found else None, "checkpoint_step": found.step if found else None,
     }  # fmt: skip
     write_overrides(directory, overrides())
-    judged.keep(samples, data.spec, directory, facts, pictures=drawn is not None)
+    judged.keep(samples, data.spec, directory, facts, pictures=source is not None)
     tell(measured, floor, facts)
     console.say(f"run directory: {directory}")
 

@@ -11,15 +11,14 @@ from torch import Tensor
 
 from dfm import assemble, console
 from dfm.checkpoint import Checkpoint, find
-from dfm.commands.loaded import dataset_of, guided, loaded
+from dfm.commands.loaded import check_jumps, dataset_of, guided, loaded, own_sampler
 from dfm.commands.sample import store
 from dfm.commands.stored import read_samples
-from dfm.config import choice, overrides, variant
+from dfm.config import overrides, variant
 from dfm.datasets.base import Dataset, DatasetSpec
 from dfm.denoiser import Denoiser
 from dfm.errors import UserError
 from dfm.features import Features, kind_for
-from dfm.guidance import Guidance
 from dfm.run_dir import write_json
 from dfm.samplers import Sampler
 from dfm.sampling import as_data, checked_labels, sample_batches, spread
@@ -41,9 +40,18 @@ class Samples:
     facts: dict[str, Any]
 
 
-def model(
-    config: dict[str, Any], wanted: "EvalSettings", guidance: Guidance, device: torch.device, trust: Sequence[str]
-) -> tuple[Checkpoint | None, Denoiser | None]:
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What samples are drawn from and how; ``facts`` say it in plain containers."""
+
+    denoiser: Denoiser
+    sampler: Sampler
+    facts: dict[str, Any]
+
+
+def origin(
+    config: dict[str, Any], wanted: "EvalSettings", device: torch.device, trust: Sequence[str]
+) -> tuple[Checkpoint | None, Source | None]:
     """The checkpoint, if one is named, and what to draw from, unless the samples are stored ones.
 
     Raises:
@@ -52,12 +60,32 @@ def model(
     if wanted.samples is None:
         if wanted.ckpt is None:
             raise UserError("neither ckpt= nor samples= is given; allowed: one of them; try ckpt=latest")
-        found, denoiser = loaded(config, wanted.ckpt, device, trust)
-        return found, guided(guidance, found, denoiser, device, trust)
+        return source_of(config, wanted.ckpt, device, trust)
     for text in overrides():
         if text.lstrip("+").partition("=")[0].split(".")[0] in OF_DRAWING:
             raise UserError(f"{text} with samples=: it has no effect on samples that are drawn; try without it")
     return find(wanted.ckpt)[0] if wanted.ckpt is not None else None, None
+
+
+def source_of(
+    config: dict[str, Any], ckpt: str, device: torch.device, trust: Sequence[str]
+) -> tuple[Checkpoint, Source]:
+    """A checkpoint and what ``dfm sample`` would draw from it with.
+
+    Raises:
+        UserError: there is none, or the sampler or the guidance is not for it.
+    """
+    assemble.sampler(config, trust)  # a mistake in it is told before a checkpoint is read
+    guidance = assemble.guidance(config, trust)
+    found, denoiser = loaded(config, ckpt, device, trust, ode=False)
+    sampler, how, name = own_sampler(config, found, trust)
+    drawn = guided(guidance, found, denoiser, device, trust)
+    check_jumps(sampler, denoiser, drawn)
+    facts = {
+        "sampler": name, "settings": how, "guidance": config["guidance"],
+        "schedule": config.get("schedule") or found.config["schedule"],
+    }  # fmt: skip
+    return found, Source(denoiser=drawn, sampler=sampler, facts=facts)
 
 
 def references_of(config: dict[str, Any], found: Checkpoint | None, trust: Sequence[str]) -> Dataset:
@@ -120,27 +148,23 @@ def prepare(features: Features) -> None:
         console.say(f"classifier trained in {time.perf_counter() - began:.0f} s, and kept for the next time")
 
 
-def draw(
-    config: dict[str, Any], wanted: "EvalSettings", denoiser: Denoiser, sampler: Sampler, device: torch.device
-) -> Samples:
+def draw(wanted: "EvalSettings", source: Source, device: torch.device) -> Samples:
     """Samples 0 .. n-1, as ``dfm sample`` draws them."""
-    n = DRAWN if wanted.n is None else wanted.n
-    labels = checked_labels(denoiser.spec, wanted.label, range(n))
+    n, spec = DRAWN if wanted.n is None else wanted.n, source.denoiser.spec
+    labels = checked_labels(spec, wanted.label, range(n))
     began, parts, evaluations = time.perf_counter(), [], 0.0
     with console.bar() as bar:
         progress = bar.add_task("sample", total=n)
         for moment in sample_batches(
-            denoiser, sampler, range(n), seed=wanted.seed, batch_size=wanted.batch_size, labels=labels, device=device
-        ):
+            source.denoiser, source.sampler, range(n), seed=wanted.seed, batch_size=wanted.batch_size, labels=labels,
+            device=device,
+        ):  # fmt: skip
             if moment.state.final:
-                parts.append(as_data(moment.state.x, denoiser.spec))
+                parts.append(as_data(moment.state.x, spec))
                 evaluations += moment.state.nfe * len(moment.indices)
                 bar.advance(progress, len(moment.indices))
-    facts = {
-        "sampler": choice("sampler"), "settings": config["sampler"], "guidance": config["guidance"],
-        "schedule": config["schedule"] if config.get("schedule") else None, "nfe": evaluations / n,
-        "seconds": time.perf_counter() - began, "samples": None,
-    }  # fmt: skip
+    seconds = time.perf_counter() - began
+    facts = {**source.facts, "nfe": evaluations / n, "seconds": seconds, "samples": None}
     return Samples(values=torch.cat(parts), labels=labels, facts=facts)
 
 
