@@ -14,6 +14,7 @@ from dfm.couplings import Coupling
 from dfm.datasets.base import Dataset, DatasetSpec
 from dfm.dequantization import Dequantization
 from dfm.errors import UserError
+from dfm.features import Features
 from dfm.flows import OdeFlow
 from dfm.guidance import Guidance
 from dfm.interpolants import InterpolantDenoiser, Latent, NoLatent
@@ -191,6 +192,11 @@ def likelihood(config: Config, trust: Sequence[str]) -> Likelihood | Several:
     """The likelihood estimator, or all of them."""
     found = build(config["likelihood"], "likelihood", trust)
     return found if isinstance(found, Several) else _expect(found, Likelihood, "likelihood")
+
+
+def features(config: Config, data: Dataset, device: torch.device, trust: Sequence[str]) -> Features:
+    """In which numbers examples of a data set are compared."""
+    return _expect(build(config["features"], "features", trust, data=data, device=device), Features, "features")
 
 
 def flow(config: Config, trust: Sequence[str]) -> OdeFlow:

@@ -58,11 +58,14 @@ class NoisyClassifier:
 
     def log_probabilities(self, x: Tensor, t: Tensor) -> Tensor:
         """log p(c | x_t = x), float32 or wider, (B, num_classes)."""
+        return self.network(*self.inputs(x, t), None).to(x.dtype).log_softmax(1)
+
+    def inputs(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network sees of x_t = x: x scaled to variance one, (B, *D), and c_time = log nsr, (B,)."""
         x, tau = same_point(x, t, self.schedule, self.trained)
         a, b = self.trained.ab(tau)
         c_in = 1 / ((a * self.spec.std) ** 2 + b**2).sqrt()
-        c_time = self.trained.log_nsr(tau).to(x).expand(len(x))
-        return self.network(x * per_sample(c_in, x), c_time, None).to(x.dtype).log_softmax(1)
+        return x * per_sample(c_in, x), self.trained.log_nsr(tau).to(x).expand(len(x))
 
     def module(self) -> nn.Module:
         """The network as a torch module."""

@@ -14,6 +14,7 @@ COMMANDS = {
     "decode": ("latents to data, and interpolation", "dfm decode ckpt=latest latents=RUN_OF_ENCODE interpolate=8"),
     "compare": ("the same latents through two models", "dfm compare ckpt=RUN_A other=RUN_B"),
     "check": ("is it the sampler or the network? errors on a known law", "dfm check sampler=heun schedule=vp"),
+    "eval": ("how good samples are: Frechet and kernel distance, precision, recall", "dfm eval ckpt=latest n=1000"),
     "nll": ("score held-out data: bits/dim or nats", "dfm nll ckpt=latest"),
 }
 

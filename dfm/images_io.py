@@ -65,6 +65,25 @@ def nhwc(images: Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
+def read_images(folder: Path, channels: int) -> np.ndarray:
+    """The ``*.png`` of a folder by name, uint8 (n, H, W, channels): grey (1), RGB (3) or RGB with opacity (4).
+
+    Raises:
+        UserError: one cannot be read, or is of another size than the first.
+    """
+    found: list[np.ndarray] = []
+    for path in sorted(folder.glob("*.png")):
+        try:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
+        except (OSError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path}: not a picture that can be read ({error}); allowed: a PNG") from None
+        if found and pixels.shape[:2] != found[0].shape[:2]:
+            raise UserError(f"{path}: {pixels.shape[:2]} pixels; allowed: as the first one, {found[0].shape[:2]}")
+        found.append(pixels.reshape(*pixels.shape[:2], channels))
+    return np.stack(found)
+
+
 def read_mask(path: Path) -> np.ndarray:
     """1 where a picture is bright (above 127), else 0: float64 (H, W).
 

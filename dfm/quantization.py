@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dfm.datasets.base import scale_levels
+from dfm.errors import UserError
 
 
 def dequantize(values: Tensor, levels: int, u: Tensor) -> Tensor:
@@ -44,6 +45,24 @@ def to_eight_bits(values: Tensor, levels: int) -> Tensor:
     if levels == 256:
         return values.to(torch.uint8)
     return (values.double() * (255 / (levels - 1))).round().to(torch.uint8)
+
+
+def from_eight_bits(stored: Tensor, levels: int) -> Tensor:
+    """The levels that ``to_eight_bits`` spread, exactly: uint8 of the same shape.
+
+    Raises:
+        UserError: a number that no level is spread to, so that these are not images of so many levels.
+    """
+    spread = to_eight_bits(torch.arange(levels), levels)
+    table = torch.full((256,), -1)
+    table[spread.long()] = torch.arange(levels)
+    values = table[stored.long()]
+    if bool((values < 0).any()):
+        raise UserError(
+            f"pixels of {int(stored[values < 0][0])}; allowed: those of {levels} levels spread over 0 to 255, "
+            f"{int(spread[0])}, {int(spread[1])}, ..., {int(spread[-1])}; are these images of another data set?"
+        )
+    return values.to(torch.uint8)
 
 
 def bits_per_dimension(nats: Tensor | float, dimensions: int) -> Tensor | float:

@@ -84,8 +84,16 @@ def sample_batches(
             yield Moment(indices=part, state=state)
 
 
+def as_data(samples: Tensor, spec: DatasetSpec) -> Tensor:
+    """Samples as ``Split`` has examples: images as levels uint8 (B, C, H, W), points float32 (B, d)."""
+    return samples.float().cpu() if spec.levels is None else quantize(samples, spec.levels).cpu()
+
+
 def stored(samples: Tensor, spec: DatasetSpec) -> Tensor:
     """Samples as they are stored: images uint8 (B, C, H, W) over 0 .. 255, points float32 (B, d)."""
-    if spec.levels is None:
-        return samples.float().cpu()
-    return to_eight_bits(quantize(samples, spec.levels), spec.levels).cpu()
+    return spread(as_data(samples, spec), spec)
+
+
+def spread(values: Tensor, spec: DatasetSpec) -> Tensor:
+    """What ``as_data`` gave, with the levels of images over 0 .. 255."""
+    return values if spec.levels is None else to_eight_bits(values, spec.levels)

@@ -34,6 +34,7 @@ class Purpose(IntEnum):
     DROPOUT = 10
     LEVEL = 11
     HIDDEN_LABEL = 12
+    RESAMPLE = 13
     PAIRS = 14
 
 

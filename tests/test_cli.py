@@ -186,7 +186,7 @@ def test_help_lists_the_commands(command: Command) -> None:
     assert re.fullmatch(r"dfm \d+\.\d+\.\d+\n", command("--version").out)
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "nll", "check", "encode", "decode", "compare"])
+@pytest.mark.parametrize("name", ["train", "sample", "eval", "nll", "check", "encode", "decode", "compare"])
 def test_help_and_cfg_of_each_command(name: str, command: Command) -> None:
     out = command(name, "--help").out
     assert f"dfm {name}:" in out

@@ -27,9 +27,10 @@ LAYERS: list[set[str]] = [
     {"consistency", "distillation", "meanflow"},
     {"samplers", "flows", "ema", "batches", "figures", "trainer_config"},
     {"likelihood", "bounds"},
-    {"sampling", "scoring", "report", "trainer", "loggers", "run_dir", "distances", "checks"},
+    {"sampling", "scoring", "report", "trainer", "loggers", "run_dir", "distances", "quality", "checks"},
     {"checkpoint", "images_io", "plots", "console"},
     {"config_errors", "config"},
+    {"features"},
     {"assemble"},
     {"api"},
     {"reflow"},
@@ -43,13 +44,14 @@ HOMES = {
     "matplotlib": {"plots"},
     "PIL": {"images_io", "datasets"},
     "torchvision": {"datasets"},
+    "torch_fidelity": {"quality"},
 }
 PURE = {
     "errors", "broadcast", "schedules", "predictions", "grids", "densities", "weights", "denoiser", "steppers",
     "networks", "samplers", "adaptive", "likelihood", "objectives", "mixtures", "couplings", "priors", "potentials",
     "interpolants", "uncertainty", "expressions", "distances", "checks", "flows", "bounds", "langevin", "oracles",
     "quantization", "dequantization", "distributed", "classifiers", "consistency", "distillation", "meanflow",
-    "guidance", "inverse", "seeding",
+    "guidance", "inverse", "seeding", "quality",
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from dfm.errors import UserError
 from dfm.likelihood import OdeLikelihood
 from dfm.networks import NetworkDenoiser
 from dfm.objectives import Regression
-from dfm.quantization import bits_per_dimension, dequantize, quantize, to_eight_bits
+from dfm.quantization import bits_per_dimension, dequantize, from_eight_bits, quantize, to_eight_bits
 from dfm.report import Audit, report
 from dfm.schedules import Schedule
 from dfm.scoring import Scored
@@ -62,6 +62,9 @@ def test_eight_bits_are_one_to_one() -> None:
         stored = to_eight_bits(torch.arange(levels), levels)
         assert len(set(stored.tolist())) == levels
         assert (int(stored[0]), int(stored[-1])) == (0, 255)
+        assert torch.equal(from_eight_bits(stored, levels), torch.arange(levels, dtype=torch.uint8))
+    with pytest.raises(UserError, match="pixels of 15; allowed: those of 17 levels"):
+        from_eight_bits(torch.tensor([[0, 16], [15, 255]], dtype=torch.uint8), 17)
 
 
 # ---- seeds -----------------------------------------------------------------------------------------------------------

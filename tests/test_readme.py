@@ -17,6 +17,7 @@ SMALLER = {
     "train": [*TINY], "sample": ["n=4", "sampler.steps=2"], "nll": ["n=4", "likelihood.steps=2"],
     "check": ["n=20", "steps=[4]", "samplers=[euler]"], "encode": ["n=2", *WIDE_ODE],
     "decode": WIDE_ODE, "compare": ["n=2", *WIDE_ODE],
+    "eval": ["features=classifier", "features.cache=cache", "features.recipe.steps=2"],
 }  # fmt: skip
 
 
@@ -32,6 +33,8 @@ def test_command(line: str, command: Command, tmp_path: Path) -> None:
         smaller = ["n=4", "audit=2", *ALL]
     if "ode_exact" in line or "importance" in line:
         smaller = ["n=2", "audit=2", "likelihood.steps=1"]
+    if name == "eval" and "samples=" not in line:
+        smaller += ["n=4", *SMALLER["sample"][1:]]
     if "cifar" in line:
         smaller = [*WIDE, "trainer.batch_size=2", "samples.n=1", "nll.n=1", *overrides_for("cifar10", tmp_path)]
     if "objective=reflow" in line:
@@ -43,6 +46,8 @@ def test_command(line: str, command: Command, tmp_path: Path) -> None:
         made = {"RUN_OF_TRAIN": str(command("train", *TINY, *classes).run)}
         if "RUN_OF_CLASSIFIER" in line:
             made["RUN_OF_CLASSIFIER"] = str(command("train", "objective=classifier", *TINY).run)
+        if "RUN_OF_SAMPLE" in line:
+            made["RUN_OF_SAMPLE"] = str(command("sample", "ckpt=latest", *SMALLER["sample"]).run)
         if "RUN_OF_ENCODE" in line:
             made["RUN_OF_ENCODE"] = str(command("encode", "ckpt=latest", *SMALLER["encode"]).run)
         for placeholder, run in made.items():
