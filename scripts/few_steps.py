@@ -150,9 +150,7 @@ def main() -> None:
     ways += [("Heun", 2 * n + 1, GridSampler(stepper=Heun(), steps=n, grid=Rho())) for n in (3, 15)]
     for way, nfe, how in ways:
         row = figure(teacher, how, features, references, given)
-        print(
-            f"| teacher, {way} | {getattr(sampler, 'steps', '')} | {nfe} | {row} | {seconds(teacher):.0f} |", flush=True
-        )
+        print(f"| teacher, {way} | {nfe} | {row} | {seconds(teacher):.0f} |", flush=True)
     for student in plan.students():
         run = given.out / student.name
         for back, numbers in student.shown:
