@@ -11,7 +11,8 @@ from rich.table import Table
 log = logging.getLogger("dfm")
 log.addHandler(logging.NullHandler())  # before Hydra sets logging up, nothing may be printed twice
 WIDEST = 120  # of a table in a file or a pipe
-_out = Console(highlight=False, soft_wrap=True)
+# rich takes a pipe to be 80 columns wide, and no later width can exceed the console's own
+_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDEST)
 
 
 def say(message: str) -> None:
@@ -66,4 +67,4 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         view.add_column(name, overflow="fold", no_wrap=name != columns[-1])
     for row in rows:
         view.add_row(*row)
-    _out.print(view, width=max(_out.width, WIDEST) if not interactive() else None)
+    _out.print(view)

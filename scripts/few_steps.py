@@ -8,7 +8,8 @@ an hour, ``fashion`` an hour and a half. The figure is the Fréchet distance of 
 own classifier) of n samples to the test split, mean and standard error over seeds; beside it the training's seconds
 (the making of reflow's pairs included; the teacher's own training is not a student's cost). The teacher and all
 students sample by ``sampler=jump`` (the teacher: DDIM's steps, the last one to the data), the consistency model by its
-own, so NFE is the number of steps; the teacher also by Heun's method on the rho grid.
+own, so NFE is the number of steps; the teacher also by Heun's method on the rho grid. ``few_steps.png`` has a row of
+samples for each row of the table.
 """
 
 import argparse
@@ -20,17 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from dfm.features import Features, features_for
-from dfm.quality import frechet_distance
 
 import dfm
 from dfm import assemble
 from dfm.checkpoint import find
+from dfm.features import Features, features_for
 from dfm.grids import LogNsr, Rho
+from dfm.images_io import grid, nhwc, save_png
+from dfm.quality import frechet_distance
 from dfm.quantization import quantize
 from dfm.run_dir import checkpoints, read_metrics
 from dfm.samplers import GridSampler, JumpSampler, Sampler
+from dfm.sampling import stored
 from dfm.steppers import Heun
+
+SHOWN = 16  # samples of each row in the picture
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,18 @@ class Student:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the students of a data set are trained: optimiser steps, halvings of progressive distillation, pairs."""
+    """How the students of a data set are trained.
+
+    Args:
+        steps: optimiser steps of each but progressive distillation, which has ``halvings`` rounds of ``round`` steps.
+        pairs: overrides for reflow's.
+    """
 
     experiment: str
     teacher: list[str]
     steps: int
     halvings: int
+    round: int
     pairs: list[str]
 
     def students(self) -> list[Student]:
@@ -60,8 +71,8 @@ class Plan:
             "trainer.validate_every=0", "nll.n=0", "model.dropout=0", "trainer.lr=5e-4",
         ]  # fmt: skip
         rounds = [
-            f"trainer.keep_checkpoints={self.halvings}",
-            f"trainer.checkpoint_every={self.steps // self.halvings}", f"objective.start={2**self.halvings}",
+            f"trainer.max_steps={self.round * self.halvings}", f"trainer.checkpoint_every={self.round}",
+            f"trainer.keep_checkpoints={self.halvings}", f"objective.start={2**self.halvings}",
         ]  # fmt: skip
         two = [f"trainer.checkpoint_every={self.steps // 2}"]
         return [
@@ -73,9 +84,9 @@ class Plan:
 
 
 PLANS = {
-    "digits": Plan("experiment=digits_flow", [], 1500, 5, []),
+    "digits": Plan("experiment=digits_flow", [], 1500, 5, 1000, []),
     "fashion": Plan(
-        "experiment=fashion_flow", ["trainer.max_minutes=25", "nll.n=0"], 1000, 4,
+        "experiment=fashion_flow", ["trainer.max_minutes=25", "nll.n=0"], 1000, 4, 250,
         ["objective.n=2048", "objective.solver_steps=9"],
     ),
 }  # fmt: skip
@@ -108,17 +119,18 @@ def seconds(run: Path) -> float:
 
 def figure(
     ckpt: Path, sampler: Sampler, features: Features, references: torch.Tensor, given: argparse.Namespace
-) -> str:
-    """The Fréchet distance over seeds."""
+) -> tuple[str, torch.Tensor]:
+    """The Fréchet distance over seeds, and the first few samples, which start from the same latents in every row."""
     model = dfm.load(ckpt)
     levels = model.spec.levels
     assert levels is not None
-    values = []
+    values, shown = [], torch.zeros(0)
     for seed in range(given.seeds):
         samples = dfm.sample(model, given.n, sampler, seed=seed, batch_size=250)
+        shown = shown if len(shown) else stored(samples[:SHOWN], model.spec)
         values.append(frechet_distance(features.of(quantize(samples, levels)), references))
     spread = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.2f} ± {spread:.2f}"
+    return f"{statistics.mean(values):.2f} ± {spread:.2f}", shown
 
 
 def sampler(student: Student, steps: int) -> JumpSampler:
@@ -148,16 +160,21 @@ def main() -> None:
     print("| model | NFE | Fréchet distance | training, s |\n|---|---|---|---|")
     ways: list[tuple[str, int, Sampler]] = [("jump", n, JumpSampler(steps=n)) for n in (1, 2, 4, 8, 32)]
     ways += [("Heun", 2 * n + 1, GridSampler(stepper=Heun(), steps=n, grid=Rho())) for n in (3, 15)]
+    pictures = []
     for way, nfe, how in ways:
-        row = figure(teacher, how, features, references, given)
+        row, shown = figure(teacher, how, features, references, given)
+        pictures.append(shown)
         print(f"| teacher, {way} | {nfe} | {row} | {seconds(teacher):.0f} |", flush=True)
     for student in plan.students():
         run = given.out / student.name
         for back, numbers in student.shown:
             path = checkpoints(run)[back]
             for n in numbers:
-                row = figure(path, sampler(student, n), features, references, given)
+                row, shown = figure(path, sampler(student, n), features, references, given)
+                pictures.append(shown)
                 print(f"| {student.name}, {path.stem} | {n} | {row} | {seconds(run):.0f} |", flush=True)
+
+    save_png(grid(nhwc(torch.cat(pictures)), SHOWN), given.out / "few_steps.png")
 
 
 if __name__ == "__main__":
