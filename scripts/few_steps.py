@@ -53,7 +53,8 @@ class Plan:
     """How the students of a data set are trained.
 
     Args:
-        steps: optimiser steps of each but progressive distillation, which has ``halvings`` rounds of ``round`` steps.
+        steps: optimiser steps of consistency and reflow; progressive distillation has ``halvings`` rounds of ``round``
+            steps, the flow map ``flow_map`` steps.
         pairs: overrides for reflow's.
     """
 
@@ -62,6 +63,7 @@ class Plan:
     steps: int
     halvings: int
     round: int
+    flow_map: int
     pairs: list[str]
 
     def students(self) -> list[Student]:
@@ -79,14 +81,16 @@ class Plan:
             Student("consistency", ["objective=consistency", *common], [(0, [1, 2, 4])], renoise=True),
             Student("progressive", ["objective=progressive", *common, *rounds], [(0, [1]), (1, [2]), (2, [4])]),
             Student("reflow", ["objective=reflow", *common, *two, *self.pairs], [(1, [1, 2, 4]), (0, [1])]),
-            Student("meanflow", ["objective=meanflow", *common], [(0, [1, 2, 4])]),
+            Student(
+                "meanflow", ["objective=meanflow", *common, f"trainer.max_steps={self.flow_map}"], [(0, [1, 2, 4])]
+            ),
         ]
 
 
 PLANS = {
-    "digits": Plan("experiment=digits_flow", [], 1500, 5, 1000, []),
+    "digits": Plan("experiment=digits_flow", [], 1500, 5, 1000, 1500, []),
     "fashion": Plan(
-        "experiment=fashion_flow", ["trainer.max_minutes=25", "nll.n=0"], 1000, 4, 250,
+        "experiment=fashion_flow", ["trainer.max_minutes=25", "nll.n=0"], 1000, 4, 250, 400,
         ["objective.n=2048", "objective.solver_steps=9"],
     ),
 }  # fmt: skip
