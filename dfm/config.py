@@ -55,6 +55,9 @@ def launch(name: str, job: Callable[[DictConfig], None], shared: bool = False) -
     try:
         with _raising():
             command()
+    except KeyboardInterrupt:
+        console.error("interrupted")
+        raise SystemExit(130) from None
     except Exception as error:
         message = explain(error, name, config_dir())
         if show_all or message is None:

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from signal import Signals
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -13,7 +14,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Interruption:
     """The signal that asked to stop, or None."""
 
-    signal: signal.Signals | None = None
+    signal: Signals | None = None
 
     @property
     def exit_code(self) -> int:
@@ -28,10 +29,10 @@ def watched() -> Iterator[Interruption]:
     Only the main thread can watch; elsewhere nothing is noted and signals stay as they were.
     """
     asked = Interruption()
-    before: dict[signal.Signals, object] = {}
+    before: dict[Signals, object] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked.signal = signal.Signals(number)
+        asked.signal = Signals(number)
         for each in before:
             signal.signal(each, signal.SIG_DFL)
 

@@ -12,7 +12,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "configs" not in p.parts)
 
 # From the bottom up: a module imports at module level only from its own layer and from those before it.
 LAYERS: list[set[str]] = [
-    {"errors", "distributed"},
+    {"errors", "distributed", "interruption"},
     {"broadcast", "expressions", "mixtures", "seeding", "uncertainty"},
     {"schedules"},
     {"predictions", "grids", "densities", "datasets", "models"},

@@ -211,6 +211,12 @@ class Run:
             self._write({"step": self.trainer.step, **news})
             console.say(f"step {self.trainer.step}: " + ", ".join(f"{key} {value:.4g}" for key, value in news.items()))
 
+    @property
+    def examined(self) -> bool:
+        """Whether what ``examine`` writes is there."""
+        name = "classifier.json" if assemble.is_classifier(self.config) else "nll.json"
+        return (self.directory / name).exists()
+
     def examine(self) -> None:
         """``nll.json`` and ``nll.csv`` of the averaged weights, or a classifier's report, unless ``nll.n`` is 0."""
         split = self.dataset.split(self.nll.split)

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dfm import console
-from dfm.config import is_run, launch, overrides, plain, run_directory
-from dfm.errors import UserError
+from dfm.config import launch, plain, run_directory
+from dfm.interruption import Interruption, watched
 
 if TYPE_CHECKING:
     from dfm.commands.run import Run
@@ -20,59 +20,36 @@ def main() -> None:
 
 def job(cfg: DictConfig) -> None:
     """One training run, fresh or resumed."""
+    from dfm.commands.resumption import resumed, started_or_continued
+
     directory = run_directory()
-    if cfg.resume:
-        cfg = resumed(Path(cfg.resume), overrides())
+    if cfg.resume == "auto":
+        cfg = started_or_continued(directory, cfg)
+    elif cfg.resume:
+        cfg = resumed(Path(cfg.resume), cfg)
     config = plain(cfg)
     from dfm.commands.run import Run
 
     run = Run(config, directory, resume=bool(config["resume"]))
-    try:
-        train(run)
-    finally:
-        run.close()
-    run.examine()
+    began = run.trainer.step
+    with watched() as asked:
+        try:
+            train(run, asked)
+        finally:
+            run.close()
+    if asked.signal:
+        console.say(f"{asked.signal.name}: stopped after step {run.trainer.step}; dfm train resume={directory} goes on")
+        console.say(f"run directory: {directory}")
+        raise SystemExit(asked.exit_code)
+    if run.trainer.step == began and run.examined:
+        console.say(f"this run was done already, after {began} steps")
+    else:
+        run.examine()
     console.say(f"run directory: {directory}")
 
 
-def resumed(directory: Path, given: list[str]) -> DictConfig:
-    """The configuration of the run in ``directory``, with the few keys that may change on the way.
-
-    Raises:
-        UserError: there is no run, or another key was given.
-    """
-    if not is_run(directory):
-        raise UserError(f"resume={directory}: no config.yaml there; allowed: the directory of a training run")
-    cfg = OmegaConf.load(directory / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    changes = [text for text in given if not text.startswith("resume=")]
-    for text in changes:
-        key = text.partition("=")[0]
-        if key not in CHANGEABLE:
-            raise UserError(
-                f"'{text}' with resume=: the run keeps its own configuration; allowed: {', '.join(CHANGEABLE)}"
-            )
-    merged = OmegaConf.merge(cfg, OmegaConf.from_dotlist(changes), {"resume": str(directory)})
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-CHANGEABLE = (
-    "trainer.max_steps",
-    "trainer.max_minutes",
-    "trainer.checkpoint_every",
-    "trainer.keep_checkpoints",
-    "trainer.sample_every",
-    "trainer.validate_every",
-    "trainer.log_every",
-    "trainer.device",
-    "trainer.num_workers",
-    "nll.n",
-)
-
-
-def train(run: "Run") -> None:
-    """Take the steps; report, validate, draw and save when each is due."""
+def train(run: "Run", asked: Interruption) -> None:
+    """Take the steps; report, validate, draw and save when each is due; if asked to stop, save after the step."""
     config, trainer = run.trainer.config, run.trainer
     fields = "loss {task.fields[loss]}  {task.fields[speed]} images/s"
     with console.bar(fields) as bar:
@@ -92,8 +69,10 @@ def train(run: "Run") -> None:
                 run.draw()
             if last:
                 run.tell(trainer.objective.closing(trainer.averaged))
-            if due(report.step, config.checkpoint_every, last):
+            if due(report.step, config.checkpoint_every, last) or asked.signal:
                 run.save()
+            if asked.signal:
+                break
     if config.max_steps == 0:
         run.save()
 

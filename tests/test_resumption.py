@@ -1,0 +1,160 @@
+"""Asked to stop, killed, started again: what a cluster does to a run, and that it is the same run afterwards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, Command
+
+from dfm import checkpoint, run_dir
+from dfm.commands.run import Run
+from dfm.interruption import watched
+
+STEADY = [
+    *TINY, "trainer.max_steps=6", "trainer.log_every=1", "trainer.checkpoint_every=4", "trainer.sample_every=2",
+    "trainer.validate_every=3", "nll.n=0",
+]  # fmt: skip
+CLOCK = ("images_per_second", "seconds")
+
+
+def left(run: Path) -> tuple[dict[str, object], list[dict[str, object]], dict[str, bytes]]:
+    """All that a run leaves but the clock: last state, metrics, pictures."""
+    state = checkpoint.read(run_dir.checkpoints(run)[0]).state
+    lines = [{k: v for k, v in line.items() if k not in CLOCK} for line in run_dir.read_metrics(run / "metrics.jsonl")]
+    return state, lines, {p.name: p.read_bytes() for p in (run / "samples").iterdir()}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    (state, lines, pictures), (state2, lines2, pictures2) = left(one), left(other)
+    assert lines == lines2
+    assert pictures == pictures2
+    for kind in ("network", "ema", "objective"):
+        assert all(torch.equal(v, state2[kind][k]) for k, v in state[kind].items())  # type: ignore[attr-defined, index]
+    for mine, theirs in zip(state["optimizer"]["state"].values(), state2["optimizer"]["state"].values(), strict=True):  # type: ignore[index]
+        assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def signalled(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
+    """The process sends itself a signal in the middle of the work of one step, once."""
+    real, sent = Run.log_step, []
+
+    def log_step(self: Run, report: object) -> dict[str, float]:
+        if report.step == step and not sent:  # type: ignore[attr-defined]
+            sent.append(step)
+            os.kill(os.getpid(), number)
+        return real(self, report)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Run, "log_step", log_step)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_signal_lets_the_step_end_and_a_requeue_goes_on(
+    number: signal.Signals, code: int, step: int, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = command("train", *STEADY).run
+    again = [*STEADY, "resume=auto", "hydra.run.dir=run"]
+    signalled(monkeypatch, step, number)
+    stopped = command("train", *again, code=code)
+    assert f"{number.name}: stopped after step {step}; dfm train resume=" in stopped.out
+    assert [p.name for p in run_dir.checkpoints(Path("run"))] == [f"step_{step:08d}.pt"]
+    outcome = command("train", *again)
+    assert f"resumed at step {step}" in outcome.out
+    assert_same(whole, Path("run"))
+    stamp = {p: p.stat().st_mtime_ns for p in (Path("run") / "checkpoints").iterdir()}
+    command("train", *again)
+    assert {p: p.stat().st_mtime_ns for p in (Path("run") / "checkpoints").iterdir()} == stamp, "it was done"
+
+
+def test_the_second_signal_leaves_at_once() -> None:
+    code = (
+        "import os, signal, time\nfrom dfm.interruption import watched\n"
+        "with watched() as asked:\n    print('on', flush=True)\n    time.sleep(60) if not asked.signal else None\n"
+        "    print('noted', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert process.poll() is None, "the first is noted"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == -signal.SIGTERM
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with watched() as asked:
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert asked.signal is None
+
+
+def test_auto_on_a_done_run_does_nothing_again(command: Command) -> None:
+    words = [*TINY, "resume=auto", "hydra.run.dir=run"]
+    command("train", *words)
+    first = (Path("run") / "nll.json").stat().st_mtime_ns
+    assert "done already" in command("train", *words).out
+    assert (Path("run") / "nll.json").stat().st_mtime_ns == first
+    longer = command("train", *[w for w in words if "max_steps" not in w], "trainer.max_steps=3")
+    assert "resumed at step 2" in longer.out
+    assert (Path("run") / "nll.json").stat().st_mtime_ns != first
+
+
+def test_a_multirun_that_was_killed_goes_on_with_the_jobs_not_done(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", "-m", *STEADY, "trainer.seed=0,1,2", "resume=auto", "hydra.sweep.dir=sweep"]
+    real, draws = Run.draw, []
+
+    def draw(self: Run) -> None:
+        draws.append(self.trainer_config.seed)
+        if self.trainer_config.seed == 1 and len(draws) < 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(self)
+
+    monkeypatch.setattr(Run, "draw", draw)
+    command(*words, code=143)
+    assert not (Path("sweep") / "2").exists()
+    draws[:] = [9] * 9
+    outcome = command(*words)
+    assert draws[9:].count(0) == 0, "the first job was done"
+    assert draws[9:].count(2) == 4
+    for job in "012":
+        assert run_dir.checkpoints(Path("sweep") / job)[0].name == "step_00000006.pt"
+    assert outcome.code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["resume=auto"], "hydra.run.dir=DIR"),
+        (["resume=auto", "hydra.run.dir=run", "trainer.lr=0.5"], "trainer.lr is 0.001, given 0.5"),
+        (["resume=auto", "hydra.run.dir=run", "objective=noise"], "holds another run"),
+        (["resume=run", "trainer.lr=0.5"], "trainer.lr is 0.001, given 0.5"),
+        (["resume=run", "objective=noise"], "objective is"),
+        (["resume=nowhere"], "no config.yaml"),
+        (["hydra.run.dir=run"], "already holds a run"),
+    ],
+)
+def test_a_resume_of_another_run_is_one_line(arguments: list[str], says: str, command: Command) -> None:
+    plain = ["trainer.lr=0.001", *TINY]
+    command("train", *plain, "hydra.run.dir=run")
+    again = plain if any("auto" in a for a in arguments) else []
+    given = [*[w for w in again if not any(a.startswith(w.split("=")[0] + "=") for a in arguments)], *arguments]
+    outcome = command("train", *given, code=1)
+    assert says in outcome.err, outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_a_stopped_run_says_so_in_its_log(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    signalled(monkeypatch, 2, signal.SIGTERM)
+    command("train", *STEADY, "hydra.run.dir=run", code=143)
+    assert "SIGTERM: stopped after step 2" in (Path("run") / "train.log").read_text()
+    assert json.loads((Path("run") / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
