@@ -7,7 +7,7 @@ average and the optimiser's state, the number of the step is the whole state of 
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dfm.batches import Augmentation, Batch, Batches
 from dfm.datasets.base import DatasetSpec, Split
 from dfm.dequantization import Dequantization, Uniform
+from dfm.diagnosis import Trouble, diagnose
 from dfm.ema import Ema
 from dfm.errors import UserError
 from dfm.objectives import Loss, Model, Objective
@@ -26,7 +27,10 @@ from dfm.trainer_config import TrainerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """One optimiser step. ``loss`` and ``grad_norm`` are tensors: float() waits for the device, so only to log."""
+    """One optimiser step. ``loss`` and ``grad_norm`` are tensors: float() waits for the device, so only to log.
+
+    ``trouble`` is set where the step was not taken.
+    """
 
     step: int
     images: int
@@ -34,6 +38,7 @@ class StepReport:
     grad_norm: Tensor
     learning_rate: float
     seconds: float
+    trouble: Trouble | None = None
 
 
 def resolve_device(name: str, local: int = 0) -> torch.device:
@@ -92,7 +97,8 @@ class Trainer:
         self.learned = objective.module(self.network).to(device)
         self.parameters = [*self.network.parameters(), *(p for p in self.learned.parameters() if p.requires_grad)]
         self.optimizer = self._make_optimizer()
-        self.step, self.seconds, self.averaged_since = 0, 0.0, 0
+        self.step, self.seconds = 0, 0.0
+        self.averaged_since, self.skipped_in_a_row = 0, 0
 
     @property
     def averaged(self) -> Any:
@@ -122,25 +128,28 @@ class Trainer:
     def steps(self) -> Iterator[StepReport]:
         """Train to the end of the run, yielding after each optimiser step.
 
-        Time is counted between yields only: what the caller does with a report is not training.
+        Time is counted between yields only: what the caller does with a report is not training. A step whose loss or
+        gradient is not finite is not taken: its report says why, and its batch is passed over.
 
         Raises:
-            UserError: the loss or the gradient is not finite; the step is not taken.
+            UserError: after ``max_skipped`` such steps in a row, or where memory does not suffice.
         """
         batches = self.batches.stream(self.step, self.config.num_workers)
         with contextlib.closing(batches):
             while self.progress < 1:
                 began = time.perf_counter()
-                loss, grad_norm, rate = self._take(next(batches))
+                report = self._take(next(batches))
                 self.seconds += time.perf_counter() - began
-                yield StepReport(
-                    step=self.step,
-                    images=self.step * self.config.batch_size,
-                    loss=loss,
-                    grad_norm=grad_norm,
-                    learning_rate=rate,
-                    seconds=self.seconds,
-                )
+                yield replace(report, seconds=self.seconds)
+                if self.skipped_in_a_row >= self.config.max_skipped:
+                    raise self._given_up(report)
+
+    def _given_up(self, report: StepReport) -> UserError:
+        return UserError(
+            f"step {report.step}: {report.trouble}; {self.skipped_in_a_row} steps in a row were not taken and the "
+            f"weights are those from before; try a smaller trainer.lr (now {self.config.lr:g}), a smaller "
+            "trainer.clip_grad or trainer.precision=fp32"
+        )
 
     def learning_rate(self) -> float:
         """The rate of the coming step: linear warm-up, then cosine to zero or constant."""
@@ -167,6 +176,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "averaged_since": self.averaged_since,
+            "skipped_in_a_row": self.skipped_in_a_row,
             "network": self.network.state_dict(),
             "ema": self.ema.network.state_dict(),
             "objective": self.learned.state_dict(),
@@ -177,6 +187,7 @@ class Trainer:
         """Go on from ``state()``."""
         self.step, self.seconds = state["step"], state["seconds"]
         self.averaged_since = state.get("averaged_since", 0)
+        self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
         self.learned.load_state_dict(state.get("objective", {}), strict="objective" in state)
@@ -191,41 +202,80 @@ class Trainer:
             self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
 
-    def _take(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
-        """One optimiser step: (loss, gradient norm, learning rate)."""
+    def _take(self, batch: Batch) -> StepReport:
+        """One optimiser step, or none where the loss or the gradient is not finite."""
         if self.objective.advance(replace(self.denoiser, network=self.network), self.progress):
             self.ema.restart(self.network)
             self.averaged_since = self.step
         self.network.train()
         rate = self.learning_rate()
-        with lent_seed(self.device, self.config.seed, self.step, 0, Purpose.DROPOUT):
-            loss = self._accumulate_gradients(batch)
+        batch = self.augmentation(batch, self.config.seed, self.step)
+        losses = self._forward_and_back(batch, self.denoiser)
+        loss = torch.stack([part.value.detach().mean() for part in losses]).mean()
         bound = math.inf if self.config.clip_grad is None else self.config.clip_grad
         grad_norm = nn.utils.clip_grad_norm_(self.parameters, bound) if self.parameters else torch.zeros(())
-        self._refuse_non_finite(loss, grad_norm)
+        trouble = None
+        if bool(torch.isfinite(loss) & torch.isfinite(grad_norm)):
+            self._move(losses, rate)
+        else:
+            trouble = self._diagnose(batch, losses, grad_norm)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if trouble else 0
+        if self.optimizer:
+            self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return StepReport(
+            step=self.step, images=self.step * self.config.batch_size, loss=loss, grad_norm=grad_norm,
+            learning_rate=rate, seconds=self.seconds, trouble=trouble,
+        )  # fmt: skip
+
+    def _move(self, losses: Sequence[Loss], rate: float) -> None:
+        """Take the step: weights, moving average, and what the objective notes."""
+        for part in losses:
+            self.objective.observe(part)
         if self.optimizer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.ema.update(self.step - self.averaged_since)
-        return loss, grad_norm, rate
+        self.ema.update(self.step + 1 - self.averaged_since)
 
-    def _accumulate_gradients(self, batch: Batch) -> Tensor:
+    def _diagnose(self, batch: Batch, losses: Sequence[Loss], grad_norm: Tensor) -> Trouble:
+        plain = replace(self.denoiser, network=self.network)
+        density = getattr(self.objective, "density", None)
+        return diagnose(plain, losses, density, batch.indices, grad_norm, lambda: self._forward_and_back(batch, plain))
+
+    def _forward_and_back(self, batch: Batch, denoiser: Model) -> list[Loss]:
+        """The losses of the batch's passes; where gradients are on they are added up. The same at every call.
+
+        Raises:
+            UserError: the device has not enough memory.
+        """
         generator = training_generator(self.device, self.config.seed, self.step, 0, Purpose.TRAIN)
         passes = self.config.accumulate
-        batch = self.augmentation(batch, self.config.seed, self.step)
         labels = [None] * passes if batch.labels is None else batch.labels.chunk(passes)
-        total = torch.zeros((), device=self.device)
-        for values, label in zip(batch.values.chunk(passes), labels, strict=True):
-            losses = self._losses(self.denoiser, values, label, generator, self.progress)
-            loss = losses.value.mean() / passes
-            if loss.requires_grad:
-                loss.backward()
-            self.objective.observe(losses)
-            total += loss.detach()
-        return total
+        found = []
+        try:
+            with lent_seed(self.device, self.config.seed, self.step, 0, Purpose.DROPOUT):
+                for values, label in zip(batch.values.chunk(passes), labels, strict=True):
+                    losses = self._losses(denoiser, values, label, generator, self.progress)
+                    loss = losses.value.mean() / passes
+                    if loss.requires_grad:
+                        loss.backward()
+                    found.append(Loss(value=losses.value.detach(), error=losses.error.detach(), u=losses.u))
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):  # the latter of the CPU
+                raise self._too_large() from None
+            raise
+        return found
+
+    def _too_large(self) -> UserError:
+        size, passes = self.config.batch_size, self.config.accumulate
+        tries = ["a smaller trainer.batch_size"]
+        if self.config.precision != "bf16":
+            tries.insert(0, "trainer.precision=bf16")
+        if size % (2 * passes) == 0:
+            tries.insert(0, f"trainer.accumulate={2 * passes}, which gives the same steps")
+        given = f"trainer.batch_size={size} in {passes} passes"
+        return UserError(f"out of memory on {self.device} with {given}; try {', or '.join(tries)}")
 
     def _losses(
         self,
@@ -244,15 +294,6 @@ class Trainer:
         given = denoiser.given(None if labels is None else labels.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self.objective.loss(given, data, generator, progress)
-
-    def _refuse_non_finite(self, loss: Tensor, grad_norm: Tensor) -> None:
-        if bool(torch.isfinite(loss) & torch.isfinite(grad_norm)):
-            return
-        raise UserError(
-            f"step {self.step + 1}: loss {float(loss)}, gradient norm {float(grad_norm)}; the step was not taken and "
-            f"the last checkpoint stands; try a smaller trainer.lr (now {self.config.lr:g}), a smaller "
-            "trainer.clip_grad or trainer.precision=fp32"
-        )
 
 
 def _laid_out(network: nn.Module, spec: DatasetSpec, channels_last: bool) -> nn.Module:

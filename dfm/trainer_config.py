@@ -16,6 +16,7 @@ class TrainerConfig:
         batch_size: examples an optimiser step; ``accumulate`` splits it into that many passes.
         lr: peak rate of AdamW, reached after ``warmup_steps``, then ``cosine`` to zero or ``constant``.
         clip_grad: bound on the gradient's norm (null: none).
+        max_skipped: steps in a row that may be skipped for a loss or gradient that is not finite; then the run stops.
         ema_decay: of the averaged weights. checkpoint_every, sample_every, validate_every, log_every: in steps, 0 for
             never (the last step is always kept); keep_checkpoints: the newest so many.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``. precision: ``fp32`` or ``bf16`` (autocast).
@@ -36,6 +37,7 @@ class TrainerConfig:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     clip_grad: float | None = 1.0
+    max_skipped: int = 5
     ema_decay: float = 0.999
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
@@ -51,7 +53,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         checked_seed(self.seed)
-        at_least = {"max_steps": 0, "batch_size": 1, "accumulate": 1, "keep_checkpoints": 1, "log_every": 1}
+        one = ("batch_size", "accumulate", "keep_checkpoints", "log_every", "max_skipped")
         zero = (
             "checkpoint_every",
             "sample_every",
@@ -61,7 +63,7 @@ class TrainerConfig:
             "weight_decay",
             "lr",
         )
-        for name, least in {**at_least, **dict.fromkeys(zero, 0)}.items():
+        for name, least in {"max_steps": 0, **dict.fromkeys(one, 1), **dict.fromkeys(zero, 0)}.items():
             if not getattr(self, name) >= least:
                 raise UserError(f"trainer.{name}={getattr(self, name)}; allowed: at least {least}")
         for name in ("max_minutes", "clip_grad"):

@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"consistency", "distillation", "meanflow"},
     {"samplers", "flows", "ema", "batches", "figures", "trainer_config"},
     {"likelihood", "bounds"},
-    {"sampling", "scoring", "report", "trainer", "loggers", "run_dir", "distances", "quality", "checks"},
+    {"sampling", "scoring", "report", "trainer", "diagnosis", "loggers", "run_dir", "distances", "quality", "checks"},
     {"checkpoint", "images_io", "plots", "console"},
     {"config_errors", "config"},
     {"features"},

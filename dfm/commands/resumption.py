@@ -20,6 +20,7 @@ CHANGEABLE = (
     "trainer.sample_every",
     "trainer.validate_every",
     "trainer.log_every",
+    "trainer.max_skipped",
     "trainer.device",
     "trainer.num_workers",
     "nll.n",

@@ -146,6 +146,14 @@ class Run:
             )
         return line
 
+    def log_trouble(self, report: StepReport) -> None:
+        """A line of metrics, and one of warning, on a step that was not taken."""
+        assert report.trouble is not None
+        trouble = report.trouble
+        console.warn(f"step {report.step} was not taken: {trouble}")
+        line = {"step": report.step, "skipped": True, "indices": list(trouble.indices), "log_nsr": trouble.log_nsr}
+        self._keep_going("metrics", lambda: self.metrics.write({**line, "layer": trouble.layer}))
+
     def validate(self) -> None:
         """A line with the averaged weights' loss on the validation split (the test split where there is none)."""
         split = self._held_out()

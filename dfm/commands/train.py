@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from dfm import console
 from dfm.config import launch, plain, run_directory
+from dfm.errors import UserError
 from dfm.interruption import Interruption, watched
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def job(cfg: DictConfig) -> None:
     with watched() as asked:
         try:
             train(run, asked)
+        except UserError:
+            run.save()  # the weights are those from before what went wrong
+            raise
         finally:
             run.close()
     if asked.signal:
@@ -59,6 +63,8 @@ def train(run: "Run", asked: Interruption) -> None:
         for report in trainer.steps():
             last = trainer.progress >= 1
             run.tell(trainer.objective.news())
+            if report.trouble:
+                run.log_trouble(report)
             if last or report.step % config.log_every == 0:
                 line = run.log_step(report)
                 bar.update(task, loss=f"{line['loss']:.4f}", speed=f"{line['images_per_second']:.0f}")

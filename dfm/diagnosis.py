@@ -1,0 +1,98 @@
+"""Where a number went bad: at a step with a non-finite loss or gradient, which examples, noise levels and layer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dfm.objectives import Loss, Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """A step that was not taken.
+
+    Args:
+        loss, grad_norm: the batch's; one of them is not finite.
+        indices: of the examples whose own loss is not finite (all of them where only the gradient is not).
+        log_nsr: their noise levels, where the objective has a density.
+        layer: the first layer with a non-finite output, or, where all outputs are finite, with a non-finite gradient
+            (first as the gradient comes, from the output); "the loss" where neither has one.
+    """
+
+    loss: float
+    grad_norm: float
+    indices: Sequence[int]
+    log_nsr: Sequence[float] | None
+    layer: str
+
+    def __str__(self) -> str:
+        levels = ""
+        if self.log_nsr:
+            levels = f", log nsr {min(self.log_nsr):.2f} to {max(self.log_nsr):.2f}"
+        shown = ", ".join(map(str, self.indices[:5])) + (", ..." if len(self.indices) > 5 else "")
+        return (
+            f"loss {self.loss:g}, gradient norm {self.grad_norm:g}; {len(self.indices)} examples ({shown}){levels}; "
+            f"first bad layer: {self.layer}"
+        )
+
+
+def diagnose(
+    model: Model,
+    losses: Sequence[Loss],
+    density: object,
+    indices: Tensor,
+    grad_norm: Tensor,
+    again: Callable[[], object],
+) -> Trouble:
+    """What is known of a bad step, before its gradients are dropped.
+
+    Args:
+        losses: of the passes of the batch, in the order of ``indices`` (B,).
+        density: of the times, or None.
+        again: repeats the forward passes as they were.
+    """
+    values = torch.cat([loss.value.detach().float() for loss in losses]).cpu()
+    u = torch.cat([loss.u for loss in losses]).cpu()
+    bad = ~values.isfinite()
+    rows = (bad if bool(bad.any()) else ~bad).nonzero().flatten()
+    levels = None
+    if density is not None:
+        levels = model.trained.log_nsr(density.time(u[rows], model.trained)).tolist()  # type: ignore[attr-defined]
+    network = model.module()
+    layer = first_bad_output(network, again) or first_bad_gradient(network) or "the loss"
+    return Trouble(
+        loss=float(values.mean()),
+        grad_norm=float(grad_norm),
+        indices=indices[rows].tolist(),
+        log_nsr=levels,
+        layer=layer,
+    )
+
+
+def first_bad_output(network: nn.Module, again: Callable[[], object]) -> str | None:
+    """The name of the first module to give a non-finite output when ``again`` runs, or None."""
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, given: object, output: object) -> None:
+            if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                found.append(name or type(network).__name__)
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in network.named_modules()]
+    try:
+        with torch.no_grad():
+            again()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def first_bad_gradient(network: nn.Module) -> str | None:
+    """The name of the parameter nearest to the output whose gradient is not finite, or None."""
+    bad = [n for n, p in network.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    return bad[-1] if bad else None
