@@ -271,6 +271,7 @@ def _target(path: str, where: str, trusted: Sequence[str]) -> type[Any]:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{where}._target_={path}: no such class ({error})") from None
-    if not inspect.isclass(found):
-        raise UserError(f"{where}._target_={path}: not a class")
+    # what a module merely imports is not its own: dfm.anything.Popen names a class of another package
+    if not inspect.isclass(found) or found.__module__.split(".")[0] not in trusted:
+        raise UserError(f"{where}._target_={path}: not a class of {', '.join(trusted)}")
     return found

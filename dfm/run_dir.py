@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,21 @@ def checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run, newest (highest step) first, whole or not."""
     found = [p for p in (run / "checkpoints").glob("step_*.pt") if CHECKPOINT_NAME.fullmatch(p.name)]
     return sorted(found, reverse=True)
+
+
+def best_step(run: Path, steps: Iterable[int]) -> int | None:
+    """Of these steps the one with the lowest ``validation_loss`` in the run's metrics; None where none has one."""
+    path, wanted = run / "metrics.jsonl", set(steps)
+    lines = read_metrics(path) if path.exists() else []
+    losses = {line["step"]: line["validation_loss"] for line in lines if line.get("validation_loss") is not None}
+    return min((step for step in losses if step in wanted), key=lambda step: losses[step], default=None)
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    found = CHECKPOINT_NAME.fullmatch(path.name)
+    assert found is not None
+    return int(found[1])
 
 
 def latest_run(root: Path) -> Path:

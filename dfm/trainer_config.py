@@ -18,7 +18,8 @@ class TrainerConfig:
         clip_grad: bound on the gradient's norm (null: none).
         max_skipped: steps in a row that may be skipped for a loss or gradient that is not finite; then the run stops.
         ema_decay: of the averaged weights. checkpoint_every, sample_every, validate_every, log_every: in steps, 0 for
-            never (the last step is always kept); keep_checkpoints: the newest so many.
+            never (the last step is always kept); keep_checkpoints: the newest so many,
+            and that of the lowest validation loss.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``. precision: ``fp32`` or ``bf16`` (autocast).
         compile: torch.compile the network. channels_last: memory layout of convolutions.
         num_workers: threads that prepare batches ahead.

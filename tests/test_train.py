@@ -183,7 +183,8 @@ def test_bad_numbers_are_refused(bad: dict[str, object]) -> None:
 
 def content(step: int) -> Checkpoint:
     spec = DatasetSpec(name="x", shape=(2,), levels=None, num_classes=0, mean=0.0, std=1.0)
-    return Checkpoint(config={"a": 1}, spec=spec, state={"step": step, "w": torch.full((1000,), float(step))})
+    weights = {"w": torch.full((1000,), float(step))}
+    return Checkpoint(config={"a": 1}, spec=spec, state={"step": step, "ema": weights})
 
 
 def test_checkpoints_are_whole_and_the_newest_are_kept(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_checkpoints_are_whole_and_the_newest_are_kept(tmp_path: Path) -> None:
     read = checkpoint.read(run_dir.checkpoints(tmp_path)[0])
     assert read.step == 3
     assert read.spec == content(3).spec
-    assert torch.equal(read.state["w"], torch.full((1000,), 3.0))
+    assert torch.equal(read.state["ema"]["w"], torch.full((1000,), 3.0))
 
 
 def test_a_full_disk_costs_the_checkpoint_not_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,10 +215,10 @@ def test_a_full_disk_costs_the_checkpoint_not_the_one_before(tmp_path: Path, mon
 def test_a_run_goes_on_when_the_disk_is_full(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     real = checkpoint.save
 
-    def full_at_two(item: Checkpoint, directory: Path, keep: int) -> Path:
+    def full_at_two(item: Checkpoint, directory: Path, keep: int, best: int | None) -> Path:
         if item.step == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(item, directory, keep)
+        return real(item, directory, keep, best)
 
     monkeypatch.setattr(checkpoint, "save", full_at_two)
     outcome = command("train", *TINY, "trainer.max_steps=3", "trainer.checkpoint_every=1")

@@ -19,7 +19,17 @@ from dfm.datasets.base import Split
 from dfm.distributed import Team
 from dfm.errors import UserError
 from dfm.loggers import Logger
-from dfm.run_dir import MetricsFile, candidates, checkpoints, environment, write_atomically, write_json, write_overrides
+from dfm.run_dir import (
+    MetricsFile,
+    best_step,
+    candidates,
+    checkpoints,
+    environment,
+    step_of,
+    write_atomically,
+    write_json,
+    write_overrides,
+)
 from dfm.sampling import check_count, checked_labels, sample_batches, stored
 from dfm.trainer import StepReport, Trainer, TrainerConfig, resolve_device
 
@@ -197,7 +207,9 @@ class Run:
         """A checkpoint; where the disk is full the run goes on, and the one before stands."""
         content = checkpoint.Checkpoint(config=self.config, spec=self.spec, state=self.trainer.state())
         directory, keep = self.directory / "checkpoints", self.trainer_config.keep_checkpoints
-        self._keep_going("checkpoint", lambda: checkpoint.save(content, directory, keep))
+        steps = [step_of(path) for path in checkpoints(self.directory)]
+        best = best_step(self.directory, [*steps, content.step])
+        self._keep_going("checkpoint", lambda: checkpoint.save(content, directory, keep, best))
 
     def _keep_going(self, what: str, action: Callable[[], object]) -> None:
         try:
