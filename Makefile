@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo gallery test lint format types check clean
+.PHONY: help install demo gallery test test-faults lint format types check clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -27,6 +27,9 @@ gallery: .venv/.installed ## draw the lecture's figures for two data sets in the
 
 test: .venv/.installed-dev ## the whole test suite, a process per core (one thread each: they would get in each other's way)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
+test-faults: .venv/.installed-dev ## the long set of fault injection: runs killed at random, mangled files (about 15 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses auto
 
 lint: .venv/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff check .

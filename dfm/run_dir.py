@@ -38,6 +38,12 @@ def write_atomically(path: Path, data: bytes) -> None:
     _sync_directory(path.parent)
 
 
+def remove_unfinished(run: Path) -> None:
+    """Remove what a killed process was in the midst of writing below a run's directory."""
+    for path in run.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _sync_directory(path: Path) -> None:
     # A rename survives a power cut only once the directory itself is on disk.
     descriptor = os.open(path, os.O_RDONLY)

@@ -25,6 +25,7 @@ from dfm.run_dir import (
     candidates,
     checkpoints,
     environment,
+    remove_unfinished,
     step_of,
     write_atomically,
     write_json,
@@ -67,6 +68,7 @@ class Run:
     def __init__(self, config: dict[str, Any], directory: Path, resume: bool) -> None:
         if not resume and checkpoints(directory):
             raise UserError(f"{directory} already holds a run; try resume={directory}, or another hydra.run.dir")
+        remove_unfinished(directory)
         trust = assemble.trusted(config)
         self.config, self.directory = config, directory
         self.samples = settings(config["samples"], GridSettings, "samples")
