@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dfm import assemble, flows
-from dfm.checkpoint import Checkpoint, find
+from dfm.checkpoint import Checkpoint, find, made_use_of
 from dfm.classifiers import NoisyClassifier
 from dfm.console import warn
 from dfm.denoiser import Denoiser
@@ -44,15 +44,20 @@ def denoiser_of(checkpoint: Checkpoint, device: torch.device, trust: Sequence[st
     Raises:
         UserError: it is the checkpoint of a classifier.
     """
-    if assemble.is_classifier(checkpoint.config):
-        raise UserError(
-            f"{checkpoint.path}: a noisy classifier, which neither samples nor scores; allowed here: a run of another "
-            "objective; try guidance=classifier guidance.ckpt=RUN for it"
-        )
-    fresh = assemble.denoiser(checkpoint.config, checkpoint.spec, trust)
-    network: nn.Module = fresh.module()
+    with made_use_of(checkpoint):
+        if assemble.is_classifier(checkpoint.config):
+            raise UserError(
+                f"{checkpoint.path}: a noisy classifier, which neither samples nor scores; allowed here: a run of "
+                "another objective; try guidance=classifier guidance.ckpt=RUN for it"
+            )
+        fresh = assemble.denoiser(checkpoint.config, checkpoint.spec, trust)
+        return replace(fresh, network=_ready(fresh.module(), checkpoint, device))
+
+
+def _ready(network: nn.Module, checkpoint: Checkpoint, device: torch.device) -> nn.Module:
+    """The network with the checkpoint's averaged weights, for use alone."""
     network.load_state_dict(checkpoint.state["ema"])
-    return replace(fresh, network=network.to(device).eval().requires_grad_(False))
+    return network.to(device).eval().requires_grad_(False)
 
 
 def classifier_of(checkpoint: Checkpoint, device: torch.device, trust: Sequence[str]) -> NoisyClassifier:
@@ -61,12 +66,11 @@ def classifier_of(checkpoint: Checkpoint, device: torch.device, trust: Sequence[
     Raises:
         UserError: it is the checkpoint of something else.
     """
-    if not assemble.is_classifier(checkpoint.config):
-        raise UserError(f"{checkpoint.path}: not a noisy classifier; allowed here: a run of objective=classifier")
-    fresh = assemble.classifier(checkpoint.config, checkpoint.spec, trust)
-    network = fresh.module()
-    network.load_state_dict(checkpoint.state["ema"])
-    return replace(fresh, network=network.to(device).eval().requires_grad_(False))
+    with made_use_of(checkpoint):
+        if not assemble.is_classifier(checkpoint.config):
+            raise UserError(f"{checkpoint.path}: not a noisy classifier; allowed here: a run of objective=classifier")
+        fresh = assemble.classifier(checkpoint.config, checkpoint.spec, trust)
+        return replace(fresh, network=_ready(fresh.module(), checkpoint, device))
 
 
 def sample(

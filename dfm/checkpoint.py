@@ -7,7 +7,8 @@ Beside what it holds a file has the SHA-256 of that, which is verified when it i
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,23 @@ def _unpacked(path: Path) -> dict[str, Any]:
         told = json.loads((file.metadata() or {})["dfm"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
     return {"config": told["config"], "spec": told["spec"], "state": {"step": int(told["step"]), "ema": weights}}
+
+
+@contextmanager
+def made_use_of(found: Checkpoint) -> Iterator[None]:
+    """Within, whatever goes wrong is the fault of what the checkpoint says: anyone may have written it.
+
+    Raises:
+        UserError: in the place of any other exception.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{found.path}: its configuration is not one of dfm's ({_first_line(error)}); try another checkpoint"
+        ) from None
 
 
 def find(ckpt: str | None) -> tuple[Checkpoint, list[str]]:

@@ -42,7 +42,10 @@ def launch(name: str, job: Callable[[DictConfig], None], shared: bool = False) -
     _enter_team(name, shared)
     show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
+    composed: list[bool] = []
+
     def guarded(cfg: DictConfig) -> None:
+        composed.append(True)
         try:
             job(cfg)
         except UserError as error:
@@ -60,6 +63,8 @@ def launch(name: str, job: Callable[[DictConfig], None], shared: bool = False) -
         raise SystemExit(130) from None
     except Exception as error:
         message = explain(error, name, config_dir())
+        if message is None and not composed:  # what Hydra says of a line that it cannot make sense of
+            message = f"{' '.join(sys.argv[1:])}: {' '.join(str(error).split())[:200]}; try dfm {name} --help"
         if show_all or message is None:
             raise
         _stop(UserError(message))

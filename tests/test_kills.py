@@ -83,7 +83,7 @@ def test_killed_at_a_chosen_moment(moment: str, whole: Path, tmp_path: Path) -> 
     assert dfm(directory) == 0
     assert_same(whole, directory)
     assert no_line_twice(directory)
-    assert not [p for p in directory.rglob("*.tmp")], "no half file stays"
+    assert not list(directory.rglob("*.tmp")), "no half file stays"
 
 
 def no_line_twice(directory: Path) -> bool:

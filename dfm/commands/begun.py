@@ -33,9 +33,11 @@ def begin(trainer: Trainer, objective: Objective, config: dict[str, Any], ckpt: 
     found, refused = checkpoint.find(ckpt)
     for message in refused:
         console.warn(message)
-    check(found, objective, config, ckpt, spec)
+    with checkpoint.made_use_of(found):
+        check(found, objective, config, ckpt, spec)
+        if isinstance(objective, Taught):
+            check_taught(found, objective, config, ckpt, spec)
     if isinstance(objective, Taught):
-        check_taught(found, objective, config, ckpt, spec)
         assert isinstance(trainer.denoiser, NetworkDenoiser)
         objective.check(trainer.denoiser)
     trainer.begin_with(found.state["ema"])

@@ -8,7 +8,7 @@ import torch
 
 from dfm import assemble, console
 from dfm.api import classifier_of, denoiser_of
-from dfm.checkpoint import Checkpoint, find
+from dfm.checkpoint import Checkpoint, find, made_use_of
 from dfm.config import choice, overrides
 from dfm.datasets.base import Dataset, Split
 from dfm.denoiser import Denoiser
@@ -45,7 +45,8 @@ def own_sampler(config: dict[str, Any], found: Checkpoint, trust: Sequence[str])
     A few-step model's own has as many steps as it was made for; ``sampler.steps=`` and the other keys that it shares
     with the command's default hold for it too.
     """
-    learned = assemble.objective(found.config, trust)
+    with made_use_of(found):
+        learned = assemble.objective(found.config, trust)
     named = [text for text in overrides() if text.partition("=")[0] in ("sampler", "grid")]
     if not learned.few_steps:
         return assemble.sampler(config, trust), config["sampler"], choice("sampler")
@@ -58,7 +59,8 @@ def own_sampler(config: dict[str, Any], found: Checkpoint, trust: Sequence[str])
     node = own_settings(own, config["sampler"], overrides())
     if steps is not None and node["steps"] != steps:
         console.warn(f"sampler.steps={node['steps']}: this student was made for {steps}; try leaving it out")
-    return assemble.sampler({"sampler": node}, trust), node, "own"
+    with made_use_of(found):
+        return assemble.sampler({"sampler": node}, trust), node, "own"
 
 
 def own_settings(own: dict[str, Any], composed: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
@@ -80,7 +82,8 @@ def check_ode(found: Checkpoint, trust: Sequence[str]) -> None:
     Raises:
         UserError: it is one.
     """
-    learned = assemble.objective(found.config, trust)
+    with made_use_of(found):
+        learned = assemble.objective(found.config, trust)
     if not learned.has_ode:
         raise UserError(
             f"{found.path}: a few-step model ({type(learned).__name__}) has no ODE, and so no density and no latents; "
@@ -125,7 +128,8 @@ def check_jumps(sampler: Sampler, denoiser: Denoiser, drawn: Denoiser) -> None:
 
 def dataset_of(found: Checkpoint, config: dict[str, Any], trust: Sequence[str]) -> Dataset:
     """The checkpoint's data set, with the keys of it that the command replaces."""
-    return assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
+    with made_use_of(found):
+        return assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
 
 
 def examples_of(found: Checkpoint, config: dict[str, Any], name: str, trust: Sequence[str]) -> Split:

@@ -1,0 +1,222 @@
+"""Mangled checkpoints, configurations and command lines: one clear line each time, never anything else.
+
+Hypothesis draws the damage; ``make test-faults`` draws thousands, ``make test`` a few hundred.
+"""
+
+import copy
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, Command
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dfm import assemble, checkpoint
+from dfm.api import denoiser_of
+from dfm.datasets.base import DatasetSpec
+from dfm.errors import UserError
+
+QUIET = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+CPU = torch.device("cpu")
+CONFIG: dict[str, Any] = {
+    "model": {"_target_": "dfm.models.mlp.MLP", "width": 8, "depth": 1},
+    "schedule": {"_target_": "dfm.schedules.Linear", "t_min": 0.001, "t_max": 0.999, "sigma_min": 0.0},
+    "prediction": {"_target_": "dfm.predictions.Velocity"},
+    "prior": {"_target_": "dfm.priors.Gaussian"},
+    "coupling": {"_target_": "dfm.couplings.Independent"},
+    "latent": {"_target_": "dfm.interpolants.NoLatent"},
+    "trainer": {"seed": 0},
+    "objective": {
+        "_target_": "dfm.objectives.Regression",
+        "density": {"_target_": "dfm.densities.Uniform"}, "weight": {"_target_": "dfm.weights.Uniform"},
+    },
+}  # fmt: skip
+
+
+def whole() -> checkpoint.Checkpoint:
+    spec = DatasetSpec(name="points", shape=(2,), levels=None, num_classes=0, mean=0.0, std=1.0)
+    network = assemble.denoiser(CONFIG, spec, ("dfm",)).module()
+    return checkpoint.Checkpoint(config=CONFIG, spec=spec, state={"step": 1, "ema": network.state_dict()})
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A checkpoint and its weights as safetensors."""
+    run = tmp_path_factory.mktemp("run")
+    path = checkpoint.save(whole(), run / "checkpoints", keep=1)
+    return {"x.pt": path.read_bytes(), "x.safetensors": (run / checkpoint.WEIGHTS).read_bytes()}
+
+
+@st.composite
+def damage(draw: st.DrawFn) -> list[tuple[str, float, bytes]]:
+    """What is done to a file: each at a place between 0 and 1."""
+    kinds = st.sampled_from(["flip", "cut", "insert", "drop", "double", "overwrite"])
+    return [
+        (draw(kinds), draw(st.floats(0, 1)), draw(st.binary(min_size=1, max_size=16)))
+        for _ in range(draw(st.integers(1, 4)))
+    ]
+
+
+def damaged(data: bytes, edits: list[tuple[str, float, bytes]]) -> bytes:
+    for kind, share, extra in edits:
+        i = int(share * len(data))
+        j = min(len(data), i + len(extra) ** 2)
+        data = {
+            "flip": data[:i] + bytes(b ^ extra[0] for b in data[i : i + 1]) + data[i + 1 :],
+            "cut": data[:i],
+            "insert": data[:i] + extra + data[i:],
+            "drop": data[:i] + data[j:],
+            "double": data[:j] + data[i:],
+            "overwrite": data[:i] + extra + data[i + len(extra) :],
+        }[kind]
+    return data
+
+
+def one_line_or_fine(action: Any) -> Any:
+    """What the action gives, or None where it refuses in one line; anything else is a failure of the test."""
+    try:
+        return action()
+    except UserError as error:
+        text = str(error)
+        assert text.strip(), "says nothing"
+        assert "\n" not in text, text
+    return None
+
+
+def check_files(files: dict[str, bytes], name: str, edits: list[tuple[str, float, bytes]], folder: Path) -> None:
+    path = folder / name
+    path.write_bytes(damaged(files[name], edits))
+    found = one_line_or_fine(lambda: checkpoint.read(path))
+    if found is not None:
+        one_line_or_fine(lambda: denoiser_of(found, CPU, ("dfm",)))
+        if name == "x.pt":
+            assert checkpoint.digest(found.state) == checkpoint.digest(whole().state), "no other numbers pass"
+
+
+@st.composite
+def mangled(draw: st.DrawFn) -> dict[str, Any]:
+    """The configuration with a few of its parts replaced, renamed or gone."""
+    config = copy.deepcopy(CONFIG)
+    small = st.one_of(
+        st.none(), st.booleans(), st.integers(-3, 40), st.floats(-3, 3), st.just(float("nan")), st.just(float("inf")),
+        st.text(max_size=6), st.lists(st.integers(-1, 3), max_size=3), st.dictionaries(st.text(max_size=4), st.none()),
+        st.sampled_from(["dfm.models.mlp.MLP", "os.system", "dfm.schedules.Edm", "dfm.objectives.Regression", "dfm"]),
+    )  # fmt: skip
+    for _ in range(draw(st.integers(1, 3))):
+        node: Any = config
+        while True:
+            key = draw(st.sampled_from(sorted(node, key=str)))
+            if isinstance(node[key], dict) and node[key] and draw(st.booleans()):
+                node = node[key]
+                continue
+            break
+        how = draw(st.sampled_from(["replace", "drop", "rename", "add"]))
+        if how == "replace":
+            node[key] = draw(small)
+        elif how == "drop":
+            del node[key]
+        elif how == "rename":
+            node[draw(st.text(max_size=5))] = node.pop(key)
+        else:
+            node[draw(st.text(min_size=1, max_size=5))] = draw(small)
+        if not all(isinstance(part, dict) and part for part in (config,)):
+            break
+    return config
+
+
+def check_config(config: dict[str, Any]) -> None:
+    found = whole()
+    one_line_or_fine(
+        lambda: denoiser_of(checkpoint.Checkpoint(config=config, spec=found.spec, state=found.state), CPU, ("dfm",))
+    )
+
+
+words = st.sampled_from([
+    "model.channels", "trainer.lr", "trainer.batch_size", "schedule", "schedule.t_min", "sampler", "sampler.steps",
+    "objective", "objective.start", "dataset", "dataset.path", "prediction", "density", "grid", "likelihood.steps",
+    "trainer.max_minutes", "samples.n", "nll.n", "nll.split", "init", "resume", "conditional", "label_dropout", "none",
+    "+model.x", "~sampler", "trainer", "hydra.run.dir", "trainer.betas", "model.channel_multipliers", "prior", "latent",
+])  # fmt: skip
+values = st.one_of(
+    st.integers(-5, 20).map(str), st.floats(allow_nan=True).map(str), st.text(max_size=8),
+    st.sampled_from(["null", "true", "[1,2]", "{a: 1}", "vp", "ddim", "noise", "moons", "mlp", "nowhere", "''", "???"]),
+)  # fmt: skip
+lines = st.lists(st.tuples(words, values).map("=".join), min_size=1, max_size=3)
+
+
+def check_line(command: Command, capsys: Any, line: list[str]) -> None:
+    """The words are composed and parsed, no further: what is right of it would train."""
+    import sys
+
+    from hydra.core.global_hydra import GlobalHydra
+
+    from dfm.cli import main
+
+    GlobalHydra.instance().clear()
+    before, sys.argv = sys.argv, ["dfm", "train", *TINY, "trainer.max_steps=0", "samples.n=1", "nll.n=0", *line]
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = before
+    out, err = capsys.readouterr()
+    assert code in (0, 1), (line, code)
+    if code == 1:
+        assert len(err.strip().splitlines()) == 1, (line, err, out)
+
+
+@given(st.sampled_from(["x.pt", "x.safetensors"]), damage())
+@settings(max_examples=150, **QUIET)  # type: ignore[arg-type]
+def test_mangled_files(files: dict[str, bytes], tmp_path: Path, name: str, edits: Any) -> None:
+    check_files(files, name, edits, tmp_path)
+
+
+@given(mangled())
+@settings(max_examples=150, **QUIET)  # type: ignore[arg-type]
+def test_mangled_configurations(config: dict[str, Any]) -> None:
+    check_config(config)
+
+
+@given(lines)
+@settings(max_examples=25, **QUIET)  # type: ignore[arg-type]
+def test_mangled_command_lines(command: Command, capsys: Any, line: list[str]) -> None:
+    check_line(command, capsys, line)
+
+
+@pytest.mark.faults
+@given(st.sampled_from(["x.pt", "x.safetensors"]), damage())
+@settings(max_examples=5000, **QUIET)  # type: ignore[arg-type]
+def test_thousands_of_mangled_files(files: dict[str, bytes], tmp_path: Path, name: str, edits: Any) -> None:
+    check_files(files, name, edits, tmp_path)
+
+
+@pytest.mark.faults
+@given(mangled())
+@settings(max_examples=5000, **QUIET)  # type: ignore[arg-type]
+def test_thousands_of_mangled_configurations(config: dict[str, Any]) -> None:
+    check_config(config)
+
+
+@pytest.mark.faults
+@given(lines)
+@settings(max_examples=1000, **QUIET)  # type: ignore[arg-type]
+def test_a_thousand_mangled_command_lines(command: Command, capsys: Any, line: list[str]) -> None:
+    check_line(command, capsys, line)
+
+
+def test_the_whole_one_is_fine(files: dict[str, bytes], tmp_path: Path) -> None:
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        denoiser_of(checkpoint.read(tmp_path / name), CPU, ("dfm",))
+    buffer = io.BytesIO()
+    torch.save({"format": checkpoint.FORMAT}, buffer)
+    (tmp_path / "empty.pt").write_bytes(buffer.getvalue())
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        checkpoint.read(tmp_path / "empty.pt")
+    assert json.dumps(CONFIG)
