@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dfm import console
 from dfm.config_errors import explain, interpolation
 from dfm.distributed import team
-from dfm.errors import UserError, unknown
+from dfm.errors import ProcessError, UserError, unknown
 
 Node = Mapping[str, Any]
 SettingsT = TypeVar("SettingsT")
@@ -78,6 +78,7 @@ def _enter_team(name: str, shared: bool) -> None:
             _stop(UserError(f"dfm {name} does not share its work over processes; allowed: start it without torchrun"))
         raise SystemExit(1)
     if not members.first:
+        console.mute()
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra.run.dir=."]
 
 
@@ -96,7 +97,8 @@ def _raising() -> Iterator[None]:
 
 
 def _stop(error: Exception) -> None:
-    console.error(str(error))
+    if team().first or isinstance(error, ProcessError):
+        console.error(str(error))
     raise SystemExit(1)
 
 

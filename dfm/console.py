@@ -38,6 +38,11 @@ def error(message: str) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
 
+def mute() -> None:
+    """Say nothing from now on but errors: one of several processes speaks."""
+    _out.quiet = True
+
+
 def interactive() -> bool:
     """Whether bars can move: the output is a terminal."""
     return _out.is_terminal

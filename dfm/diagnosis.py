@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dfm.errors import ProcessError, UserError
 from dfm.objectives import Loss, Model
+from dfm.trainer_config import TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,3 +98,23 @@ def first_bad_gradient(network: nn.Module) -> str | None:
     """The name of the parameter nearest to the output whose gradient is not finite, or None."""
     bad = [n for n, p in network.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
     return bad[-1] if bad else None
+
+
+def given_up(step: int, trouble: Trouble | None, config: TrainerConfig) -> UserError:
+    """What a run says that stops after too many steps which could not be taken."""
+    return UserError(
+        f"step {step}: {trouble}; {config.max_skipped} steps in a row were not taken and the weights are those from "
+        f"before; try a smaller trainer.lr (now {config.lr:g}), a smaller trainer.clip_grad or trainer.precision=fp32"
+    )
+
+
+def out_of_memory(config: TrainerConfig, device: torch.device) -> ProcessError:
+    """What a run says whose batch does not fit."""
+    size, parts = config.batch_size, config.accumulate
+    tries = ["a smaller trainer.batch_size"]
+    if config.precision != "bf16":
+        tries.insert(0, "trainer.precision=bf16")
+    if size % (2 * parts) == 0:
+        tries.insert(0, f"trainer.accumulate={2 * parts}")
+    given = f"trainer.batch_size={size} in {parts} parts"
+    return ProcessError(f"out of memory on {device} with {given}; try {', or '.join(tries)}")

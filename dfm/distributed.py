@@ -2,9 +2,15 @@
 
 import atexit
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dfm.errors import ProcessError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PartT = TypeVar("PartT")
 ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
@@ -28,19 +34,52 @@ class Team:
         return parts[self.rank :: self.size]
 
     def gathered(self, mine: Any) -> list[Any]:
-        """What each process gives, in the order of their ranks; the same list in all."""
+        """What each process gives, in the order of their ranks; the same list in all.
+
+        Raises:
+            ProcessError: another process has ended.
+        """
         if self.size == 1:
             return [mine]
+        found: list[Any] = [None] * self.size
+        with self._together() as dist:
+            dist.all_gather_object(found, mine)
+        return found
+
+    def add_up(self, tensors: Sequence["Tensor"]) -> None:
+        """Put in the place of each tensor its sum over the processes; of one type and device, one message for all.
+
+        Raises:
+            ProcessError: another process has ended.
+        """
+        if self.size == 1 or not tensors:
+            return
+        import torch
+
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        with self._together() as dist:
+            dist.all_reduce(flat)
+        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+    @contextmanager
+    def _together(self) -> Iterator[Any]:
+        import torch
         import torch.distributed as dist
 
         if not dist.is_initialized():
-            # plain Python objects are exchanged, which gloo carries on any machine
-            dist.init_process_group("gloo")
+            # gloo carries plain Python objects on any machine, nccl what lies on cards
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             # a group that outlives the interpreter's end can abort a process whose work is done
             atexit.register(dist.destroy_process_group)
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, mine)
-        return found
+        try:
+            yield dist
+        except RuntimeError as error:
+            text = str(error).splitlines()[0][:100]
+            raise ProcessError(
+                f"process {self.rank}: another process of the run does not answer ({text}); its last checkpoint "
+                "stands; try again with resume=auto"
+            ) from None
 
 
 def team() -> Team:

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """A mistake of the user's. Commands print its message alone, as one line, and exit with code 1."""
 
 
+class ProcessError(UserError):
+    """A failure of one process among several: it is told by that process, whichever it is."""
+
+
 def unknown(what: str, given: object, allowed: Iterable[str]) -> UserError:
     """The error for a name that does not exist: ``what`` (e.g. ``"split"``), the name given, the names allowed."""
     names = sorted(allowed)

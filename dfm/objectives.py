@@ -287,7 +287,7 @@ def drawn(denoiser: Denoiser, data: Tensor, generator: torch.Generator) -> Tenso
     return denoiser.source.draw(GeneratorDraws(len(data), generator, data.dtype), tuple(data.shape[1:]))
 
 
-def noted(density: Density) -> dict[str, nn.Module]:
+def noted(density: Density | None) -> dict[str, nn.Module]:
     """What a density has noted, if it notes anything, as a part of an objective's module."""
-    memory = density.memory()
+    memory = None if density is None else density.memory()
     return {} if memory is None else {"density": memory}

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from dfm.batches import Augmentation, Batch, Batches
 from dfm.datasets.base import DatasetSpec, Split
 from dfm.dequantization import Dequantization, Uniform
-from dfm.diagnosis import Trouble, diagnose
+from dfm.diagnosis import Trouble, diagnose, given_up, out_of_memory
+from dfm.distributed import Team
 from dfm.ema import Ema
 from dfm.errors import UserError
-from dfm.objectives import Loss, Model, Objective
+from dfm.objectives import Loss, Model, Objective, noted
 from dfm.seeding import Purpose, lent_seed, training_generator
 from dfm.trainer_config import TrainerConfig
 
@@ -69,9 +70,11 @@ class Trainer:
         flip: mirror images left to right with chance 1/2.
         dequantization: how integer levels become real numbers.
         label_dropout: share of the examples whose class is hidden, each by itself (Ho and Salimans 2022).
+        team: the processes that share the parts of each batch (``accumulate`` of them); how many processes there are
+            does not change a step but for the order in which floats are added.
 
     Raises:
-        UserError: as ``Augmentation``.
+        UserError: as ``Augmentation``; or parts that cannot be shared out.
     """
 
     def __init__(
@@ -85,8 +88,14 @@ class Trainer:
         flip: bool = False,
         dequantization: Dequantization | None = None,
         label_dropout: float = 0.0,
+        team: Team | None = None,
     ) -> None:
-        self.config, self.objective, self.device = config, objective, device
+        self.config, self.objective, self.device, self.team = config, objective, device, team or Team()
+        if config.accumulate % self.team.size:
+            raise UserError(
+                f"trainer.accumulate={config.accumulate} on {self.team.size} processes, which share the parts of a "
+                f"batch; allowed: multiples of {self.team.size}"
+            )
         self.dequantization = dequantization or Uniform()
         self.augmentation = Augmentation(flip=flip, label_dropout=label_dropout, num_classes=denoiser.spec.num_classes)
         self.network = _laid_out(denoiser.module().to(device), denoiser.spec, config.channels_last)
@@ -140,16 +149,11 @@ class Trainer:
                 began = time.perf_counter()
                 report = self._take(next(batches))
                 self.seconds += time.perf_counter() - began
+                if self.config.max_minutes is not None:  # else clocks that differ would part the processes
+                    self.seconds = max(self.team.gathered(self.seconds))
                 yield replace(report, seconds=self.seconds)
                 if self.skipped_in_a_row >= self.config.max_skipped:
-                    raise self._given_up(report)
-
-    def _given_up(self, report: StepReport) -> UserError:
-        return UserError(
-            f"step {report.step}: {report.trouble}; {self.skipped_in_a_row} steps in a row were not taken and the "
-            f"weights are those from before; try a smaller trainer.lr (now {self.config.lr:g}), a smaller "
-            "trainer.clip_grad or trainer.precision=fp32"
-        )
+                    raise given_up(report.step, report.trouble, self.config)
 
     def learning_rate(self) -> float:
         """The rate of the coming step: linear warm-up, then cosine to zero or constant."""
@@ -211,7 +215,9 @@ class Trainer:
         rate = self.learning_rate()
         batch = self.augmentation(batch, self.config.seed, self.step)
         losses = self._forward_and_back(batch, self.denoiser)
-        loss = torch.stack([part.value.detach().mean() for part in losses]).mean()
+        loss = torch.stack([part.value.mean() for part in losses]).sum() / self.config.accumulate
+        self.team.add_up([p.grad for p in self.parameters if p.grad is not None])
+        self.team.add_up([loss])
         bound = math.inf if self.config.clip_grad is None else self.config.clip_grad
         grad_norm = nn.utils.clip_grad_norm_(self.parameters, bound) if self.parameters else torch.zeros(())
         trouble = None
@@ -230,6 +236,8 @@ class Trainer:
 
     def _move(self, losses: Sequence[Loss], rate: float) -> None:
         """Take the step: weights, moving average, and what the objective notes."""
+        if noted(getattr(self.objective, "density", None)):
+            losses = [part for parts in zip(*self.team.gathered(losses), strict=True) for part in parts]
         for part in losses:
             self.objective.observe(part)
         if self.optimizer:
@@ -241,41 +249,36 @@ class Trainer:
     def _diagnose(self, batch: Batch, losses: Sequence[Loss], grad_norm: Tensor) -> Trouble:
         plain = replace(self.denoiser, network=self.network)
         density = getattr(self.objective, "density", None)
-        return diagnose(plain, losses, density, batch.indices, grad_norm, lambda: self._forward_and_back(batch, plain))
+        indices = batch.indices.chunk(self.config.accumulate)
+        mine = torch.cat([indices[k] for k in self.team.share(range(self.config.accumulate))])
+        return diagnose(plain, losses, density, mine, grad_norm, lambda: self._forward_and_back(batch, plain))
 
     def _forward_and_back(self, batch: Batch, denoiser: Model) -> list[Loss]:
-        """The losses of the batch's passes; where gradients are on they are added up. The same at every call.
+        """The losses of this process's parts of the batch; gradients add up. The same at every call.
+
+        The draws of a part are a function of (seed, step, part): which process takes it makes no difference.
 
         Raises:
             UserError: the device has not enough memory.
         """
-        generator = training_generator(self.device, self.config.seed, self.step, 0, Purpose.TRAIN)
-        passes = self.config.accumulate
-        labels = [None] * passes if batch.labels is None else batch.labels.chunk(passes)
+        parts, seed = self.config.accumulate, self.config.seed
+        labels = [None] * parts if batch.labels is None else batch.labels.chunk(parts)
+        values = batch.values.chunk(parts)
         found = []
         try:
-            with lent_seed(self.device, self.config.seed, self.step, 0, Purpose.DROPOUT):
-                for values, label in zip(batch.values.chunk(passes), labels, strict=True):
-                    losses = self._losses(denoiser, values, label, generator, self.progress)
-                    loss = losses.value.mean() / passes
+            for k in self.team.share(range(parts)):
+                generator = training_generator(self.device, seed, self.step, k, Purpose.TRAIN)
+                with lent_seed(self.device, seed, self.step, k, Purpose.DROPOUT):
+                    losses = self._losses(denoiser, values[k], labels[k], generator, self.progress)
+                    loss = losses.value.mean() / parts
                     if loss.requires_grad:
                         loss.backward()
-                    found.append(Loss(value=losses.value.detach(), error=losses.error.detach(), u=losses.u))
+                found.append(Loss(value=losses.value.detach(), error=losses.error.detach(), u=losses.u))
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):  # the latter of the CPU
-                raise self._too_large() from None
+                raise out_of_memory(self.config, self.device) from None
             raise
         return found
-
-    def _too_large(self) -> UserError:
-        size, passes = self.config.batch_size, self.config.accumulate
-        tries = ["a smaller trainer.batch_size"]
-        if self.config.precision != "bf16":
-            tries.insert(0, "trainer.precision=bf16")
-        if size % (2 * passes) == 0:
-            tries.insert(0, f"trainer.accumulate={2 * passes}, which gives the same steps")
-        given = f"trainer.batch_size={size} in {passes} passes"
-        return UserError(f"out of memory on {self.device} with {given}; try {', or '.join(tries)}")
 
     def _losses(
         self,

@@ -13,7 +13,8 @@ class TrainerConfig:
 
     Args:
         max_steps: optimiser steps. max_minutes: stop earlier, after this many minutes of training (null: never).
-        batch_size: examples an optimiser step; ``accumulate`` splits it into that many passes.
+        batch_size: examples an optimiser step; ``accumulate`` splits it into that many parts,
+            taken one after the other or shared by the processes of torchrun.
         lr: peak rate of AdamW, reached after ``warmup_steps``, then ``cosine`` to zero or ``constant``.
         clip_grad: bound on the gradient's norm (null: none).
         max_skipped: steps in a row that may be skipped for a loss or gradient that is not finite; then the run stops.

@@ -133,5 +133,5 @@ def test_out_of_memory_names_the_switches(monkeypatch: pytest.MonkeyPatch) -> No
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(run, "_losses", full)
-    with pytest.raises(UserError, match=r"trainer\.batch_size=\d+ in 1 passes; try trainer\.accumulate=2"):
+    with pytest.raises(UserError, match=r"trainer\.batch_size=\d+ in 1 parts; try trainer\.accumulate=2"):
         next(run.steps())

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dfm.config import build, conform, overrides, settings
 from dfm.datasets.base import Split
 from dfm.distributed import Team
 from dfm.errors import UserError
-from dfm.loggers import Logger
+from dfm.loggers import Logger, Nothing
 from dfm.run_dir import (
     MetricsFile,
     best_step,
@@ -65,19 +66,23 @@ class Run:
         UserError: a part that cannot be built, data that cannot be read, nothing to resume from.
     """
 
-    def __init__(self, config: dict[str, Any], directory: Path, resume: bool) -> None:
+    def __init__(self, config: dict[str, Any], directory: Path, resume: bool, team: Team | None = None) -> None:
+        self.team = team or Team()
         if not resume and checkpoints(directory):
             raise UserError(f"{directory} already holds a run; try resume={directory}, or another hydra.run.dir")
-        remove_unfinished(directory)
+        if self.team.first:
+            remove_unfinished(directory)
         trust = assemble.trusted(config)
         self.config, self.directory = config, directory
         self.samples = settings(config["samples"], GridSettings, "samples")
         self.nll = settings(config["nll"], LikelihoodSettings, "nll")
         check_count(self.samples.n, self.nll.batch_size)
         self.trainer_config: TrainerConfig = build(config["trainer"], "trainer", trust)
-        self.device = resolve_device(self.trainer_config.device)
-        self.logger: Logger = build(config["logger"], "logger", trust)
-        self.objective = assemble.objective(config, trust).placed(directory)
+        self.device = resolve_device(self.trainer_config.device, self.team.local)
+        self.logger: Logger = build(config["logger"], "logger", trust) if self.team.first else Nothing()
+        self.objective = assemble.objective(config, trust)
+        if self.team.first:
+            self.objective = self.objective.placed(directory)
         self.sampler = assemble.sampler(config, trust)
         self.likelihood = assemble.likelihood(config, trust)
         self.dequantization = assemble.dequantization(config, trust)
@@ -93,6 +98,7 @@ class Run:
             flip=self.dataset.flip,
             dequantization=self.dequantization,
             label_dropout=conform(config.get("label_dropout", 0.0), float, "label_dropout"),
+            team=self.team,
         )
         self.dataset.split(self.nll.split)  # a misspelt split must not be found out at the end
         self.labels = checked_labels(self.spec, None, range(self.samples.n))
@@ -100,8 +106,10 @@ class Run:
             self._load()
         else:
             begin(self.trainer, self.objective, config, conform(config.get("init"), str | None, "init"), self.spec)
-        self._describe()
-        self.metrics = MetricsFile(directory / "metrics.jsonl", after_step=self.trainer.step)
+        self.metrics: MetricsFile | None = None
+        if self.team.first:
+            self._describe()
+            self.metrics = MetricsFile(directory / "metrics.jsonl", after_step=self.trainer.step)
         self.logger.open(directory, self.trainer.step)
         self._logged = (self.trainer.step, self.trainer.seconds)
 
@@ -164,12 +172,12 @@ class Run:
         trouble = report.trouble
         console.warn(f"step {report.step} was not taken: {trouble}")
         line = {"step": report.step, "skipped": True, "indices": list(trouble.indices), "log_nsr": trouble.log_nsr}
-        self._keep_going("metrics", lambda: self.metrics.write({**line, "layer": trouble.layer}))
+        self._write_line({**line, "layer": trouble.layer})
 
     def validate(self) -> None:
         """A line with the averaged weights' loss on the validation split (the test split where there is none)."""
         split = self._held_out()
-        if split is not None and self.objective.validates:
+        if split is not None and self.objective.validates and self.team.first:
             self._write({"step": self.trainer.step, "validation_loss": self.trainer.validation_loss(split)})
 
     def _held_out(self) -> Split | None:
@@ -182,12 +190,16 @@ class Run:
         # Infinities would not be JSON; a gradient may legitimately be unbounded for one line.
         finite = {k: v if math.isfinite(v) else None for k, v in line.items()}
         scalars = {k: v for k, v in line.items() if k not in ("step", "images")}
-        self._keep_going("metrics", lambda: self.metrics.write(finite))
+        self._write_line(finite)
         self._keep_going("logger's numbers", lambda: self.logger.scalars(line["step"], scalars))
+
+    def _write_line(self, line: dict[str, Any]) -> None:
+        if self.metrics is not None:
+            self._keep_going("metrics", partial(self.metrics.write, line))
 
     def draw(self) -> None:
         """A grid of samples of the averaged weights, always from the same latents; a classifier draws none."""
-        if assemble.is_classifier(self.config):
+        if assemble.is_classifier(self.config) or not self.team.first:
             return
         moments = sample_batches(
             self.trainer.averaged,
@@ -207,6 +219,8 @@ class Run:
 
     def save(self) -> None:
         """A checkpoint; where the disk is full the run goes on, and the one before stands."""
+        if not self.team.first:
+            return
         content = checkpoint.Checkpoint(config=self.config, spec=self.spec, state=self.trainer.state())
         directory, keep = self.directory / "checkpoints", self.trainer_config.keep_checkpoints
         steps = [step_of(path) for path in checkpoints(self.directory)]
@@ -224,7 +238,8 @@ class Run:
 
     def close(self) -> None:
         """End the files that are open."""
-        self._keep_going("metrics", self.metrics.close)
+        if self.metrics is not None:
+            self._keep_going("metrics", self.metrics.close)
         self._keep_going("logger's numbers", self.logger.close)
 
     def tell(self, news: dict[str, float]) -> None:
@@ -244,6 +259,8 @@ class Run:
         split = self.dataset.split(self.nll.split)
         n = min(self.nll.n, len(split))
         if n and assemble.is_classifier(self.config):
+            if not self.team.first:
+                return
             report(self.trainer.averaged, self.dequantization, split, n, self.nll.seed, self.device, self.directory)
         elif n and not self.objective.has_ode:
             console.say("no likelihood: what this objective trains has no ODE of its own, and so no density")
@@ -251,6 +268,6 @@ class Run:
             exam = Exam(
                 denoiser=self.trainer.averaged, split=split, own=self.dequantization, chosen=None, n=n,
                 seed=self.nll.seed, batch_size=self.nll.batch_size, audit=self.nll.audit, device=self.device,
-                facts={"split": self.nll.split, "checkpoint_step": self.trainer.step}, team=Team(),
+                facts={"split": self.nll.split, "checkpoint_step": self.trainer.step}, team=self.team,
             )  # fmt: skip
             score(exam, self.likelihood, self.directory)

@@ -1,12 +1,13 @@
 """``dfm train``: compose a run, train it, and leave checkpoints, pictures, metrics and a likelihood behind."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from dfm import console
 from dfm.config import launch, plain, run_directory
+from dfm.distributed import Team, team
 from dfm.errors import UserError
 from dfm.interruption import Interruption, watched
 
@@ -16,22 +17,23 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command."""
-    launch("train", job)
+    launch("train", job, shared=True)
 
 
 def job(cfg: DictConfig) -> None:
     """One training run, fresh or resumed."""
     from dfm.commands.resumption import resumed, started_or_continued
 
-    directory = run_directory()
+    members = team()
+    directory = Path(members.gathered(str(run_directory()))[0])
     if cfg.resume == "auto":
         cfg = started_or_continued(directory, cfg)
     elif cfg.resume:
         cfg = resumed(Path(cfg.resume), cfg)
-    config = plain(cfg)
+    config = shared_out(plain(cfg), members)
     from dfm.commands.run import Run
 
-    run = Run(config, directory, resume=bool(config["resume"]))
+    run = Run(config, directory, bool(config["resume"]), members)
     began = run.trainer.step
     with watched() as asked:
         try:
@@ -75,12 +77,21 @@ def train(run: "Run", asked: Interruption) -> None:
                 run.draw()
             if last:
                 run.tell(trainer.objective.closing(trainer.averaged))
+            # one process may be asked a step later than another, and none may go on alone
+            asked.signal = max(run.team.gathered(asked.signal), key=lambda signal: signal or 0)
             if due(report.step, config.checkpoint_every, last) or asked.signal:
                 run.save()
             if asked.signal:
                 break
     if config.max_steps == 0:
         run.save()
+
+
+def shared_out(config: dict[str, Any], members: Team) -> dict[str, Any]:
+    """The configuration with a part of each batch for every process, unless it says how many parts there are."""
+    if members.size > 1 and config["trainer"]["accumulate"] == 1:
+        return {**config, "trainer": {**config["trainer"], "accumulate": members.size}}
+    return config
 
 
 def due(step: int, every: int, last: bool) -> bool:

@@ -1,0 +1,121 @@
+"""Several processes on one run: the same steps as one process takes, one writer, and an end when one of them dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Command
+
+from dfm import checkpoint, run_dir
+
+TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dfm"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+RUN = [
+    *[text for text in TINY if not text.startswith("trainer.max_steps")], "trainer.max_steps=4", "trainer.log_every=1",
+    "trainer.checkpoint_every=2", "trainer.sample_every=2", "density=loss_aware", "trainer.accumulate=2",
+]  # fmt: skip
+
+
+def together(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*TOGETHER, *words], cwd=cwd, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    return done
+
+
+def weights(run: Path, kind: str = "ema") -> dict[str, torch.Tensor]:
+    return checkpoint.read(run_dir.checkpoints(run)[0]).state[kind]
+
+
+def test_two_processes_train_as_one(command: Command, tmp_path: Path) -> None:
+    """The same losses, weights and pictures, but for the order of additions; one directory, one voice."""
+    alone = command("train", *RUN).run
+    done = together("train", *RUN, "hydra.run.dir=shared", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("training examples;") == 1
+    assert done.stdout.strip().splitlines()[-1].endswith("shared")
+    shared = tmp_path / "shared"
+    assert sorted(p.name for p in shared.iterdir()) == sorted(p.name for p in alone.iterdir())
+    for name, value in weights(alone).items():
+        assert torch.allclose(value, weights(shared)[name], atol=1e-5), name
+    noted = [weights(run, "objective") for run in (alone, shared)]
+    assert torch.allclose(noted[0]["density.squares"], noted[1]["density.squares"], rtol=1e-4)
+    lines = [run_dir.read_metrics(run / "metrics.jsonl") for run in (alone, shared)]
+    assert len(lines[0]) == len(lines[1])
+    for one, two in zip(*lines, strict=True):
+        assert one.keys() == two.keys()
+        for key in ("loss", "grad_norm", "validation_loss"):
+            assert one.get(key, 0) == pytest.approx(two.get(key, 0), rel=1e-4)
+    nats = [json.loads((run / "nll.json").read_text())["bits_per_dim"] for run in (alone, shared)]
+    assert nats[0] == pytest.approx(nats[1], rel=1e-4)
+
+
+def test_another_number_of_processes_goes_on(command: Command, tmp_path: Path) -> None:
+    """Begun by two, ended by one: the parts of a batch stay two, and so do the draws."""
+    parts = [text for text in RUN if not text.startswith("trainer.accumulate")]
+    short = ["trainer.lr_schedule=constant", "nll.n=0", "hydra.run.dir=shared", "resume=auto"]
+    reference = command("train", *RUN, "nll.n=0", "trainer.lr_schedule=constant").run
+    first = [text for text in parts if not text.startswith("trainer.max_steps")]
+    assert together("train", *first, "trainer.max_steps=2", *short, cwd=tmp_path).returncode == 0
+    assert (
+        json.loads(json.dumps(checkpoint.read(run_dir.checkpoints(tmp_path / "shared")[0]).config))["trainer"][
+            "accumulate"
+        ]
+        == 2
+    )
+    command("train", *first, "trainer.max_steps=4", "trainer.accumulate=2", *short)
+    for name, value in weights(reference).items():
+        assert torch.allclose(value, weights(tmp_path / "shared")[name], atol=1e-5), name
+
+
+def test_a_killed_worker_ends_the_job_and_the_run_goes_on(tmp_path: Path) -> None:
+    words = [
+        "train", *[text for text in RUN if "max_steps" not in text], "trainer.max_steps=100000", "nll.n=0",
+        "trainer.sample_every=0", "trainer.validate_every=0", "hydra.run.dir=shared", "resume=auto",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        [*TOGETHER, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as job:
+        deadline = time.monotonic() + 120
+        while not run_dir.checkpoints(tmp_path / "shared") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        workers = [
+            int(pid) for pid in subprocess.run(
+                ["pgrep", "-P", str(job.pid)], capture_output=True, text=True
+            ).stdout.split()
+        ]  # fmt: skip
+        assert len(workers) == 2
+        os.kill(workers[1], signal.SIGKILL)
+        assert job.wait(120) != 0
+    newest = run_dir.step_of(run_dir.checkpoints(tmp_path / "shared")[0])
+    kept = [word for word in words if "max_steps" not in word]
+    again = together(*kept, f"trainer.max_steps={newest + 2}", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "resumed at step" in again.stdout
+    assert checkpoint.read(run_dir.checkpoints(tmp_path / "shared")[0]).step == newest + 2
+
+
+def test_parts_that_cannot_be_shared_are_refused_in_one_line(tmp_path: Path) -> None:
+    words = [text for text in RUN if "accumulate" not in text]
+    done = together("train", *words, "trainer.accumulate=1", "trainer.batch_size=7", cwd=tmp_path)
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(told) == 1
+    assert "not divisible" in told[0]
+
+
+def test_samples_are_shared(tiny_run: Path, command: Command, tmp_path: Path) -> None:
+    words = ["sample", f"ckpt={tiny_run}", "n=7", "batch_size=2", "sampler=churn", "sampler.steps=3"]
+    alone = command(*words).run
+    done = together(*words, "hydra.run.dir=shared", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    samples = [np.load(run / "samples.npz")["samples"] for run in (alone, tmp_path / "shared")]
+    assert np.abs(samples[0].astype(int) - samples[1].astype(int)).max() <= 17, "a level at most"
+    assert (samples[0] == samples[1]).mean() > 0.99
+    facts = [json.loads((run / "sample.json").read_text()) for run in (alone, tmp_path / "shared")]
+    assert facts[0]["nfe"] == facts[1]["nfe"]
