@@ -9,11 +9,15 @@ from omegaconf import DictConfig
 
 from dfm import console
 from dfm.config import launch, overrides, plain, run_directory, settings
+from dfm.distributed import Team, team
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from dfm.datasets.base import DatasetSpec
+    from dfm.denoiser import Denoiser
+    from dfm.samplers import Sampler
 
 
 @dataclass(frozen=True)
@@ -34,28 +38,27 @@ class SampleSettings:
 
 def main() -> None:
     """The command."""
-    launch("sample", job)
+    launch("sample", job, shared=True)
 
 
 def job(cfg: DictConfig) -> None:
     """Draw samples from one checkpoint and store them."""
     config, directory = plain(cfg), run_directory()
     wanted = settings(config, SampleSettings)
-    import torch
-
     from dfm import assemble
     from dfm.commands.loaded import check_jumps, guided, loaded, own_sampler
-    from dfm.commands.observed import observed, report, restored
+    from dfm.commands.observed import observed, report
     from dfm.inverse import Observed
     from dfm.run_dir import write_overrides
-    from dfm.sampling import check_count, checked_labels, sample_batches, stored
+    from dfm.sampling import check_count, checked_labels
     from dfm.trainer import resolve_device
 
     trust = assemble.trusted(config)
     assemble.sampler(config, trust)  # a mistake in it is told before a checkpoint is read
     guidance, task = assemble.guidance(config, trust), assemble.task(config, trust)
     check_count(wanted.n, wanted.batch_size)
-    device = resolve_device(wanted.device)
+    members = team()
+    device = resolve_device(wanted.device, members.local)
     found, denoiser = loaded(config, wanted.ckpt, device, trust, ode=False)
     sampler, how, name = own_sampler(config, found, trust)
     drawn = guided(guidance, found, denoiser, device, trust)
@@ -67,18 +70,10 @@ def job(cfg: DictConfig) -> None:
     if truth is not None and labels is not None and wanted.label is None:
         labels = truth.labels
 
-    began, parts, evaluations = time.perf_counter(), [], 0.0
-    with console.bar() as bar:
-        progress = bar.add_task("sample", total=len(indices))
-        for moment in sample_batches(
-            drawn, sampler, indices, seed=wanted.seed, batch_size=wanted.batch_size,
-            labels=labels, device=device,
-        ):  # fmt: skip
-            if moment.state.final:
-                rows = torch.tensor(moment.indices) - indices[0]
-                parts.append(stored(restored(drawn, moment.state.x, rows), found.spec))
-                evaluations += moment.state.nfe * len(moment.indices)
-                bar.advance(progress, len(moment.indices))
+    began = time.perf_counter()
+    samples, evaluations = shared(members, drawn, sampler, indices, labels, wanted, device)
+    if not members.first:
+        return
     seconds = time.perf_counter() - began
     facts = {
         "sampler": name,
@@ -95,13 +90,47 @@ def job(cfg: DictConfig) -> None:
         "checkpoint_step": found.step,
     }
     write_overrides(directory, overrides())
-    samples = torch.cat(parts)
     if truth is not None:
         assert isinstance(drawn, Observed)
         facts.update(report(drawn, truth, samples, found.spec, directory))
     store(samples, labels, indices, drawn.spec, directory, wanted.png, facts, by_class=by_class)
     console.say(f"{len(indices)} samples in {seconds:.1f} s, {facts['nfe']:.0f} NFE: {directory / 'grid.png'}")
     console.say(f"run directory: {directory}")
+
+
+def shared(
+    members: Team, denoiser: "Denoiser", sampler: "Sampler", indices: range, labels: "Tensor | None",
+    wanted: SampleSettings, device: "torch.device",
+) -> tuple["Tensor", float]:  # fmt: skip
+    """(all samples as they are stored, in order; evaluations): every process draws some of the batches."""
+    import torch
+
+    from dfm.commands.observed import restored
+    from dfm.sampling import sample_batches, stored
+
+    batches = [range(k, min(k + wanted.batch_size, len(indices))) for k in range(0, len(indices), wanted.batch_size)]
+    places = torch.tensor([place for batch in members.share(batches) for place in batch], dtype=torch.int64)
+    mine = denoiser.rows(places) if members.size > 1 else denoiser
+    own = None if labels is None else labels[places]
+    parts: list[torch.Tensor] = []
+    done, evaluations = 0, 0.0
+    with console.bar(quiet=not members.first) as bar:
+        progress = bar.add_task("sample", total=len(places))
+        for moment in sample_batches(
+            mine, sampler, [indices[int(k)] for k in places], seed=wanted.seed, batch_size=wanted.batch_size,
+            labels=own, device=device,
+        ):  # fmt: skip
+            if moment.state.final:
+                count = len(moment.indices)
+                parts.append(stored(restored(mine, moment.state.x, torch.arange(done, done + count)), denoiser.spec))
+                done += count
+                evaluations += moment.state.nfe * count
+                bar.advance(progress, count)
+    drawn = torch.cat(parts) if parts else None
+    found = members.gathered((places, drawn, evaluations))
+    order = torch.cat([where for where, _, _ in found]).argsort()
+    samples = torch.cat([values for _, values, _ in found if values is not None])
+    return samples[order], sum(spent for _, _, spent in found)
 
 
 def whole_rows(n: int, spec: "DatasetSpec") -> int:
