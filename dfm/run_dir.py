@@ -1,5 +1,6 @@
 """What lands on disk: run directories, their small files, and finding a run or checkpoint again."""
 
+import fcntl
 import json
 import os
 import platform
@@ -8,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dfm.errors import UserError
 
@@ -175,11 +176,37 @@ def latest_run(root: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    runs = {p.parent.parent for p in root.glob("**/checkpoints/step_*.pt")} if root.is_dir() else set()
-    dated = [(max(p.stat().st_mtime_ns for p in checkpoints(run)), run) for run in runs if checkpoints(run)]
-    if not dated:
+    found = list(root.glob("**/checkpoints/step_*.pt")) if root.is_dir() else []
+    dated = [(_written(p), p.parent.parent) for p in found if CHECKPOINT_NAME.fullmatch(p.name)]
+    if not dated or max(dated)[0] == 0:
         raise UserError(f"'latest': no run with a checkpoint below {root.resolve()}; try 'dfm train' first, or a path")
     return max(dated)[1]
+
+
+def _written(path: Path) -> int:
+    """When a file was written, in ns; 0 for one that its run has removed meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def occupied(run: Path) -> IO[bytes]:
+    """A lock on a run's directory, held until it is closed or the process ends, however it ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    lock = (run / ".lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UserError(f"{run}: another process is at work in it; try another hydra.run.dir, or wait") from None
+    except OSError:
+        pass  # a file system without locks: nothing can be known
+    return lock
 
 
 def candidates(ckpt: str | None) -> Iterator[Path]:

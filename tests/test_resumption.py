@@ -158,3 +158,48 @@ def test_a_stopped_run_says_so_in_its_log(command: Command, monkeypatch: pytest.
     command("train", *STEADY, "hydra.run.dir=run", code=143)
     assert "SIGTERM: stopped after step 2" in (Path("run") / "train.log").read_text()
     assert json.loads((Path("run") / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
+
+
+def test_two_processes_never_work_in_one_directory(command: Command) -> None:
+    """The lock goes with the process that holds it, so a killed run leaves none."""
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom dfm.run_dir import occupied\n"
+        "lock = occupied(Path('run'))\nprint('held', flush=True)\ntime.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        refused = command("train", *TINY, "hydra.run.dir=run", code=1).err
+        assert "another process is at work" in refused
+        assert len(refused.strip().splitlines()) == 1
+        process.kill()
+        process.wait()
+    command("train", *TINY, "hydra.run.dir=run", "nll.n=0")
+
+
+def test_runs_of_one_moment_have_directories_of_their_own(tmp_path: Path) -> None:
+    """Four at once: four directories, and latest is one of them while they write."""
+    words = [sys.executable, "-m", "dfm", "train", *TINY, "nll.n=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    jobs = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(4)]
+    outputs = [job.communicate(timeout=300)[0] for job in jobs]
+    named = {output.strip().splitlines()[-1] for output in outputs}
+    assert all(job.returncode == 0 for job in jobs)
+    assert len(named) == 4
+    assert f"run directory: {run_dir.latest_run(tmp_path / 'outputs')}" in named
+
+
+def test_latest_does_not_stumble_over_a_checkpoint_that_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        path = tmp_path / name / "checkpoints" / "step_00000001.pt"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    real = Path.stat
+
+    def stat(self: Path, **more: bool) -> os.stat_result:
+        if self.name == "step_00000001.pt" and "b" in self.parts:
+            raise FileNotFoundError(self)
+        return real(self, **more)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert run_dir.latest_run(tmp_path) == tmp_path / "a"

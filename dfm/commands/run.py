@@ -26,6 +26,7 @@ from dfm.run_dir import (
     candidates,
     checkpoints,
     environment,
+    occupied,
     remove_unfinished,
     step_of,
     write_atomically,
@@ -70,6 +71,7 @@ class Run:
         self.team = team or Team()
         if not resume and checkpoints(directory):
             raise UserError(f"{directory} already holds a run; try resume={directory}, or another hydra.run.dir")
+        self.lock = occupied(directory) if self.team.first else None
         if self.team.first:
             remove_unfinished(directory)
         trust = assemble.trusted(config)
@@ -241,6 +243,8 @@ class Run:
         if self.metrics is not None:
             self._keep_going("metrics", self.metrics.close)
         self._keep_going("logger's numbers", self.logger.close)
+        if self.lock is not None:
+            self.lock.close()
 
     def tell(self, news: dict[str, float]) -> None:
         """A line of what the objective measured."""
