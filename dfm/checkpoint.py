@@ -7,6 +7,7 @@ Beside what it holds a file has the SHA-256 of that, which is verified when it i
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ import torch
 
 from dfm.datasets.base import DatasetSpec
 from dfm.errors import UserError
-from dfm.run_dir import candidates, checkpoints, write_atomically
+from dfm.run_dir import candidates, checkpoints, step_of, write_atomically
 
 FORMAT = 2
 
@@ -57,12 +58,37 @@ def save(checkpoint: Checkpoint, directory: Path, keep: int, best: int | None = 
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content, "sha256": digest(content)}, buffer)
     path = directory / f"step_{checkpoint.step:08d}.pt"
-    write_atomically(path, buffer.getvalue())
-    write_atomically(directory.parent / WEIGHTS, _packed(checkpoint))
+    write_atomically(path, buffer.getbuffer())
     for old in checkpoints(directory.parent)[keep:]:
-        if old.name != f"step_{best or 0:08d}.pt":
+        if old not in (path, directory / f"step_{best or 0:08d}.pt"):
             old.unlink(missing_ok=True)
     return path
+
+
+def save_weights(checkpoint: Checkpoint, run: Path) -> None:
+    """Write ``weights.safetensors``: the averaged weights, with what is needed to use them as metadata.
+
+    Raises:
+        OSError: the file could not be written; the one that was there is untouched.
+    """
+    # copies: parameters may share memory, which this format refuses
+    ema = checkpoint.state["ema"]
+    weights = {name: ema[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(ema)}
+    spec = {**asdict(checkpoint.spec), "shape": list(checkpoint.spec.shape)}
+    told = json.loads(json.dumps({"config": checkpoint.config, "spec": spec, "step": checkpoint.step}))  # as it is read
+    metadata = {"dfm": json.dumps(told), "sha256": digest([told, weights])}
+    write_atomically(run / WEIGHTS, safetensors.torch.save(weights, metadata=metadata))
+
+
+def set_aside(run: Path, step: int) -> list[Path]:
+    """Rename the checkpoints of later steps, which a run that goes on from this one found damaged.
+
+    Else they would count among the newest, and whole ones would be removed in their place.
+    """
+    found = [path for path in checkpoints(run) if step_of(path) > step]
+    for path in found:
+        path.rename(path.with_name(f"{path.name}.damaged"))
+    return found
 
 
 WEIGHTS = "weights.safetensors"
@@ -77,6 +103,8 @@ def digest(content: Any) -> str:
 
 def _feed(found: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise UserError("a tensor that claims more numbers than it has; allowed: files that 'dfm train' wrote")
         found.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     elif isinstance(value, dict):
@@ -92,27 +120,20 @@ def _feed(found: Any, value: Any) -> None:
         found.update(f"{type(value).__name__} {value!r} ".encode())
 
 
-def _packed(checkpoint: Checkpoint) -> bytes:
-    """The averaged weights as safetensors, with what is needed to use them as metadata."""
-    metadata = {
-        "dfm": json.dumps(
-            {"config": checkpoint.config, "spec": asdict(checkpoint.spec), "step": checkpoint.step}, allow_nan=True
-        )
-    }
-    weights = {name: value.detach().cpu().contiguous() for name, value in checkpoint.state["ema"].items()}
-    return safetensors.torch.save(weights, metadata=metadata)
-
-
 def read(path: Path) -> Checkpoint:
-    """Read one checkpoint file.
+    """Read one checkpoint file, or weights.
 
     Raises:
-        UserError: it is not a whole checkpoint of dfm.
+        UserError: it is not a whole one of dfm.
     """
     try:
         content = _unpacked(path) if path.suffix == ".safetensors" else _loaded(path)
         spec = {**content["spec"], "shape": tuple(content["spec"]["shape"])}
-        return Checkpoint(config=content["config"], spec=DatasetSpec(**spec), state=content["state"], path=path)
+        found = Checkpoint(config=content["config"], spec=DatasetSpec(**spec), state=content["state"], path=path)
+        state = found.state
+        if not (isinstance(found.config, dict) and isinstance(state["step"], int) and isinstance(state["ema"], dict)):
+            raise TypeError("config, step or ema is of another type")
+        return found
     except UserError:
         raise
     except Exception as error:  # torch raises half a dozen types on a damaged file
@@ -120,20 +141,34 @@ def read(path: Path) -> Checkpoint:
 
 
 def _loaded(path: Path) -> dict[str, Any]:
+    _refuse_bomb(path)
     content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of dfm (format {FORMAT}); allowed: files that 'dfm train' wrote")
+    if not isinstance(content, dict) or "format" not in content:
+        raise UserError(f"{path} is not a checkpoint of dfm; allowed: files that 'dfm train' wrote")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path}: a checkpoint of format {content['format']}; this dfm reads format {FORMAT}")
     kept = {name: content[name] for name in ("config", "spec", "state")}
     if digest(kept) != content["sha256"]:
         raise UserError(f"{path} is not a whole checkpoint (its checksum is another one); try an older one")
     return kept
 
 
+def _refuse_bomb(path: Path) -> None:
+    """Refuse a file whose parts would grow when they are read: torch's own are stored as they are."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise UserError(f"{path}: packed, as no checkpoint of dfm is; allowed: files that 'dfm train' wrote")
+
+
 def _unpacked(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, framework="pt") as file:
-        told = json.loads((file.metadata() or {})["dfm"])
+        metadata = file.metadata() or {}
+        told = json.loads(metadata["dfm"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-    return {"config": told["config"], "spec": told["spec"], "state": {"step": int(told["step"]), "ema": weights}}
+    if digest([told, dict(sorted(weights.items()))]) != metadata["sha256"]:
+        raise UserError(f"{path} is not a whole file of weights (its checksum is another one); try its checkpoint")
+    return {"config": told["config"], "spec": told["spec"], "state": {"step": told["step"], "ema": weights}}
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from dfm.errors import ProcessError, UserError, unknown
 
 Node = Mapping[str, Any]
 SettingsT = TypeVar("SettingsT")
+GRACE = 3.0  # seconds
 
 
 def config_dir() -> Path:
@@ -97,8 +99,12 @@ def _raising() -> Iterator[None]:
 
 
 def _stop(error: Exception) -> None:
-    if team().first or isinstance(error, ProcessError):
-        console.error(str(error))
+    members = team()
+    if not members.first and not isinstance(error, ProcessError):
+        # what all processes meet is told by the first, and torchrun then ends the others; this may be met here alone
+        time.sleep(GRACE)
+        error = ProcessError(f"process {members.rank}: {error}")
+    console.error(str(error))
     raise SystemExit(1)
 
 

@@ -41,6 +41,7 @@ def error(message: str) -> None:
 def mute() -> None:
     """Say nothing from now on but errors: one of several processes speaks."""
     _out.quiet = True
+    log.disabled = True
 
 
 def interactive() -> bool:

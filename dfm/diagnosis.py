@@ -1,6 +1,7 @@
 """Where a number went bad: at a step with a non-finite loss or gradient, which examples, noise levels and layer."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,7 @@ class Trouble:
 
 def diagnose(
     model: Model,
+    modules: Mapping[str, nn.Module],
     losses: Sequence[Loss],
     density: object,
     indices: Tensor,
@@ -51,40 +53,55 @@ def diagnose(
     """What is known of a bad step, before its gradients are dropped.
 
     Args:
+        modules: what is trained, by the beginning of its names; the network first.
         losses: of the passes of the batch, in the order of ``indices`` (B,).
         density: of the times, or None.
         again: repeats the forward passes as they were.
     """
-    values = torch.cat([loss.value.detach().float() for loss in losses]).cpu()
-    u = torch.cat([loss.u for loss in losses]).cpu()
+    values = torch.cat([loss.value.detach().float() for loss in losses])
+    u = torch.cat([loss.u for loss in losses])
     bad = ~values.isfinite()
     rows = (bad if bool(bad.any()) else ~bad).nonzero().flatten()
     levels = None
     if density is not None:
         levels = model.trained.log_nsr(density.time(u[rows], model.trained)).tolist()  # type: ignore[attr-defined]
-    network = model.module()
-    layer = first_bad_output(network, again) or first_bad_gradient(network) or "the loss"
+    bad_gradient = first_bad_gradient(modules)  # before the passes are taken again
+    layer = first_bad_output(modules, again) or bad_gradient or "the loss"
     return Trouble(
         loss=float(values.mean()),
         grad_norm=float(grad_norm),
-        indices=indices[rows].tolist(),
+        indices=indices[rows.cpu()].tolist(),
         log_nsr=levels,
         layer=layer,
     )
 
 
-def first_bad_output(network: nn.Module, again: Callable[[], object]) -> str | None:
+def merged(parts: Sequence[Trouble]) -> Trouble:
+    """What several processes know of one bad step: of those whose own losses are not finite, if there are any."""
+    bad = [part for part in parts if not math.isfinite(part.loss)] or list(parts)
+    levels = [level for part in bad for level in part.log_nsr or ()]
+    return Trouble(
+        loss=sum(part.loss for part in parts) / len(parts), grad_norm=parts[0].grad_norm,
+        indices=[index for part in bad for index in part.indices], log_nsr=levels or None, layer=bad[0].layer,
+    )  # fmt: skip
+
+
+def first_bad_output(modules: Mapping[str, nn.Module], again: Callable[[], object]) -> str | None:
     """The name of the first module to give a non-finite output when ``again`` runs, or None."""
     found: list[str] = []
 
     def watch(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, given: object, output: object) -> None:
             if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
-                found.append(name or type(network).__name__)
+                found.append(name or type(module).__name__)
 
         return hook
 
-    handles = [module.register_forward_hook(watch(name)) for name, module in network.named_modules()]
+    handles = [
+        module.register_forward_hook(watch(f"{start}.{name}".strip(".")))
+        for start, whole in modules.items()
+        for name, module in whole.named_modules()
+    ]
     try:
         with torch.no_grad():
             again()
@@ -94,9 +111,14 @@ def first_bad_output(network: nn.Module, again: Callable[[], object]) -> str | N
     return found[0] if found else None
 
 
-def first_bad_gradient(network: nn.Module) -> str | None:
+def first_bad_gradient(modules: Mapping[str, nn.Module]) -> str | None:
     """The name of the parameter nearest to the output whose gradient is not finite, or None."""
-    bad = [n for n, p in network.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    bad = [
+        f"{start}.{name}".strip(".")
+        for start, whole in reversed(list(modules.items()))
+        for name, p in whole.named_parameters()
+        if p.grad is not None and not bool(p.grad.isfinite().all())
+    ]
     return bad[-1] if bad else None
 
 

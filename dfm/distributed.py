@@ -67,14 +67,14 @@ class Team:
         import torch
         import torch.distributed as dist
 
-        if not dist.is_initialized():
-            # gloo carries plain Python objects on any machine, nccl what lies on cards
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-            # a group that outlives the interpreter's end can abort a process whose work is done
-            atexit.register(dist.destroy_process_group)
         try:
+            if not dist.is_initialized():
+                # gloo carries plain Python objects on any machine, nccl what lies on cards
+                dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+                # a group that outlives the interpreter's end can abort a process whose work is done
+                atexit.register(dist.destroy_process_group)
             yield dist
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             text = str(error).splitlines()[0][:100]
             raise ProcessError(
                 f"process {self.rank}: another process of the run does not answer ({text}); its last checkpoint "
@@ -84,4 +84,5 @@ class Team:
 
 def team() -> Team:
     """By torchrun's environment: RANK, WORLD_SIZE and LOCAL_RANK; alone without them."""
-    return Team(*(int(os.environ.get(name, alone)) for name, alone in ENVIRONMENT))
+    rank, size, local = (int(os.environ.get(name, alone)) for name, alone in ENVIRONMENT)
+    return Team(rank, size, local) if size > 1 else Team()

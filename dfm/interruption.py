@@ -1,6 +1,8 @@
-"""Asked to stop: the first signal lets the step end and be saved, the second leaves at once."""
+"""Asked to stop: the first signal lets the step end and be saved, a second one leaves at once."""
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,23 +10,26 @@ from signal import Signals
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Seconds within which a repeat is the same wish: schedulers signal a process and its parent, which passes it on.
+SAME = 2.0
 
 
 @dataclass
 class Interruption:
-    """The signal that asked to stop, or None."""
+    """The signal that asked to stop, or None, and when it came (monotonic seconds)."""
 
     signal: Signals | None = None
+    since: float = 0.0
 
-    @property
-    def exit_code(self) -> int:
-        """128 + the signal's number, as shells have it: 143 after SIGTERM, 130 after SIGINT."""
-        return 128 + (self.signal or 0)
+
+def exit_code(asked: Signals) -> int:
+    """128 + the signal's number, as shells have it: 143 after SIGTERM, 130 after SIGINT."""
+    return 128 + asked
 
 
 @contextmanager
 def watched() -> Iterator[Interruption]:
-    """Within, SIGTERM and SIGINT are noted, not obeyed; from the second one on the system's own answer stands.
+    """Within, SIGTERM and SIGINT are noted, not obeyed, unless they are ignored anyway; a second one is obeyed.
 
     Only the main thread can watch; elsewhere nothing is noted and signals stay as they were.
     """
@@ -32,13 +37,16 @@ def watched() -> Iterator[Interruption]:
     before: dict[Signals, object] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked.signal = Signals(number)
-        for each in before:
-            signal.signal(each, signal.SIG_DFL)
+        if asked.signal is None:
+            asked.signal, asked.since = Signals(number), time.monotonic()
+        elif time.monotonic() - asked.since > SAME:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     try:
         for each in SIGNALS:
-            before[each] = signal.signal(each, note)
+            if signal.getsignal(each) is not signal.SIG_IGN:
+                before[each] = signal.signal(each, note)
     except ValueError:  # not the main thread
         before.clear()
     try:

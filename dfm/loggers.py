@@ -49,8 +49,9 @@ class TensorBoard(Logger):
         self._opened: Any = None
 
     def open(self, directory: Path, step: int) -> None:
-        # Events after the step of a resumed run are superseded by those that come now.
-        self._directory, self._purge = directory / "tensorboard", step + 1 if step else None
+        # Events after the step of a run that goes on, or begins again, are superseded by those that come now.
+        self._directory = directory / "tensorboard"
+        self._purge = step + 1 if self._directory.exists() else None
 
     @property
     def _writer(self) -> Any:

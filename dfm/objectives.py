@@ -37,6 +37,10 @@ class Loss:
     error: Tensor
     u: Tensor
 
+    def to(self, device: torch.device) -> "Loss":
+        """The same on a device."""
+        return Loss(value=self.value.to(device), error=self.error.to(device), u=self.u.to(device))
+
 
 Model = NetworkDenoiser | NoisyClassifier
 

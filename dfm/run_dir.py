@@ -1,6 +1,5 @@
 """What lands on disk: run directories, their small files, and finding a run or checkpoint again."""
 
-import fcntl
 import json
 import os
 import platform
@@ -21,7 +20,7 @@ def outputs() -> Path:
     return Path("outputs")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """The whole file or, after a crash or on a full disk, the file that was there: temporary file, fsync, rename.
 
     Raises:
@@ -92,6 +91,11 @@ class MetricsFile:
         """Write what an earlier write could not."""
         while self._pending:
             self._pending = self._pending[self._file.write(self._pending) or 0 :]
+
+    def sync(self) -> None:
+        """Have all lines on disk, power cut or not: before a checkpoint that stands for them."""
+        self.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file, with what was pending if the disk takes it now."""
@@ -200,12 +204,14 @@ def occupied(run: Path) -> IO[bytes]:
     run.mkdir(parents=True, exist_ok=True)
     lock = (run / ".lock").open("wb")
     try:
+        import fcntl
+
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
         raise UserError(f"{run}: another process is at work in it; try another hydra.run.dir, or wait") from None
-    except OSError:
-        pass  # a file system without locks: nothing can be known
+    except (ImportError, OSError):
+        pass  # a system or file system without such locks: nothing can be known
     return lock
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dfm.batches import Augmentation, Batch, Batches
 from dfm.datasets.base import DatasetSpec, Split
 from dfm.dequantization import Dequantization, Uniform
-from dfm.diagnosis import Trouble, diagnose, given_up, out_of_memory
+from dfm.diagnosis import Trouble, diagnose, given_up, merged, out_of_memory
 from dfm.distributed import Team
 from dfm.ema import Ema
 from dfm.errors import UserError
@@ -218,11 +218,11 @@ class Trainer:
         loss = torch.stack([part.value.mean() for part in losses]).sum() / self.config.accumulate
         self.team.add_up([p.grad for p in self.parameters if p.grad is not None])
         self.team.add_up([loss])
-        bound = math.inf if self.config.clip_grad is None else self.config.clip_grad
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, bound) if self.parameters else torch.zeros(())
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        grad_norm = nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
         trouble = None
         if bool(torch.isfinite(loss) & torch.isfinite(grad_norm)):
-            self._move(losses, rate)
+            self._move(losses, rate, grad_norm)
         else:
             trouble = self._diagnose(batch, losses, grad_norm)
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if trouble else 0
@@ -234,12 +234,15 @@ class Trainer:
             learning_rate=rate, seconds=self.seconds, trouble=trouble,
         )  # fmt: skip
 
-    def _move(self, losses: Sequence[Loss], rate: float) -> None:
+    def _move(self, losses: Sequence[Loss], rate: float, grad_norm: Tensor) -> None:
         """Take the step: weights, moving average, and what the objective notes."""
         if noted(getattr(self.objective, "density", None)):
-            losses = [part for parts in zip(*self.team.gathered(losses), strict=True) for part in parts]
+            shared = self.team.gathered([part.to(torch.device("cpu")) for part in losses])
+            losses = [part.to(self.device) for parts in zip(*shared, strict=True) for part in parts]
         for part in losses:
             self.objective.observe(part)
+        if self.config.clip_grad is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_grad, grad_norm)
         if self.optimizer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -251,7 +254,11 @@ class Trainer:
         density = getattr(self.objective, "density", None)
         indices = batch.indices.chunk(self.config.accumulate)
         mine = torch.cat([indices[k] for k in self.team.share(range(self.config.accumulate))])
-        return diagnose(plain, losses, density, mine, grad_norm, lambda: self._forward_and_back(batch, plain))
+        modules = {"": self.network, "objective": self.learned}
+        own = diagnose(
+            plain, modules, losses, density, mine, grad_norm, lambda: self._forward_and_back(batch, plain)
+        )  # fmt: skip
+        return merged(self.team.gathered(own))
 
     def _forward_and_back(self, batch: Batch, denoiser: Model) -> list[Loss]:
         """The losses of this process's parts of the batch; gradients add up. The same at every call.

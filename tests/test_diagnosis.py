@@ -9,6 +9,7 @@ import torch
 from conftest import TINY, Command
 from test_train import trainer, weights
 
+from dfm.diagnosis import Trouble, merged
 from dfm.errors import UserError
 from dfm.objectives import Loss, Regression
 from dfm.trainer import Trainer
@@ -43,7 +44,7 @@ def test_a_bad_step_is_passed_over_and_named() -> None:
     assert list(trouble.indices) == run.batches.indices(1)[2:4].tolist()
     assert trouble.log_nsr is not None
     assert len(trouble.log_nsr) == 2
-    assert trouble.layer == "the loss" or "weight" in trouble.layer or "bias" in trouble.layer
+    assert trouble.layer == "linear_out.bias", "an infinite loss: the gradient is bad from the output on"
     for kind in ("network", "ema"):
         assert all(torch.equal(v, states[1][kind][k]) for k, v in states[0][kind].items()), "nothing moved"
         assert not all(torch.equal(v, states[2][kind][k]) for k, v in states[1][kind].items())
@@ -77,6 +78,25 @@ def test_the_first_bad_layer_is_found(layer: str) -> None:
     assert report.trouble is not None
     assert report.trouble.layer.startswith(layer)
     assert len(report.trouble.indices) == run.config.batch_size
+
+
+@pytest.mark.parametrize("clip_grad", [1.0, None])
+def test_the_first_bad_gradient_is_found_where_all_outputs_are_finite(clip_grad: float | None) -> None:
+    run = trainer(max_steps=2, clip_grad=clip_grad)
+    layer = run.network.get_submodule("embedding.linear_1")
+    layer.weight.register_hook(lambda gradient: gradient * torch.nan)
+    (report, *_) = run.steps()
+    assert report.trouble is not None
+    assert report.trouble.layer == "embedding.linear_1.weight"
+
+
+def test_the_troubles_of_several_processes_become_one() -> None:
+    fine = Trouble(loss=1.0, grad_norm=float("nan"), indices=[1, 2], log_nsr=[0.0, 1.0], layer="a")
+    bad = Trouble(loss=float("nan"), grad_norm=float("nan"), indices=[7], log_nsr=[2.0], layer="b")
+    found = merged([fine, bad])
+    assert (found.indices, found.log_nsr, found.layer) == ([7], [2.0], "b")
+    both = merged([fine, fine])
+    assert (both.indices, both.layer) == ([1, 2, 1, 2], "a")
 
 
 def test_after_some_in_a_row_the_run_stops_in_words() -> None:

@@ -7,6 +7,7 @@ import pickle
 import struct
 import zipfile
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -62,17 +63,55 @@ def test_a_configuration_names_classes_of_dfm_and_nothing_else(target: str) -> N
         build({"_target_": target, "args": ["touch pwned"]}, "model")
 
 
-@pytest.mark.parametrize("part", ["model", "schedule", "sampler", "objective"])
+@pytest.mark.parametrize("part", ["model", "schedule", "prior", "objective", "dataset"])
 def test_a_checkpoint_whose_config_names_os_system_is_refused(part: str, tiny_run: Path, command: Command) -> None:
     found = checkpoint.read(newest(tiny_run))
     config = {**found.config, part: {"_target_": "os.system", "command": "touch pwned"}}
     evil = checkpoint.Checkpoint(config=config, spec=found.spec, state=found.state)
     checkpoint.save(evil, Path("evil") / "checkpoints", keep=1)
-    words = ["train", f"init={Path('evil')}", *TINY] if part in ("sampler",) else ["sample", "ckpt=evil", "n=1"]
-    if part == "sampler":  # not looked at unless the model is of few steps
-        return
-    one_line(command(*words, code=1), "os.system", "refused")
-    one_line(command("sample", "ckpt=evil/weights.safetensors", "n=1", code=1), "os.system", "refused")
+    checkpoint.save_weights(evil, Path("evil"))
+    word = "nll" if part == "dataset" else "sample"
+    one_line(command(word, "ckpt=evil", "n=1", code=1), "os.system", "refused")
+    one_line(command(word, "ckpt=evil/weights.safetensors", "n=1", code=1), "os.system", "refused")
+
+
+def test_a_run_directory_whose_config_names_code_is_refused(tiny_run: Path, command: Command) -> None:
+    """Whom to trust is said on the command line and nowhere else."""
+    path = tiny_run / "config.yaml"
+    import yaml
+
+    content = yaml.safe_load(path.read_text())
+    content.update(trust=["subprocess"], logger={"_target_": "subprocess.Popen", "args": ["touch", "pwned"]})
+    path.write_text(yaml.safe_dump(content))
+    one_line(command("train", f"resume={tiny_run}", "trainer.max_steps=3", code=1), "subprocess.Popen", "refused")
+
+
+def test_a_checkpoint_with_a_right_checksum_and_a_wrong_inside_is_one_line(tiny_run: Path, command: Command) -> None:
+    found = checkpoint.read(newest(tiny_run))
+    small = {name: value[..., :0] for name, value in found.state["ema"].items()}
+    for state in ({"ema": {}}, {"step": 1, "ema": small}, {"step": "x", "ema": {}}, {"step": 1, "ema": []}):
+        written = {"format": checkpoint.FORMAT, "config": found.config, "spec": asdict(found.spec), "state": state}
+        kept = {name: written[name] for name in ("config", "spec", "state")}
+        torch.save({**written, "sha256": checkpoint.digest(kept)}, "evil.pt")
+        for words in (
+            ["sample", "ckpt=evil.pt", "n=1"],
+            ["nll", "ckpt=evil.pt", "n=1"],
+            ["train", "init=evil.pt", *TINY],
+        ):
+            one_line(command(*words, code=1), "evil.pt")
+
+
+def test_a_small_file_that_claims_much_is_refused(command: Command) -> None:
+    """A number that is told to be a billion, and a packed archive of zeros."""
+    wide = torch.zeros(1).expand(10**9)
+    torch.save({"format": checkpoint.FORMAT, "config": {}, "spec": {}, "state": {"w": wide}, "sha256": ""}, "wide.pt")
+    assert Path("wide.pt").stat().st_size < 10_000
+    one_line(command("sample", "ckpt=wide.pt", code=1), "claims more numbers")
+    torch.save({"format": checkpoint.FORMAT}, "plain.pt")
+    with zipfile.ZipFile("plain.pt") as whole, zipfile.ZipFile("packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for member in whole.infolist():
+            packed.writestr(member.filename, whole.read(member))
+    one_line(command("sample", "ckpt=packed.pt", code=1), "packed.pt", "packed")
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text", "swap"])
@@ -169,6 +208,28 @@ def test_weights_of_the_newest_checkpoint_are_there_as_safetensors(tiny_run: Pat
     runs = [command("sample", f"ckpt={c}", "n=2").run for c in (tiny_run, tiny_run / "weights.safetensors")]
     arrays = [np.load(run / "samples.npz")["samples"] for run in runs]
     assert np.array_equal(*arrays)
+
+
+def test_a_mount_that_vanishes_costs_what_is_written_not_the_run(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every access to the run's directory fails from step 2 on."""
+    from dfm.commands.run import Run
+
+    real = Run.draw
+
+    def draw(self: Run) -> None:
+        if self.trainer.step == 2:
+            self.directory.rename("gone")
+            self.directory.write_text("stale file handle")
+        real(self)
+
+    monkeypatch.setattr(Run, "draw", draw)
+    words = [*TINY, "trainer.max_steps=3", "trainer.checkpoint_every=1", "trainer.sample_every=1", "nll.n=0"]
+    outcome = command("train", *words, "hydra.run.dir=run")
+    assert "checkpoint of step 2 not written" in outcome.out
+    assert "sample grid of step 3 not written" in outcome.out
+    assert run_dir.checkpoints(Path("gone"))
 
 
 @pytest.mark.parametrize("how", ["file in the way", "gone"])

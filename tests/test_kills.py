@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY
+from safetensors.torch import load_file
 from test_resumption import assert_same, left
 
 from dfm import run_dir
@@ -84,6 +86,8 @@ def test_killed_at_a_chosen_moment(moment: str, whole: Path, tmp_path: Path) -> 
     assert_same(whole, directory)
     assert no_line_twice(directory)
     assert not list(directory.rglob("*.tmp")), "no half file stays"
+    weights = [load_file(run / "weights.safetensors") for run in (whole, directory)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def no_line_twice(directory: Path) -> bool:

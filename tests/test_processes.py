@@ -68,7 +68,7 @@ def test_another_number_of_processes_goes_on(command: Command, tmp_path: Path) -
         ]
         == 2
     )
-    command("train", *first, "trainer.max_steps=4", "trainer.accumulate=2", *short)
+    command("train", *first, "trainer.max_steps=4", *short)
     for name, value in weights(reference).items():
         assert torch.allclose(value, weights(tmp_path / "shared")[name], atol=1e-5), name
 

@@ -83,7 +83,9 @@ def test_the_second_signal_leaves_at_once() -> None:
         assert process.stdout.readline() == "on\n"
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-        assert process.poll() is None, "the first is noted"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(2.5)
+        assert process.poll() is None, "the first is noted, and what follows at once is the same wish"
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == -signal.SIGTERM
 
@@ -102,9 +104,15 @@ def test_auto_on_a_done_run_does_nothing_again(command: Command) -> None:
     first = (Path("run") / "nll.json").stat().st_mtime_ns
     assert "done already" in command("train", *words).out
     assert (Path("run") / "nll.json").stat().st_mtime_ns == first
-    longer = command("train", *[w for w in words if "max_steps" not in w], "trainer.max_steps=3")
-    assert "resumed at step 2" in longer.out
-    assert (Path("run") / "nll.json").stat().st_mtime_ns != first
+    longer = [*[w for w in words if "max_steps" not in w], "trainer.max_steps=3"]
+    assert "resumed at step 2" in command("train", *longer).out
+    found = json.loads((Path("run") / "nll.json").read_text())
+    assert (found["checkpoint_step"], found["num_examples"]) == (3, 4)
+    command("train", *longer, "nll.n=6")
+    assert json.loads((Path("run") / "nll.json").read_text())["num_examples"] == 6, "more was asked for"
+    stale = {**found, "checkpoint_step": 2}  # as a kill after the last checkpoint leaves it
+    (Path("run") / "nll.json").write_text(json.dumps(stale))
+    assert "done already" not in command("train", *longer).out
 
 
 def test_a_multirun_that_was_killed_goes_on_with_the_jobs_not_done(
@@ -138,7 +146,7 @@ def test_a_multirun_that_was_killed_goes_on_with_the_jobs_not_done(
         (["resume=auto", "hydra.run.dir=run", "trainer.lr=0.5"], "trainer.lr is 0.001, given 0.5"),
         (["resume=auto", "hydra.run.dir=run", "objective=noise"], "holds another run"),
         (["resume=run", "trainer.lr=0.5"], "trainer.lr is 0.001, given 0.5"),
-        (["resume=run", "objective=noise"], "objective is"),
+        (["resume=run", "objective=noise"], "objective"),
         (["resume=nowhere"], "no config.yaml"),
         (["hydra.run.dir=run"], "already holds a run"),
     ],
@@ -151,6 +159,75 @@ def test_a_resume_of_another_run_is_one_line(arguments: list[str], says: str, co
     outcome = command("train", *given, code=1)
     assert says in outcome.err, outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_what_may_change_and_what_is_the_same_passes(command: Command) -> None:
+    """An unchanged key, null, and a run that was begun before a key existed."""
+    command("train", *TINY, "hydra.run.dir=run")
+    same = ["resume=run", "model.channels=8", "trainer.max_minutes=null", "trainer.max_steps=3", "nll.n=0"]
+    assert "resumed at step 2" in command("train", *same).out
+    stored = (Path("run") / "config.yaml").read_text()
+    assert "label_dropout" in stored
+    kept = [line for line in stored.splitlines() if not line.startswith("label_dropout")]
+    (Path("run") / "config.yaml").write_text("\n".join(kept) + "\n")
+    words = [*[w for w in TINY if "max_steps" not in w], "trainer.max_steps=4", "nll.n=0"]
+    assert "resumed at step 3" in command("train", *words, "resume=auto", "hydra.run.dir=run").out
+
+
+def test_a_signal_between_the_last_look_and_the_end_is_not_lost(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dfm.distributed import Team
+
+    real, calls = Team.gathered, []
+
+    def gathered(self: Team, mine: object) -> list[object]:
+        if mine is None or isinstance(mine, signal.Signals):
+            calls.append(mine)
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)  # after it was asked, while the others answer
+        return real(self, mine)
+
+    monkeypatch.setattr(Team, "gathered", gathered)
+    stopped = command("train", *STEADY, "hydra.run.dir=run", code=143)
+    assert "stopped after step 3" in stopped.out
+
+
+def test_a_damaged_newest_checkpoint_costs_no_whole_one(command: Command) -> None:
+    """Resumed from the one before it, with one to keep: the damaged one does not count, and is set aside."""
+    words = [*TINY, "hydra.run.dir=run", "nll.n=0", "trainer.checkpoint_every=1", "trainer.keep_checkpoints=2"]
+    command("train", *words, "trainer.max_steps=4")
+    newest = run_dir.checkpoints(Path("run"))[0]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    command("train", "resume=run", "trainer.keep_checkpoints=1", "trainer.max_steps=4")
+    assert checkpoint.read(run_dir.checkpoints(Path("run"))[0]).step == 4
+    assert newest.with_name(f"{newest.name}.damaged").exists()
+
+
+def test_weights_follow_the_checkpoint_after_a_kill_between_them(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*TINY, "hydra.run.dir=run", "nll.n=0", "trainer.checkpoint_every=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save_weights", lambda self, content: None)
+        command("train", *words)
+    assert not (Path("run") / "weights.safetensors").exists()
+    command("train", *words, "resume=auto")
+    assert checkpoint.read(Path("run") / "weights.safetensors").step == 2
+
+
+def test_a_run_begun_again_leaves_no_event_twice(command: Command) -> None:
+    """Killed before its first checkpoint: TensorBoard shows each step once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = [*TINY, "hydra.run.dir=run", "nll.n=0", "trainer.log_every=1", "resume=auto"]
+    command("train", *words)
+    for path in (Path("run") / "checkpoints").iterdir():
+        path.unlink()
+    command("train", *words)
+    events = EventAccumulator(str(Path("run") / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2]
 
 
 def test_a_stopped_run_says_so_in_its_log(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

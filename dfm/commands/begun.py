@@ -40,7 +40,8 @@ def begin(trainer: Trainer, objective: Objective, config: dict[str, Any], ckpt: 
     if isinstance(objective, Taught):
         assert isinstance(trainer.denoiser, NetworkDenoiser)
         objective.check(trainer.denoiser)
-    trainer.begin_with(found.state["ema"])
+    with checkpoint.made_use_of(found):
+        trainer.begin_with(found.state["ema"])
     console.say(f"begins with the averaged weights of {found.path}")
 
 

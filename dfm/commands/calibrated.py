@@ -27,6 +27,7 @@ def report(
     seed: int,
     device: torch.device,
     directory: Path,
+    step: int,
 ) -> None:
     """Write ``classifier.csv`` (a row a noise level, from none to all) and ``classifier.json``, and print the table.
 
@@ -48,7 +49,10 @@ def report(
     lines = [",".join(COLUMNS), *(",".join(f"{value:.6g}" for value in row) for row in rows)]
     write_atomically(directory / "classifier.csv", ("\n".join(lines) + "\n").encode())
     means = {name: sum(row[k] for row in rows) / LEVELS for k, name in enumerate(COLUMNS) if k}
-    write_json(directory / "classifier.json", {"num_examples": n, "num_classes": classifier.spec.num_classes, **means})
+    write_json(
+        directory / "classifier.json",
+        {"num_examples": n, "checkpoint_step": step, "num_classes": classifier.spec.num_classes, **means},
+    )
     table = [[f"{row[0]:.2f}", *(f"{value:.3f}" for value in row[1:])] for row in rows]
     console.table(f"classifier on {n} held-out examples", COLUMNS, table)
 

@@ -40,25 +40,24 @@ def resumed(directory: Path, cfg: DictConfig) -> DictConfig:
             f"resume={directory}: no config.yaml there; allowed: the directory of a training run, or auto with "
             "hydra.run.dir=DIR"
         )
-    given = {text.partition("=")[0].lstrip("+") for text in overrides()}
-    stored = OmegaConf.load(directory / "config.yaml")
-    assert isinstance(stored, DictConfig)
-    asked = [f"{key}={value}" for key, value in leaves(plain(cfg)) if key in CHANGEABLE and key in given]
-    refused = sorted(given - set(CHANGEABLE) - set(OWN))
-    if refused:
+    groups = [text for text in overrides() if text.partition("=")[0].split("@")[0] in HydraConfig.get().runtime.choices]
+    if groups:
         raise UserError(
-            f"resume={directory}: {differences(stored, cfg, refused)}; the run keeps its own configuration; {ALLOWED}"
+            f"{groups[0]} with resume={directory}: the run keeps its own parts; allowed to change: "
+            f"{', '.join(CHANGEABLE)}"
         )
-    return merged(stored, asked, directory)
+    changes = changed(stored_in(directory), cfg, given_keys())
+    return merged(directory, cfg, changes, f"resume={directory}: the run keeps its own configuration")
 
 
 def started_or_continued(directory: Path, cfg: DictConfig) -> DictConfig:
     """The composed configuration for a fresh run, or that of the run that is in ``directory`` already.
 
-    The whole command line is given again, as a cluster's requeue does, so what is composed must be what the run has.
+    The whole command line is given again, as a cluster's requeue does, so what is composed must be what the run has;
+    keys that the run was begun without, by an older dfm, stay away.
 
     Raises:
-        UserError: the directory is one of its own each time, or the configuration is not the run's.
+        UserError: the directory is another one each time, or the configuration is not the run's.
     """
     named = HydraConfig.get().overrides.hydra
     if not any(text.split("=")[0] in ("hydra.run.dir", "hydra.sweep.dir") for text in named):
@@ -68,24 +67,41 @@ def started_or_continued(directory: Path, cfg: DictConfig) -> DictConfig:
     if not (is_run(directory) and checkpoints(directory)):
         cfg.resume = None
         return cfg
-    stored = OmegaConf.load(directory / "config.yaml")
-    assert isinstance(stored, DictConfig)
+    changes = changed(stored_in(directory), cfg, None)
+    # what may change does so only where it is asked for: an older default is the run's own
+    asked = {key: pair for key, pair in changes.items() if key not in CHANGEABLE or key in given_keys()}
+    return merged(directory, cfg, asked, f"resume=auto: {directory} holds another run")
+
+
+def stored_in(directory: Path) -> DictConfig:
+    """``config.yaml`` of a run."""
+    found = OmegaConf.load(directory / "config.yaml")
+    if not isinstance(found, DictConfig):
+        raise UserError(f"{directory / 'config.yaml'}: not a configuration; allowed: what dfm train wrote")
+    return found
+
+
+def given_keys() -> set[str]:
+    """The keys and groups that the command line names."""
+    return {text.partition("=")[0].lstrip("+~") for text in overrides()}
+
+
+Change = tuple[Any, Any]
+
+
+def changed(stored: DictConfig, cfg: DictConfig, given: set[str] | None) -> dict[str, Change]:
+    """{dotted key: (what the run has, what is composed now)} where they differ.
+
+    Args:
+        given: look only at these keys and below them; None: at all that the run has.
+    """
     before, now = dict(leaves(plain(stored))), dict(leaves(plain(cfg)))
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and key not in OWN]
-    refused = [key for key in changed if key not in CHANGEABLE]
-    if refused:
-        raise UserError(f"resume=auto: {directory} holds another run: {differences(stored, cfg, refused)}; {ALLOWED}")
-    return merged(stored, [f"{key}={now[key]}" for key in changed if key in now], directory)
-
-
-ALLOWED = f"allowed to change: {', '.join(CHANGEABLE)}; try another hydra.run.dir"
-
-
-def differences(stored: DictConfig, cfg: DictConfig, keys: list[str]) -> str:
-    """Each key with what the run has and what was given, three at most."""
-    before, now = dict(leaves(plain(stored))), dict(leaves(plain(cfg)))
-    shown = [f"{key} is {before.get(key, 'not there')}, given {now.get(key, 'another choice')}" for key in keys[:3]]
-    return ", ".join(shown) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    found: dict[str, Change] = {}
+    for key in before if given is None else {**before, **now}:
+        named = given is None or any(key == name or key.startswith(f"{name}.") for name in given)
+        if named and key.split(".")[0] not in OWN and before.get(key) != now.get(key, before.get(key)):
+            found[key] = (before.get(key, "not there"), now.get(key))
+    return found
 
 
 def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -97,8 +113,23 @@ def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{key}", value
 
 
-def merged(stored: DictConfig, changes: list[str], directory: Path) -> DictConfig:
-    """The stored configuration with the changes, which are KEY=VALUE."""
-    found = OmegaConf.merge(stored, OmegaConf.from_dotlist(changes), {"resume": str(directory)})
-    assert isinstance(found, DictConfig)
+def merged(directory: Path, cfg: DictConfig, changes: dict[str, Change], problem: str) -> DictConfig:
+    """The stored configuration with the changes; whom to trust is said by the command line alone, not by a file.
+
+    Raises:
+        UserError: a change that makes it another run; ``problem`` is the beginning of what is said.
+    """
+    refused = {key: pair for key, pair in changes.items() if key not in CHANGEABLE}
+    if refused:
+        shown = [f"{key} is {was}, given {new}" for key, (was, new) in list(refused.items())[:3]]
+        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        raise UserError(
+            f"{problem}: {', '.join(shown)}{more}; allowed to change: {', '.join(CHANGEABLE)}; try another "
+            "hydra.run.dir"
+        )
+    found = stored_in(directory)
+    for key, (_, new) in changes.items():
+        OmegaConf.update(found, key, new)
+    OmegaConf.update(found, "resume", str(directory))
+    OmegaConf.update(found, "trust", cfg.get("trust"))
     return found

@@ -12,13 +12,11 @@ from omegaconf import OmegaConf
 
 from dfm import assemble, checkpoint, console, images_io
 from dfm.commands.begun import begin
-from dfm.commands.calibrated import report
 from dfm.commands.pictures import picture
-from dfm.commands.scored import Exam, score
 from dfm.config import build, conform, overrides, settings
 from dfm.datasets.base import Split
 from dfm.distributed import Team
-from dfm.errors import UserError
+from dfm.errors import ProcessError, UserError
 from dfm.loggers import Logger, Nothing
 from dfm.run_dir import (
     MetricsFile,
@@ -69,9 +67,9 @@ class Run:
 
     def __init__(self, config: dict[str, Any], directory: Path, resume: bool, team: Team | None = None) -> None:
         self.team = team or Team()
+        self.lock = occupied(directory) if self.team.first else None
         if not resume and checkpoints(directory):
             raise UserError(f"{directory} already holds a run; try resume={directory}, or another hydra.run.dir")
-        self.lock = occupied(directory) if self.team.first else None
         if self.team.first:
             remove_unfinished(directory)
         trust = assemble.trusted(config)
@@ -114,6 +112,9 @@ class Run:
             self.metrics = MetricsFile(directory / "metrics.jsonl", after_step=self.trainer.step)
         self.logger.open(directory, self.trainer.step)
         self._logged = (self.trainer.step, self.trainer.seconds)
+        self.reported = self.trainer.step
+        if resume and self.team.first:
+            self.save_weights(self._content())  # a kill between the two may have left those of an older step
 
     def _load(self) -> None:
         found, refused = checkpoint.first_whole(candidates(str(self.directory)))
@@ -125,7 +126,13 @@ class Run:
         now = {key: self.config["trainer"].get(key) for key in before}
         if self.objective.rounds > 1 and before != now:
             raise UserError(f"resume: {now} where the run has {before}; allowed: the same, which its rounds follow")
-        self.trainer.load_state(found.state)
+        with checkpoint.made_use_of(found):
+            self.trainer.load_state(found.state)
+        steps = self.team.gathered(self.trainer.step)
+        if len(set(steps)) > 1:
+            raise ProcessError(f"process {self.team.rank}: the processes resume at steps {steps}; try again")
+        if self.team.first:
+            checkpoint.set_aside(self.directory, self.trainer.step)
         console.say(f"resumed at step {self.trainer.step} from {found.path}")
 
     def _describe(self) -> None:
@@ -215,7 +222,7 @@ class Run:
         drawn = torch.cat([stored(m.state.x, self.spec) for m in moments if m.state.final])
         image = picture(drawn, self.spec)
         path = self.directory / "samples" / f"step_{self.trainer.step:08d}.png"
-        path.parent.mkdir(exist_ok=True)
+        self._keep_going("sample grid", lambda: path.parent.mkdir(exist_ok=True))
         self._keep_going("sample grid", lambda: images_io.save_png(image, path))
         self._keep_going("logger's picture", lambda: self.logger.image(self.trainer.step, "samples", image))
 
@@ -223,11 +230,28 @@ class Run:
         """A checkpoint; where the disk is full the run goes on, and the one before stands."""
         if not self.team.first:
             return
-        content = checkpoint.Checkpoint(config=self.config, spec=self.spec, state=self.trainer.state())
-        directory, keep = self.directory / "checkpoints", self.trainer_config.keep_checkpoints
+        if self.metrics is not None:
+            self._keep_going("metrics", self.metrics.sync)
+        content = self._content()
+        self._keep_going("checkpoint", lambda: self._save(content))
+        self.save_weights(content)
+
+    def _content(self) -> checkpoint.Checkpoint:
+        return checkpoint.Checkpoint(config=self.config, spec=self.spec, state=self.trainer.state())
+
+    def _save(self, content: checkpoint.Checkpoint) -> None:
         steps = [step_of(path) for path in checkpoints(self.directory)]
         best = best_step(self.directory, [*steps, content.step])
-        self._keep_going("checkpoint", lambda: checkpoint.save(content, directory, keep, best))
+        checkpoint.save(content, self.directory / "checkpoints", self.trainer_config.keep_checkpoints, best)
+
+    def save_weights(self, content: checkpoint.Checkpoint) -> None:
+        """``weights.safetensors``."""
+        self._keep_going("weights", lambda: checkpoint.save_weights(content, self.directory))
+
+    def save_if_reported(self) -> None:
+        """A checkpoint, if all that the last step was to leave is written: else a resumed run would lack it."""
+        if self.reported == self.trainer.step:
+            self.save()
 
     def _keep_going(self, what: str, action: Callable[[], object]) -> None:
         try:
@@ -251,27 +275,3 @@ class Run:
         if news:
             self._write({"step": self.trainer.step, **news})
             console.say(f"step {self.trainer.step}: " + ", ".join(f"{key} {value:.4g}" for key, value in news.items()))
-
-    @property
-    def examined(self) -> bool:
-        """Whether what ``examine`` writes is there."""
-        name = "classifier.json" if assemble.is_classifier(self.config) else "nll.json"
-        return (self.directory / name).exists()
-
-    def examine(self) -> None:
-        """``nll.json`` and ``nll.csv`` of the averaged weights, or a classifier's report, unless ``nll.n`` is 0."""
-        split = self.dataset.split(self.nll.split)
-        n = min(self.nll.n, len(split))
-        if n and assemble.is_classifier(self.config):
-            if not self.team.first:
-                return
-            report(self.trainer.averaged, self.dequantization, split, n, self.nll.seed, self.device, self.directory)
-        elif n and not self.objective.has_ode:
-            console.say("no likelihood: what this objective trains has no ODE of its own, and so no density")
-        elif n:
-            exam = Exam(
-                denoiser=self.trainer.averaged, split=split, own=self.dequantization, chosen=None, n=n,
-                seed=self.nll.seed, batch_size=self.nll.batch_size, audit=self.nll.audit, device=self.device,
-                facts={"split": self.nll.split, "checkpoint_step": self.trainer.step}, team=self.team,
-            )  # fmt: skip
-            score(exam, self.likelihood, self.directory)

@@ -1,6 +1,7 @@
 """``dfm train``: compose a run, train it, and leave checkpoints, pictures, metrics and a likelihood behind."""
 
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -9,7 +10,7 @@ from dfm import console
 from dfm.config import launch, plain, run_directory
 from dfm.distributed import Team, team
 from dfm.errors import UserError
-from dfm.interruption import Interruption, watched
+from dfm.interruption import Interruption, exit_code, watched
 
 if TYPE_CHECKING:
     from dfm.commands.run import Run
@@ -31,33 +32,39 @@ def job(cfg: DictConfig) -> None:
     elif cfg.resume:
         cfg = resumed(Path(cfg.resume), cfg)
     config = shared_out(plain(cfg), members)
+    from dfm.commands.examination import examine, examined
     from dfm.commands.run import Run
 
     run = Run(config, directory, bool(config["resume"]), members)
     began = run.trainer.step
     with watched() as asked:
         try:
-            train(run, asked)
+            stop = train(run, asked)
         except UserError:
-            run.save()  # the weights are those from before what went wrong
+            run.save_if_reported()  # the weights are those from before what went wrong
             raise
         finally:
             run.close()
-    if asked.signal:
-        console.say(f"{asked.signal.name}: stopped after step {run.trainer.step}; dfm train resume={directory} goes on")
+    if stop:
+        console.say(f"{stop.name}: stopped after step {run.trainer.step}; dfm train resume={directory} goes on")
         console.say(f"run directory: {directory}")
-        raise SystemExit(asked.exit_code)
-    if run.trainer.step == began and run.examined:
+        raise SystemExit(exit_code(stop))
+    if run.trainer.step == began and examined(run):
         console.say(f"this run was done already, after {began} steps")
     else:
-        run.examine()
+        examine(run)
     console.say(f"run directory: {directory}")
 
 
-def train(run: "Run", asked: Interruption) -> None:
-    """Take the steps; report, validate, draw and save when each is due; if asked to stop, save after the step."""
+def train(run: "Run", asked: Interruption) -> Signals | None:
+    """Take the steps; report, validate, draw and save when each is due; if asked to stop, save after the step.
+
+    Returns:
+        The signal that asked any of the processes to stop.
+    """
     config, trainer = run.trainer.config, run.trainer
     fields = "loss {task.fields[loss]}  {task.fields[speed]} images/s"
+    stop: Signals | None = None
     with console.bar(fields) as bar:
         task = bar.add_task("train", total=config.max_steps, completed=trainer.step, loss="-", speed="-")
         if trainer.step == 0:
@@ -77,14 +84,21 @@ def train(run: "Run", asked: Interruption) -> None:
                 run.draw()
             if last:
                 run.tell(trainer.objective.closing(trainer.averaged))
+            run.reported = report.step
             # one process may be asked a step later than another, and none may go on alone
-            asked.signal = max(run.team.gathered(asked.signal), key=lambda signal: signal or 0)
-            if due(report.step, config.checkpoint_every, last) or asked.signal:
+            stop = agreed(run.team, asked)
+            if due(report.step, config.checkpoint_every, last) or stop:
                 run.save()
-            if asked.signal:
+            if stop:
                 break
     if config.max_steps == 0:
         run.save()
+    return stop or agreed(run.team, asked)
+
+
+def agreed(members: Team, asked: Interruption) -> Signals | None:
+    """The signal that any of the processes was asked to stop by; the same in all."""
+    return max((s for s in members.gathered(asked.signal) if s), default=None)
 
 
 def shared_out(config: dict[str, Any], members: Team) -> dict[str, Any]:
