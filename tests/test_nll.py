@@ -81,10 +81,10 @@ def test_two_processes_give_what_one_gives(tiny_run: Path, command: Command, tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*before, "shared"])
 
 
-def test_training_is_not_shared_yet(tmp_path: Path) -> None:
+def test_a_command_that_is_not_shared_says_so(tmp_path: Path) -> None:
     """Of two processes one would overwrite the other: refused in one line before anything is written."""
     done = subprocess.run(
-        [sys.executable, "-m", "dfm", "train"], cwd=tmp_path, capture_output=True, text=True, timeout=100,
+        [sys.executable, "-m", "dfm", "encode"], cwd=tmp_path, capture_output=True, text=True, timeout=100,
         env={**os.environ, "RANK": "0", "WORLD_SIZE": "2"},
     )  # fmt: skip
     assert done.returncode == 1
