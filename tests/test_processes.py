@@ -73,6 +73,20 @@ def test_another_number_of_processes_goes_on(command: Command, tmp_path: Path) -
         assert torch.allclose(value, weights(tmp_path / "shared")[name], atol=1e-5), name
 
 
+def children(parent: int) -> list[int]:
+    """Process numbers of the children of a process, by Linux's /proc."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after_name = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(after_name[1]) == parent:
+            found.append(int(entry.parent.name))
+    return sorted(found)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers by Linux's /proc")
 def test_a_killed_worker_ends_the_job_and_the_run_goes_on(tmp_path: Path) -> None:
     words = [
         "train", *[text for text in RUN if "max_steps" not in text], "trainer.max_steps=100000", "nll.n=0",
@@ -84,11 +98,7 @@ def test_a_killed_worker_ends_the_job_and_the_run_goes_on(tmp_path: Path) -> Non
         deadline = time.monotonic() + 120
         while not run_dir.checkpoints(tmp_path / "shared") and time.monotonic() < deadline:
             time.sleep(0.1)
-        workers = [
-            int(pid) for pid in subprocess.run(
-                ["pgrep", "-P", str(job.pid)], capture_output=True, text=True
-            ).stdout.split()
-        ]  # fmt: skip
+        workers = children(job.pid)
         assert len(workers) == 2
         os.kill(workers[1], signal.SIGKILL)
         assert job.wait(120) != 0
