@@ -30,7 +30,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 # likelihood=all has its steps one level down.
 ALL = tuple(f"likelihood.{name}.steps=1" for name in ("ode", "ode_exact", "bound_sde", "bound_discrete"))
-NOT_ALONE = (("coupling", "teacher"), ("grid", "integers"), ("dequantization", "importance"))
+NOT_ALONE = (
+    ("objective", "progressive"), ("objective", "reflow"), ("grid", "integers"), ("dequantization", "importance"),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ NOT_ALONE = (("coupling", "teacher"), ("grid", "integers"), ("dequantization", "
 def test_options_that_go_with_the_default(group: str, option: str, command: Command) -> None:
     """Each as it is; those that need another choice beside them have it in NEEDS.
 
-    Those that do not go alone have tests of their own: a teacher in test_learning, importance in test_nll.
+    Those that do not go alone have tests of their own: students of a teacher in test_students, importance in test_nll.
     """
     shorter = ("trainer.max_steps=2", "trainer.batch_size=4") if group == "trainer" else ()
     beside = NEEDS.get(f"{group}={option}", ())
