@@ -229,15 +229,6 @@ def test_help_and_completion_import_no_torch(argv: list[str], line: str | None, 
     assert expected in done.stdout
 
 
-def test_a_checkpoint_names_no_code_but_ours(tiny_run: Path, command: Command, tmp_path: Path) -> None:
-    """A configuration inside a checkpoint that names other code is refused before it is imported."""
-    path = tiny_run / "checkpoints" / "step_00000002.pt"
-    content = torch.load(path, weights_only=True)
-    content["config"]["model"]["_target_"] = "os.system"
-    torch.save(content, tmp_path / "bad.pt")
-    assert "refused" in command("sample", f"ckpt={tmp_path / 'bad.pt'}", code=1).err
-
-
 def test_python_api(tiny_run: Path) -> None:
     import dfm
 
