@@ -14,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from dfm.errors import unknown
+from dfm.errors import UserError, unknown
 
 GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
 OVERRIDE = re.compile(r"Could not override '([^']+)'")
@@ -28,12 +28,18 @@ def explain(error: Exception, command: str, directory: Path) -> str | None:
     text = " ".join(str(error).split())
     missing, key = GROUP_OPTION.search(text), OVERRIDE.search(text)
     if isinstance(error, MissingConfigException) and missing:
-        group, option = missing.groups()
-        return str(unknown(f"{group}", option, (p.stem for p in (directory / group).glob("*.yaml"))))
+        return str(_unknown_option(directory, *missing.groups()))
     if key:
         name = key[1].split("@")[0]
+        if (directory / name).is_dir():
+            given = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith(f"{name}=")), "")
+            return str(_unknown_option(directory, name, given))
         return _addable(command, directory, name) or str(unknown("key", name, _keys(command, directory, name)))
     return interpolation(error) or _formula() or text.partition(" See https://")[0]
+
+
+def _unknown_option(directory: Path, group: str, option: str) -> UserError:
+    return unknown(group, option, (p.stem for p in (directory / group).glob("*.yaml")))
 
 
 def _formula() -> str | None:
@@ -60,7 +66,8 @@ def _composed(command: str, directory: Path) -> Any:
     """The command's configuration without the user's overrides, but with the options of groups that were chosen."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(directory), version_base="1.3"):
-        groups = [a for a in sys.argv[1:] if (directory / a.partition("=")[0]).is_dir() and "," not in a]
+        chosen = (a.partition("=") for a in sys.argv[1:])
+        groups = [f"{group}={name}" for group, _, name in chosen if (directory / group / f"{name}.yaml").is_file()]
         return OmegaConf.to_container(compose(command, groups), resolve=False)
 
 

@@ -5,7 +5,13 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake of the user's. Commands print its message alone, as one line, and exit with code 1."""
+    """A mistake of the user's. Commands print its message alone, as one line, and exit with code 1.
+
+    What is given back in it may hold anything: characters that would break the line are told by their escapes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 class ProcessError(UserError):
