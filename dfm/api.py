@@ -12,6 +12,7 @@ from dfm.checkpoint import Checkpoint, find, made_use_of
 from dfm.classifiers import NoisyClassifier
 from dfm.console import warn
 from dfm.denoiser import Denoiser
+from dfm.devices import resolve_device
 from dfm.errors import UserError
 from dfm.grids import Rho
 from dfm.likelihood import Likelihood, OdeLikelihood
@@ -19,7 +20,6 @@ from dfm.networks import NetworkDenoiser
 from dfm.samplers import GridSampler, Sampler
 from dfm.sampling import check_count, checked_labels, sample_batches
 from dfm.steppers import Heun
-from dfm.trainer import resolve_device
 
 
 def load(ckpt: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> NetworkDenoiser:
@@ -50,8 +50,26 @@ def denoiser_of(checkpoint: Checkpoint, device: torch.device, trust: Sequence[st
                 f"{checkpoint.path}: a noisy classifier, which neither samples nor scores; allowed here: a run of "
                 "another objective; try guidance=classifier guidance.ckpt=RUN for it"
             )
+        _check_form(checkpoint, trust)
         fresh = assemble.denoiser(checkpoint.config, checkpoint.spec, trust)
         return replace(fresh, network=_ready(fresh.module(), checkpoint, device))
+
+
+def _check_form(checkpoint: Checkpoint, trust: Sequence[str]) -> None:
+    """Refuse a configuration whose network has other weights than are there, before it takes any memory.
+
+    Raises:
+        UserError: as it says.
+    """
+    form = assemble.model(checkpoint.config, checkpoint.spec, trust, torch.device("meta")).module().state_dict()
+    asked, there = ({n: tuple(value.shape) for n, value in w.items()} for w in (form, checkpoint.state["ema"]))
+    wrong = sorted(name for name in {*asked, *there} if asked.get(name) != there.get(name))
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"{checkpoint.path}: its configuration asks for another network than its weights are of ({name}: "
+            f"{asked.get(name, 'none')} and {there.get(name, 'none')}, {len(wrong)} in all); try another checkpoint"
+        )
 
 
 def _ready(network: nn.Module, checkpoint: Checkpoint, device: torch.device) -> nn.Module:
@@ -69,6 +87,7 @@ def classifier_of(checkpoint: Checkpoint, device: torch.device, trust: Sequence[
     with made_use_of(checkpoint):
         if not assemble.is_classifier(checkpoint.config):
             raise UserError(f"{checkpoint.path}: not a noisy classifier; allowed here: a run of objective=classifier")
+        _check_form(checkpoint, trust)
         fresh = assemble.classifier(checkpoint.config, checkpoint.spec, trust)
         return replace(fresh, network=_ready(fresh.module(), checkpoint, device))
 

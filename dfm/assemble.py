@@ -34,6 +34,7 @@ from dfm.schedules import Schedule
 from dfm.seeding import Purpose, lent_seed
 
 Config = dict[str, Any]
+CPU = torch.device("cpu")
 
 # What the groups stand at in a configuration that was written before they existed.
 ABSENT = {
@@ -72,8 +73,11 @@ def spec_of(data: Dataset, conditional: bool) -> DatasetSpec:
     return data.spec if conditional else replace(data.spec, num_classes=0)
 
 
-def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> NetworkDenoiser:
+def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str], place: torch.device = CPU) -> NetworkDenoiser:
     """A network with fresh weights (a function of the training seed) in its role as a denoiser.
+
+    Args:
+        place: where the weights are made: on ``meta`` they have shapes and take no memory.
 
     Raises:
         UserError: the prediction is singular on the schedule, or the network does not fit the data.
@@ -90,7 +94,7 @@ def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Network
         "shape": spec.shape, "num_classes": spec.num_classes, "std": spec.std, "grey_levels": spec.levels,
         "outputs": outputs, "two_times": two_times,
     }  # fmt: skip
-    with lent_seed(torch.device("cpu"), int(config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
+    with place, lent_seed(CPU, int(config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
         network = _expect(build(config["model"], "model", trust, **offered), nn.Module, "model")
     if two_times and "two_times" not in inspect.signature(type(network)).parameters:
         raise UserError("objective=meanflow: this model takes no second time; allowed: model=unet..., or mlp")
@@ -109,8 +113,11 @@ def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Network
     return plain if outputs == 1 else InterpolantDenoiser(**vars(plain), latent=latent)
 
 
-def classifier(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> NoisyClassifier:
+def classifier(config: Config, spec: DatasetSpec, trust: Sequence[str], place: torch.device = CPU) -> NoisyClassifier:
     """A noisy classifier with fresh weights (a function of the training seed), in the form of the config's model.
+
+    Args:
+        place: as for ``denoiser``.
 
     Raises:
         UserError: data without classes, hidden classes, or a model that has no such form.
@@ -123,7 +130,7 @@ def classifier(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Noisy
         raise UserError("objective=classifier: label_dropout hides what it is to learn; allowed: label_dropout=0")
     known = {name: value for name, value in given.items() if name in inspect.signature(kind).parameters}
     node = {"_target_": f"{kind.__module__}.{kind.__name__}", **known}
-    with lent_seed(torch.device("cpu"), int(config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
+    with place, lent_seed(CPU, int(config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
         network = build(node, "model", trust, shape=spec.shape, num_classes=spec.num_classes)
     path = schedule(config, trust)
     return NoisyClassifier(spec=spec, schedule=path, trained=path, network=network)
@@ -134,9 +141,9 @@ def is_classifier(config: Config) -> bool:
     return str(config["objective"].get("_target_", "")) == "dfm.objectives.Classification"
 
 
-def model(config: Config, spec: DatasetSpec, trust: Sequence[str]) -> Model:
+def model(config: Config, spec: DatasetSpec, trust: Sequence[str], place: torch.device = CPU) -> Model:
     """What the run trains."""
-    return classifier(config, spec, trust) if is_classifier(config) else denoiser(config, spec, trust)
+    return (classifier if is_classifier(config) else denoiser)(config, spec, trust, place)
 
 
 def oracle(data: Dataset, path: Schedule) -> MixtureDenoiser:

@@ -47,6 +47,7 @@ class Taught(Regression):
 
     taught: ClassVar[bool] = True
     few_steps: ClassVar[bool] = True
+    shardable: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -42,12 +42,12 @@ class Team:
         if self.size == 1:
             return [mine]
         found: list[Any] = [None] * self.size
-        with self._together() as dist:
+        with self.together() as dist:
             dist.all_gather_object(found, mine)
         return found
 
-    def add_up(self, tensors: Sequence["Tensor"]) -> None:
-        """Put in the place of each tensor its sum over the processes; of one type and device, one message for all.
+    def average(self, tensors: Sequence["Tensor"]) -> None:
+        """Put in the place of each tensor its mean over the processes; of one type and device, one message for all.
 
         Raises:
             ProcessError: another process has ended.
@@ -57,13 +57,34 @@ class Team:
         import torch
 
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        with self._together() as dist:
+        with self.together() as dist:
             dist.all_reduce(flat)
-        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(total.view_as(tensor))
+        parts = flat.div_(self.size).split([tensor.numel() for tensor in tensors])
+        for tensor, mean in zip(tensors, parts, strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def greatest(self, mine: float) -> float:
+        """The greatest of the numbers that the processes give; a small message, fit for every step.
+
+        Raises:
+            ProcessError: another process has ended.
+        """
+        if self.size == 1:
+            return mine
+        import torch
+
+        number = torch.tensor(mine, dtype=torch.float64)
+        with self.together() as dist:
+            dist.all_reduce(number, dist.ReduceOp.MAX)
+        return float(number)
 
     @contextmanager
-    def _together(self) -> Iterator[Any]:
+    def together(self) -> Iterator[Any]:
+        """Within, ``torch.distributed`` is ready to use, and its failures are those of another process.
+
+        Raises:
+            ProcessError: another process has ended.
+        """
         import torch
         import torch.distributed as dist
 
@@ -75,11 +96,21 @@ class Team:
                 atexit.register(dist.destroy_process_group)
             yield dist
         except (RuntimeError, ValueError) as error:
-            text = str(error).splitlines()[0][:100]
-            raise ProcessError(
-                f"process {self.rank}: another process of the run does not answer ({text}); its last checkpoint "
-                "stands; try again with resume=auto"
-            ) from None
+            raise self._lost(error) from None
+
+    def lost(self, error: RuntimeError) -> ProcessError | None:
+        """What to say of an error inside a computation that has messages of its own; None where it is no message's."""
+        import torch.distributed as dist
+
+        of_message = self.size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+        return self._lost(error) if of_message else None
+
+    def _lost(self, error: Exception) -> ProcessError:
+        text = str(error).splitlines()[0][:100]
+        return ProcessError(
+            f"process {self.rank}: another process of the run does not answer ({text}); its last checkpoint stands; "
+            "try again with resume=auto"
+        )
 
 
 def team() -> Team:

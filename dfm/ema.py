@@ -1,7 +1,5 @@
 """Exponential moving average of a network's weights: what is sampled from and scored."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -14,15 +12,19 @@ class Ema:
     The warm-up of d lets a short run forget its random initial weights (as in TensorFlow's moving average).
     Buffers are copied.
 
+    Args:
+        network: whose weights are averaged.
+        average: a copy of it, which comes to hold the average.
+
     Raises:
         UserError: decay is not in [0, 1).
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: nn.Module, average: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
             raise UserError(f"trainer.ema_decay={decay}; allowed: from 0 (no averaging) to below 1")
         self.decay = decay
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = average.eval().requires_grad_(False)
         self._shadow, self._weights = _floats(self.network), _floats(network)
         self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
 

@@ -86,6 +86,7 @@ class MeanFlow(Objective):
     c: float = 1e-3
 
     few_steps: ClassVar[bool] = True
+    shardable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if isinstance(self.density, LossAware):

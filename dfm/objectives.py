@@ -51,10 +51,13 @@ class Objective(ABC):
     Attributes:
         taught: whether it needs a teacher, given by ``init=``.
         few_steps: whether what it trains is made for a sampler of its own, of few steps.
+        shardable: whether processes may share the weights: it keeps no copy of them, and calls the network equally
+            often in all.
     """
 
     taught: ClassVar[bool] = False
     few_steps: ClassVar[bool] = False
+    shardable: ClassVar[bool] = True
 
     @property
     def has_ode(self) -> bool:

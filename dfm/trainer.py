@@ -5,6 +5,7 @@ average and the optimiser's state, the number of the step is the whole state of 
 """
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,8 @@ from dfm.dequantization import Dequantization, Uniform
 from dfm.diagnosis import Trouble, diagnose, given_up, merged, out_of_memory
 from dfm.distributed import Team
 from dfm.ema import Ema
-from dfm.errors import UserError
 from dfm.objectives import Loss, Model, Objective, noted
+from dfm.parallel import check, held
 from dfm.seeding import Purpose, lent_seed, training_generator
 from dfm.trainer_config import TrainerConfig
 
@@ -40,26 +41,6 @@ class StepReport:
     learning_rate: float
     seconds: float
     trouble: Trouble | None = None
-
-
-def resolve_device(name: str, local: int = 0) -> torch.device:
-    """``auto`` is cuda where there is one, else the CPU.
-
-    Args:
-        local: number of this process on its machine: its share of the cards.
-
-    Raises:
-        UserError: no such device here.
-    """
-    if name == "auto":
-        cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        return torch.device("cuda", local % cards) if cards else torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"device '{name}' is not to be had on this machine; allowed: auto, cpu, cuda, cuda:N") from None
-    return device
 
 
 class Trainer:
@@ -91,28 +72,28 @@ class Trainer:
         team: Team | None = None,
     ) -> None:
         self.config, self.objective, self.device, self.team = config, objective, device, team or Team()
-        if config.accumulate % self.team.size:
-            raise UserError(
-                f"trainer.accumulate={config.accumulate} on {self.team.size} processes, which share the parts of a "
-                f"batch; allowed: multiples of {self.team.size}"
-            )
+        check(config.parallel, config.accumulate, objective.shardable, self.team)
         self.dequantization = dequantization or Uniform()
         self.augmentation = Augmentation(flip=flip, label_dropout=label_dropout, num_classes=denoiser.spec.num_classes)
         self.network = _laid_out(denoiser.module().to(device), denoiser.spec, config.channels_last)
-        self.ema = Ema(self.network, config.ema_decay)
-        forward = torch.compile(self.network) if config.compile else self.network
+        self.learned = objective.module(self.network).to(device)
+        average = copy.deepcopy(self.network)
+        self.parallel = held(config.parallel, self.network, average, self.team)
+        self.ema = Ema(self.network, average, config.ema_decay)
+        forward = torch.compile(self.parallel.forward) if config.compile else self.parallel.forward
         self.denoiser = replace(denoiser, network=forward)
         self.batches = Batches(split, config.batch_size, config.seed)
-        self.learned = objective.module(self.network).to(device)
         self.parameters = [*self.network.parameters(), *(p for p in self.learned.parameters() if p.requires_grad)]
         self.optimizer = self._make_optimizer()
         self.step, self.seconds = 0, 0.0
         self.averaged_since, self.skipped_in_a_row = 0, 0
 
-    @property
     def averaged(self) -> Any:
-        """The denoiser (or classifier) with the averaged weights: what is sampled from and scored."""
-        return replace(self.denoiser, network=self.ema.network)
+        """The denoiser (or classifier) with the averaged weights: what is sampled from and scored.
+
+        All processes of the team ask together, since each may hold a share of the weights.
+        """
+        return replace(self.denoiser, network=self.parallel.usable(self.ema.network))
 
     def begin_with(self, weights: Mapping[str, Tensor]) -> None:
         """Start from these weights of the network in the place of fresh ones; what they lack stays fresh.
@@ -121,7 +102,7 @@ class Trainer:
             RuntimeError: weights that the network does not have, or of another shape.
         """
         for network in (self.network, self.ema.network):
-            lacking, surplus = network.load_state_dict(weights, strict=False)
+            lacking, surplus = network.load_state_dict(self._shares(weights), strict=False)
             fresh = all("second" in name.split(".") for name in lacking)
             if surplus or not fresh:
                 raise RuntimeError(f"missing {lacking}, unexpected {surplus}")
@@ -150,7 +131,7 @@ class Trainer:
                 report = self._take(next(batches))
                 self.seconds += time.perf_counter() - began
                 if self.config.max_minutes is not None:  # else clocks that differ would part the processes
-                    self.seconds = max(self.team.gathered(self.seconds))
+                    self.seconds = self.team.greatest(self.seconds)
                 yield replace(report, seconds=self.seconds)
                 if self.skipped_in_a_row >= self.config.max_skipped:
                     raise given_up(report.step, report.trouble, self.config)
@@ -162,8 +143,8 @@ class Trainer:
         gone = self.objective.annealed(self.progress)
         return rate * (1 + math.cos(math.pi * gone)) / 2 if config.lr_schedule == "cosine" else rate
 
-    def validation_loss(self, split: Split, limit: int = 512) -> float:
-        """Mean loss of the averaged weights on a split, with the same noise and times at every call."""
+    def validation_loss(self, averaged: Model, split: Split, limit: int = 512) -> float:
+        """Mean loss of the ``averaged()`` weights on a split, with the same noise and times at every call."""
         n = min(limit, len(split))
         total = 0.0
         with torch.no_grad():
@@ -171,20 +152,21 @@ class Trainer:
                 rows = slice(first, min(first + self.config.batch_size, n))
                 generator = training_generator(self.device, self.config.seed, k, 0, Purpose.VALIDATE)
                 labels = None if split.labels is None else split.labels[rows]
-                total += float(self._losses(self.averaged, split.values[rows], labels, generator, 1.0).value.sum())
+                total += float(self._losses(averaged, split.values[rows], labels, generator, 1.0).value.sum())
         return total / n
 
     def state(self) -> dict[str, Any]:
-        """Everything a run needs to go on, in tensors and plain numbers."""
+        """Everything a run needs to go on, in tensors and plain numbers; all processes ask, the first one is told."""
+        whole = self.parallel.whole
         return {
             "step": self.step,
             "seconds": self.seconds,
             "averaged_since": self.averaged_since,
             "skipped_in_a_row": self.skipped_in_a_row,
-            "network": self.network.state_dict(),
-            "ema": self.ema.network.state_dict(),
+            "network": whole(self.network.state_dict()),
+            "ema": whole(self.ema.network.state_dict()),
             "objective": self.learned.state_dict(),
-            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "optimizer": whole(self.optimizer.state_dict()) if self.optimizer else None,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -192,19 +174,29 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.averaged_since = state.get("averaged_since", 0)
         self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
-        self.network.load_state_dict(state["network"])
-        self.ema.network.load_state_dict(state["ema"])
+        self.network.load_state_dict(self._shares(state["network"]))
+        self.ema.network.load_state_dict(self._shares(state["ema"]))
         self.learned.load_state_dict(state.get("objective", {}), strict="objective" in state)
         if self.optimizer:
-            self.optimizer.load_state_dict(state["optimizer"])
+            slots = {
+                i: {key: self.parallel.share(value, self.parameters[i]) for key, value in slot.items()}
+                for i, slot in state["optimizer"]["state"].items()
+            }
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+
+    def _shares(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        own = self.network.state_dict()
+        return {name: self.parallel.share(value, own.get(name)) for name, value in weights.items()}
 
     def _make_optimizer(self) -> torch.optim.Optimizer | None:
         if not self.parameters:  # an oracle has nothing to train: its loss is the floor of the objective
             return None
-        config = self.config
+        config, of_network = self.config, len(list(self.network.parameters()))
+        # apart, since what is parted and what is whole cannot be moved by one call
+        groups = [{"params": part} for part in (self.parameters[:of_network], self.parameters[of_network:]) if part]
         return torch.optim.AdamW(
-            self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
+            groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        )  # fmt: skip
 
     def _take(self, batch: Batch) -> StepReport:
         """One optimiser step, or none where the loss or the gradient is not finite."""
@@ -215,11 +207,10 @@ class Trainer:
         rate = self.learning_rate()
         batch = self.augmentation(batch, self.config.seed, self.step)
         losses = self._forward_and_back(batch, self.denoiser)
-        loss = torch.stack([part.value.mean() for part in losses]).sum() / self.config.accumulate
-        self.team.add_up([p.grad for p in self.parameters if p.grad is not None])
-        self.team.add_up([loss])
+        loss = torch.stack([part.value.mean() for part in losses]).mean()
+        self.team.average([loss, *(p.grad for p in self.learned.parameters() if p.grad is not None)])
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        grad_norm = nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        grad_norm = self.parallel.norm(gradients) if gradients else torch.zeros(())
         trouble = None
         if bool(torch.isfinite(loss) & torch.isfinite(grad_norm)):
             self._move(losses, rate, grad_norm)
@@ -242,7 +233,7 @@ class Trainer:
         for part in losses:
             self.objective.observe(part)
         if self.config.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_grad, grad_norm)
+            self.parallel.clip(self.parameters, self.config.clip_grad, grad_norm)
         if self.optimizer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -270,21 +261,22 @@ class Trainer:
         """
         parts, seed = self.config.accumulate, self.config.seed
         labels = [None] * parts if batch.labels is None else batch.labels.chunk(parts)
-        values = batch.values.chunk(parts)
+        values, mine = batch.values.chunk(parts), self.team.share(range(parts))
         found = []
         try:
-            for k in self.team.share(range(parts)):
+            for k in mine:
                 generator = training_generator(self.device, seed, self.step, k, Purpose.TRAIN)
-                with lent_seed(self.device, seed, self.step, k, Purpose.DROPOUT):
+                waits = self.parallel.accumulating() if k != mine[-1] else contextlib.nullcontext()
+                with lent_seed(self.device, seed, self.step, k, Purpose.DROPOUT), waits:
                     losses = self._losses(denoiser, values[k], labels[k], generator, self.progress)
-                    loss = losses.value.mean() / parts
+                    loss = losses.value.mean() / len(mine)  # the mean over the processes is formed on the way back
                     if loss.requires_grad:
                         loss.backward()
                 found.append(Loss(value=losses.value.detach(), error=losses.error.detach(), u=losses.u))
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):  # the latter of the CPU
                 raise out_of_memory(self.config, self.device) from None
-            raise
+            raise self.team.lost(error) or error from None
         return found
 
     def _losses(

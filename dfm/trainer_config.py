@@ -22,6 +22,8 @@ class TrainerConfig:
             never (the last step is always kept); keep_checkpoints: the newest so many,
             and that of the lowest validation loss.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``. precision: ``fp32`` or ``bf16`` (autocast).
+        parallel: how several processes hold the network: ``ddp``, each all of it, or ``fsdp``, each a share of every
+            weight, for networks that do not fit one card with their gradients and averages.
         compile: torch.compile the network. channels_last: memory layout of convolutions.
         num_workers: threads that prepare batches ahead.
 
@@ -49,6 +51,7 @@ class TrainerConfig:
     seed: int = 0
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False
     channels_last: bool = True
     num_workers: int = 0

@@ -15,6 +15,7 @@ Cost: under 30 minutes on two CPU cores.
 """
 
 import argparse
+import copy
 import json
 import os
 import time
@@ -135,7 +136,7 @@ def train(network: nn.Module, loss: Loss, source: str, target: str, seed: int, s
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    ema = Ema(network, 0.999)
+    ema = Ema(network, copy.deepcopy(network), 0.999)
     for step in range(steps):
         rows = torch.randint(len(data), (2, BATCH), generator=generator)
         value = loss(starts[rows[0]], data[rows[1]], generator)

@@ -154,7 +154,7 @@ def test_training_finds_bayes_rule(mixture: GaussianMixture) -> None:
         a, b = path.ab(t)
         x = a * held + b * torch.randn(2000, 2, generator=generator, dtype=torch.float64)
         with torch.no_grad():
-            found = trainer.averaged.log_probabilities(x.float(), t).double()
+            found = trainer.averaged().log_probabilities(x.float(), t).double()
         best = exact(mixture, path).log_probabilities(x, t)
         losses = [float(-p.gather(1, truth[:, None]).mean()) for p in (found, best)]
         assert losses[0] < losses[1] + 0.02

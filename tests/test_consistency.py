@@ -68,7 +68,7 @@ def trained(path: str, pacing: Easy | Doubling, steps: int) -> Denoiser:
     trainer = Trainer(config, model(path), objective, Split(values=points, labels=None), device=torch.device("cpu"))
     for _ in trainer.steps():
         pass
-    return trainer.averaged
+    return trainer.averaged()
 
 
 @pytest.mark.parametrize(("path", "pacing"), [("edm", Easy(stages=6)), ("linear", Doubling(s1=80))])

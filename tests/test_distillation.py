@@ -155,7 +155,7 @@ def test_training_in_rounds_finds_the_one_step_student() -> None:
     assert int(objective.teacher.round) == 2, "three rounds"
     latents = start(denoiser(path, exact), 0, range(200), CPU)
     many = JumpSampler(steps=8).run(denoiser(path, exact), latents).x
-    few = JumpSampler(steps=1).run(student.averaged, latents).x
+    few = JumpSampler(steps=1).run(student.averaged(), latents).x
     untaught = JumpSampler(steps=1).run(denoiser(path, exact), latents).x
     assert float((few - many).abs().mean()) < 0.02
     assert float((untaught - many).abs().mean()) > 0.2
@@ -227,7 +227,7 @@ def test_reflow_finds_the_straight_flow_of_gaussian_data() -> None:
     assert found.shift.item() == pytest.approx(0.0, abs=0.06)
     news = objective.news()
     assert news["round"] == 0
-    assert objective.closing(trainer.averaged)["straightness"] < 0.05 * news["straightness"]
+    assert objective.closing(trainer.averaged())["straightness"] < 0.05 * news["straightness"]
     assert objective.news() == {}, "told once"
 
 

@@ -6,6 +6,7 @@ Hypothesis draws the damage; ``make test-faults`` draws thousands, ``make test``
 import copy
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dfm import assemble, checkpoint
-from dfm.api import denoiser_of
+from dfm.api import denoiser_of, sample
 from dfm.datasets.base import DatasetSpec
+from dfm.datasets.toys import EightGaussians
 from dfm.errors import UserError
+from dfm.trainer import Trainer
+from dfm.trainer_config import TrainerConfig
 
 QUIET = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 CPU = torch.device("cpu")
@@ -137,6 +141,59 @@ def check_config(config: dict[str, Any]) -> None:
     )
 
 
+@st.composite
+def wrong_states(draw: st.DrawFn) -> dict[str, Any]:
+    """A training state of which a few parts are others, as one who can compute checksums might write it."""
+    state = trained().state()
+    odd = st.one_of(
+        st.none(), st.integers(-3, 2**70), st.text(max_size=4), st.just({}), st.just([]), st.just(float("nan")),
+        st.sampled_from([torch.zeros(()), torch.ones(3, 2), torch.ones(2, dtype=torch.complex64), torch.ones(1 << 20)]),
+    )  # fmt: skip
+    for _ in range(draw(st.integers(1, 3))):
+        node: Any = state
+        key = draw(st.sampled_from(sorted(node, key=str)))
+        while isinstance(node[key], dict) and node[key] and draw(st.integers(0, 3)):
+            node = node[key]
+            key = draw(st.sampled_from(sorted(node, key=str)))
+        if draw(st.booleans()):
+            node[key] = draw(odd)
+        else:
+            del node[key]
+        if not isinstance(state, dict) or not state:
+            break
+    return state
+
+
+def trained() -> Trainer:
+    points = EightGaussians()
+    spec = assemble.spec_of(points, False)
+    config = TrainerConfig(max_steps=1, batch_size=4)
+    objective = assemble.objective(CONFIG, ("dfm",))
+    denoiser = assemble.denoiser(CONFIG, spec, ("dfm",))
+    trainer = Trainer(config, denoiser, objective, points.split("train"), device=CPU)
+    list(trainer.steps())
+    return trainer
+
+
+def check_state(state: dict[str, Any], folder: Path) -> None:
+    """Under a right checksum: it is read, used for sampling and resumed from, or refused in one line."""
+    spec = assemble.spec_of(EightGaussians(), False)
+    path = folder / "x.pt"
+    content = {"config": CONFIG, "spec": asdict(spec), "state": state}
+    torch.save({"format": checkpoint.FORMAT, **content, "sha256": checkpoint.digest(content)}, path)
+    found = one_line_or_fine(lambda: checkpoint.read(path))
+    if found is None:
+        return
+
+    def resume() -> None:
+        trainer = trained()
+        with checkpoint.made_use_of(found):
+            trainer.load_state(found.state)
+
+    one_line_or_fine(lambda: sample(denoiser_of(found, CPU, ("dfm",)), 1))
+    one_line_or_fine(resume)
+
+
 words = st.sampled_from([
     "model.channels", "trainer.lr", "trainer.batch_size", "schedule", "schedule.t_min", "sampler", "sampler.steps",
     "objective", "objective.start", "dataset", "dataset.path", "prediction", "density", "grid", "likelihood.steps",
@@ -185,6 +242,12 @@ def test_mangled_configurations(config: dict[str, Any]) -> None:
     check_config(config)
 
 
+@given(wrong_states())
+@settings(max_examples=50, **QUIET)  # type: ignore[arg-type]
+def test_wrong_states_under_right_checksums(tmp_path: Path, state: dict[str, Any]) -> None:
+    check_state(state, tmp_path)
+
+
 @given(lines)
 @settings(max_examples=25, **QUIET)  # type: ignore[arg-type]
 def test_mangled_command_lines(command: Command, capsys: Any, line: list[str]) -> None:
@@ -203,6 +266,13 @@ def test_thousands_of_mangled_files(files: dict[str, bytes], tmp_path: Path, nam
 @settings(max_examples=5000, **QUIET)  # type: ignore[arg-type]
 def test_thousands_of_mangled_configurations(config: dict[str, Any]) -> None:
     check_config(config)
+
+
+@pytest.mark.faults
+@given(wrong_states())
+@settings(max_examples=2000, **QUIET)  # type: ignore[arg-type]
+def test_thousands_of_wrong_states_under_right_checksums(tmp_path: Path, state: dict[str, Any]) -> None:
+    check_state(state, tmp_path)
 
 
 @pytest.mark.faults

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, Command
+from PIL import Image
 
 from dfm import checkpoint, run_dir
 from dfm.config import build
+from dfm.datasets.base import data_folder
 from dfm.errors import UserError
 
 
@@ -267,3 +269,41 @@ def test_the_best_checkpoint_outlives_the_newest(tmp_path: Path) -> None:
         best = run_dir.best_step(tmp_path, [*map(run_dir.step_of, run_dir.checkpoints(tmp_path)), step])
         checkpoint.save(content(step), tmp_path / "checkpoints", keep=2, best=best)
     assert [run_dir.step_of(p) for p in run_dir.checkpoints(tmp_path)] == [5, 4, 2]
+
+
+@pytest.mark.parametrize("change", [{"channels": 200_000}, {"blocks_per_level": 10**9}, {"fourier": 10**9}])
+def test_a_configuration_that_asks_for_a_huge_network_gets_no_memory(
+    change: dict[str, int], tiny_run: Path, command: Command
+) -> None:
+    """Names and shapes are compared before anything is made: 200,000 channels would be terabytes."""
+    found = checkpoint.read(newest(tiny_run))
+    config = {**found.config, "model": {**found.config["model"], **change}}
+    evil = checkpoint.Checkpoint(config=config, spec=found.spec, state=found.state)
+    checkpoint.save(evil, Path("evil") / "checkpoints", keep=1)
+    word = "asks for another network" if "channels" in change else "allowed: "
+    one_line(command("sample", "ckpt=evil", "n=1", code=1), word)
+
+
+def test_a_checkpoint_does_not_say_where_to_write(tiny_run: Path, command: Command, tmp_path: Path) -> None:
+    """Its data set reads; a download, or a cache in a place of its choice, is for the command line to ask for."""
+    from dfm.commands.loaded import dataset_of
+    from dfm.datasets.folder import Folder
+
+    found = checkpoint.read(newest(tiny_run))
+    node = {"_target_": "dfm.datasets.vision.MNIST", "root": str(tmp_path / "theirs"), "download": True}
+    evil = checkpoint.Checkpoint(config={**found.config, "dataset": node}, spec=found.spec, state=found.state)
+    checkpoint.save(evil, Path("evil") / "checkpoints", keep=1)
+    one_line(command("nll", "ckpt=evil", "n=1", code=1), "download is off", "++dataset.download=true")
+    assert not (tmp_path / "theirs").exists()
+    (tmp_path / "images").mkdir()
+    for i in range(8):
+        Image.new("L", (8, 8), 30 * i).save(tmp_path / "images" / f"{i}.png")
+    node = {"_target_": "dfm.datasets.folder.Folder", "path": str(tmp_path / "images"), "cache": "/etc"}
+    config = {**found.config, "dataset": node}
+    theirs = checkpoint.Checkpoint(config=config, spec=found.spec, state=found.state)
+    read = dataset_of(theirs, {"dataset": {}}, ("dfm",))
+    assert isinstance(read, Folder)
+    assert read.cache == data_folder()
+    mine = dataset_of(theirs, {"dataset": {"cache": str(tmp_path)}}, ("dfm",))
+    assert isinstance(mine, Folder)
+    assert mine.cache == str(tmp_path)

@@ -12,7 +12,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "configs" not in p.parts)
 
 # From the bottom up: a module imports at module level only from its own layer and from those before it.
 LAYERS: list[set[str]] = [
-    {"errors", "distributed", "interruption"},
+    {"errors", "distributed", "interruption", "devices"},
     {"broadcast", "expressions", "mixtures", "seeding", "uncertainty"},
     {"schedules"},
     {"predictions", "grids", "densities", "datasets", "models"},
@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"steppers", "oracles", "interpolants", "langevin"},
     {"objectives", "guidance", "inverse"},
     {"consistency", "distillation", "meanflow"},
-    {"samplers", "flows", "ema", "batches", "figures", "trainer_config"},
+    {"samplers", "flows", "ema", "parallel", "sharding", "batches", "figures", "trainer_config"},
     {"likelihood", "bounds"},
     {"sampling", "scoring", "report", "trainer", "diagnosis", "loggers", "run_dir", "distances", "quality", "checks"},
     {"checkpoint", "images_io", "plots", "console"},

@@ -181,5 +181,5 @@ def test_what_the_objective_learns_is_trained_kept_and_resumed_exactly() -> None
 def test_validation_teaches_the_density_nothing() -> None:
     run = trainer()
     before = run.learned.state_dict()["density.squares"].clone()
-    run.validation_loss(Digits().split("validation"), limit=16)
+    run.validation_loss(run.averaged(), Digits().split("validation"), limit=16)
     assert torch.equal(run.learned.state_dict()["density.squares"], before)

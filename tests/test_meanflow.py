@@ -123,7 +123,7 @@ def test_training_finds_the_flow_map_and_keeps_the_density() -> None:
     trainer = Trainer(config, small(), chosen, Split(values=points, labels=None), device=CPU)
     for _ in trainer.steps():
         pass
-    found = trainer.averaged
+    found = trainer.averaged()
     x = start(found, 0, range(500), CPU)
     mean, std = found.start_moments()
     exact_end = MEAN + STD * (x - mean) / std

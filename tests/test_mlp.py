@@ -86,8 +86,8 @@ def test_no_label_is_the_last_row() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"width": 0}, "width=0; allowed: 1 or more"),
-        ({"depth": 0}, "depth=0; allowed: 1 or more"),
+        ({"width": 0}, "width=0; allowed: from 1 to"),
+        ({"depth": 0}, "depth=0; allowed: from 1 to"),
         ({"time_features": 7}, "7 sines and cosines of time"),
     ],
 )

@@ -129,7 +129,7 @@ def test_ema_by_hand() -> None:
     """Against the recursion in plain floats, warm-up of the decay included."""
     layer = nn.Linear(1, 1, bias=False)
     layer.weight.data.fill_(1.0)
-    ema, shadow = Ema(layer, 0.9), 1.0
+    ema, shadow = Ema(layer, copy.deepcopy(layer), 0.9), 1.0
     for step in range(1, 30):
         layer.weight.data.fill_(float(step))
         ema.update(step)
@@ -137,21 +137,21 @@ def test_ema_by_hand() -> None:
         shadow = decay * shadow + (1 - decay) * step
         assert float(ema.network.weight) == pytest.approx(shadow, rel=1e-5)
     with pytest.raises(UserError):
-        Ema(layer, 1.0)
+        Ema(layer, copy.deepcopy(layer), 1.0)
 
 
 def test_learning_happens() -> None:
     """One hundred steps on the digits must take the velocity's error well below that of predicting nothing."""
     run = trainer(max_steps=100, batch_size=128, lr=3e-3)
-    before = run.validation_loss(Digits().split("validation"))
+    before = run.validation_loss(run.averaged(), Digits().split("validation"))
     for _ in run.steps():
         pass
-    assert run.validation_loss(Digits().split("validation")) < 0.75 * before
+    assert run.validation_loss(run.averaged(), Digits().split("validation")) < 0.75 * before
 
 
 def test_validation_repeats_itself() -> None:
     run, split = trainer(), Digits().split("validation")
-    assert run.validation_loss(split) == run.validation_loss(split)
+    assert run.validation_loss(run.averaged(), split) == run.validation_loss(run.averaged(), split)
 
 
 def test_flips_are_half_and_repeatable() -> None:

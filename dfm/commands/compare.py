@@ -41,11 +41,11 @@ def job(cfg: DictConfig) -> None:
     from dfm import assemble, images_io
     from dfm.commands.arrays import in_batches, save_npz
     from dfm.commands.loaded import loaded
+    from dfm.devices import resolve_device
     from dfm.flows import decode
     from dfm.run_dir import write_json, write_overrides
     from dfm.sampling import check_count, checked_labels, stored
     from dfm.seeding import NumberedDraws
-    from dfm.trainer import resolve_device
 
     if wanted.other is None:
         raise UserError("other= is not given; allowed: a second checkpoint or run directory")

@@ -41,10 +41,10 @@ def job(cfg: DictConfig) -> None:
     from dfm.commands.arrays import in_batches, read_latents
     from dfm.commands.loaded import loaded
     from dfm.commands.sample import store
+    from dfm.devices import resolve_device
     from dfm.flows import decode
     from dfm.run_dir import write_overrides
     from dfm.sampling import check_count, checked_labels, stored
-    from dfm.trainer import resolve_device
 
     trust = assemble.trusted(config)
     flow = assemble.flow(config, trust)

@@ -42,12 +42,12 @@ def job(cfg: DictConfig) -> None:
     from dfm.commands.arrays import in_batches, save_npz
     from dfm.commands.compare import side_by_side
     from dfm.commands.loaded import examples_of, loaded
+    from dfm.devices import resolve_device
     from dfm.flows import decode, encode
     from dfm.likelihood.base import ends
     from dfm.run_dir import write_json, write_overrides
     from dfm.sampling import check_count, stored
     from dfm.scoring import examples
-    from dfm.trainer import resolve_device
 
     trust = assemble.trusted(config)
     flow = assemble.flow(config, trust)

@@ -37,10 +37,10 @@ def job(cfg: DictConfig) -> None:
     wanted = settings(config, EvalSettings)
     from dfm import assemble
     from dfm.commands import judged
+    from dfm.devices import resolve_device
     from dfm.quality import quality
     from dfm.run_dir import write_overrides
     from dfm.sampling import check_count
-    from dfm.trainer import resolve_device
 
     trust = assemble.trusted(config)
     check_count(1 if wanted.n is None else wanted.n, wanted.batch_size)

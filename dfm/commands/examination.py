@@ -24,13 +24,14 @@ def examine(run: Run) -> None:
     split, step = run.dataset.split(run.nll.split), run.trainer.step
     n = min(run.nll.n, len(split))
     if n and assemble.is_classifier(run.config):
+        averaged = run.trainer.averaged()
         if run.team.first:
-            report(run.trainer.averaged, run.dequantization, split, n, run.nll.seed, run.device, run.directory, step)
+            report(averaged, run.dequantization, split, n, run.nll.seed, run.device, run.directory, step)
     elif n and not run.objective.has_ode:
         console.say("no likelihood: what this objective trains has no ODE of its own, and so no density")
     elif n:
         exam = Exam(
-            denoiser=run.trainer.averaged, split=split, own=run.dequantization, chosen=None, n=n, seed=run.nll.seed,
+            denoiser=run.trainer.averaged(), split=split, own=run.dequantization, chosen=None, n=n, seed=run.nll.seed,
             batch_size=run.nll.batch_size, audit=run.nll.audit, device=run.device,
             facts={"split": run.nll.split, "checkpoint_step": step}, team=run.team,
         )  # fmt: skip

@@ -39,10 +39,10 @@ def job(cfg: DictConfig) -> None:
     from dfm.commands.classified import check_classes, classify
     from dfm.commands.loaded import examples_of, loaded
     from dfm.commands.scored import Exam, score
+    from dfm.devices import resolve_device
     from dfm.distributed import team
     from dfm.run_dir import write_overrides
     from dfm.sampling import check_count
-    from dfm.trainer import resolve_device
 
     trust = assemble.trusted(config)
     refuse_augmentation(config)

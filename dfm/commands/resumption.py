@@ -15,6 +15,7 @@ CHANGEABLE = (
     "trainer.max_steps",
     "trainer.max_minutes",
     "trainer.accumulate",
+    "trainer.parallel",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
     "trainer.sample_every",

@@ -15,6 +15,7 @@ from dfm.commands.begun import begin
 from dfm.commands.pictures import picture
 from dfm.config import build, conform, overrides, settings
 from dfm.datasets.base import Split
+from dfm.devices import resolve_device
 from dfm.distributed import Team
 from dfm.errors import ProcessError, UserError
 from dfm.loggers import Logger, Nothing
@@ -32,7 +33,7 @@ from dfm.run_dir import (
     write_overrides,
 )
 from dfm.sampling import check_count, checked_labels, sample_batches, stored
-from dfm.trainer import StepReport, Trainer, TrainerConfig, resolve_device
+from dfm.trainer import StepReport, Trainer, TrainerConfig
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,10 @@ class Run:
         self.logger.open(directory, self.trainer.step)
         self._logged = (self.trainer.step, self.trainer.seconds)
         self.reported = self.trainer.step
-        if resume and self.team.first:
-            self.save_weights(self._content())  # a kill between the two may have left those of an older step
+        if resume:
+            content = self._content()
+            if self.team.first:
+                self.save_weights(content)  # a kill between the two may have left those of an older step
 
     def _load(self) -> None:
         found, refused = checkpoint.first_whole(candidates(str(self.directory)))
@@ -185,9 +188,9 @@ class Run:
 
     def validate(self) -> None:
         """A line with the averaged weights' loss on the validation split (the test split where there is none)."""
-        split = self._held_out()
+        split, averaged = self._held_out(), self.trainer.averaged()
         if split is not None and self.objective.validates and self.team.first:
-            self._write({"step": self.trainer.step, "validation_loss": self.trainer.validation_loss(split)})
+            self._write({"step": self.trainer.step, "validation_loss": self.trainer.validation_loss(averaged, split)})
 
     def _held_out(self) -> Split | None:
         for name in ("validation", "test"):
@@ -208,10 +211,11 @@ class Run:
 
     def draw(self) -> None:
         """A grid of samples of the averaged weights, always from the same latents; a classifier draws none."""
+        averaged = self.trainer.averaged()
         if assemble.is_classifier(self.config) or not self.team.first:
             return
         moments = sample_batches(
-            self.trainer.averaged,
+            averaged,
             self.sampler,
             range(self.samples.n),
             seed=self.samples.seed,
@@ -228,11 +232,11 @@ class Run:
 
     def save(self) -> None:
         """A checkpoint; where the disk is full the run goes on, and the one before stands."""
+        content = self._content()
         if not self.team.first:
             return
         if self.metrics is not None:
             self._keep_going("metrics", self.metrics.sync)
-        content = self._content()
         self._keep_going("checkpoint", lambda: self._save(content))
         self.save_weights(content)
 

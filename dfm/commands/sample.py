@@ -48,10 +48,10 @@ def job(cfg: DictConfig) -> None:
     from dfm import assemble
     from dfm.commands.loaded import check_jumps, guided, loaded, own_sampler
     from dfm.commands.observed import observed, report
+    from dfm.devices import resolve_device
     from dfm.inverse import Observed
     from dfm.run_dir import write_overrides
     from dfm.sampling import check_count, checked_labels
-    from dfm.trainer import resolve_device
 
     trust = assemble.trusted(config)
     assemble.sampler(config, trust)  # a mistake in it is told before a checkpoint is read

@@ -14,6 +14,7 @@ from dfm.commands.loaded import loaded
 from dfm.config import options, variant
 from dfm.datasets.base import Dataset
 from dfm.dequantization import Uniform
+from dfm.devices import resolve_device
 from dfm.distances import energy_distance, energy_spread
 from dfm.errors import UserError
 from dfm.images_io import save_png
@@ -24,7 +25,6 @@ from dfm.run_dir import write_json
 from dfm.samplers import Sampler, start
 from dfm.sampling import checked_labels
 from dfm.scoring import examples
-from dfm.trainer import resolve_device
 
 CHOSEN = ("euler", "heun", "ddim", "dpmpp_2m", "unipc", "euler_maruyama", "ancestral", "dopri5")
 REFERENCE_SAMPLES = 200  # whose ODE is followed to a tight tolerance

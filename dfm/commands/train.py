@@ -83,7 +83,7 @@ def train(run: "Run", asked: Interruption) -> Signals | None:
             if due(report.step, config.sample_every, last):
                 run.draw()
             if last:
-                run.tell(trainer.objective.closing(trainer.averaged))
+                run.tell(trainer.objective.closing(trainer.averaged()))
             run.reported = report.step
             # one process may be asked a step later than another, and none may go on alone
             stop = agreed(run.team, asked)
@@ -98,7 +98,8 @@ def train(run: "Run", asked: Interruption) -> Signals | None:
 
 def agreed(members: Team, asked: Interruption) -> Signals | None:
     """The signal that any of the processes was asked to stop by; the same in all."""
-    return max((s for s in members.gathered(asked.signal) if s), default=None)
+    number = int(members.greatest(asked.signal or 0))
+    return Signals(number) if number else None
 
 
 def shared_out(config: dict[str, Any], members: Team) -> dict[str, Any]:

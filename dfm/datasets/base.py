@@ -1,6 +1,7 @@
 """What every data set is: three splits of numbers, and a spec small enough to live in a checkpoint."""
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,11 @@ from torch import Tensor
 from dfm.errors import UserError, unknown
 
 SPLITS = ("train", "validation", "test")
+
+
+def data_folder() -> str:
+    """Where downloads and caches go unless told otherwise: DFM_DATA in the environment, else ``~/.cache/dfm``."""
+    return os.environ.get("DFM_DATA", "~/.cache/dfm")
 
 
 @dataclass(frozen=True, kw_only=True)

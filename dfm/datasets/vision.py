@@ -54,7 +54,7 @@ class Vision(Dataset):
         if self.validation < 0:
             raise UserError(f"dataset {self.name}: validation={self.validation}; allowed: 0 or a count of images")
         if not self.download and self._found() is None:
-            raise self._missing("download is off")
+            raise self._missing("download is off (++dataset.download=true turns it on)")
 
     @abstractmethod
     def _candidates(self) -> list[Path]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dfm.classifiers import NoisyClassifier
-from dfm.datasets.base import Dataset, DatasetSpec, Split
+from dfm.datasets.base import Dataset, DatasetSpec, Split, data_folder
 from dfm.densities import UniformLogNsr
+from dfm.devices import resolve_device
 from dfm.errors import UserError
 from dfm.features.base import Coordinates, Features, kind_for
 from dfm.features.kept import digest_of, packed, read, weights_of
@@ -24,7 +25,7 @@ from dfm.quantization import centres
 from dfm.run_dir import write_atomically
 from dfm.schedules import Edm
 from dfm.seeding import Purpose, lent_seed
-from dfm.trainer import StepReport, Trainer, resolve_device
+from dfm.trainer import StepReport, Trainer
 from dfm.trainer_config import TrainerConfig
 
 GROUPS = 8  # of channels, in each normalisation
@@ -130,7 +131,7 @@ class ClassifierFeatures(Features):
                 self._make_folder()
                 trainer = self._trainer()
                 yield from trainer.steps()
-                self._model = trainer.averaged
+                self._model = trainer.averaged()
                 self._facts = self._describe()
                 write_atomically(path, packed(self._model.module(), self._facts))
             # in one layout, trained or read, so that both give the same numbers to the last bit
@@ -223,12 +224,11 @@ def features_for(data: Dataset, device: str = "auto", cache: str | None = None) 
     """The features that go with a data set, from Python: ``quality(f.of(samples), f.of(data.split("test").values))``.
 
     Args:
-        cache: default DFM_DATA in the environment, else ``~/.cache/dfm``.
+        cache: default as ``dfm.datasets.base.data_folder``.
 
     Raises:
         UserError: images without classes.
     """
     if kind_for(data.spec) == "coordinates":
         return Coordinates(data=data)
-    folder = cache or os.environ.get("DFM_DATA", "~/.cache/dfm")
-    return ClassifierFeatures(data=data, device=resolve_device(device), cache=folder)
+    return ClassifierFeatures(data=data, device=resolve_device(device), cache=cache or data_folder())

@@ -212,14 +212,14 @@ def resized(x: Tensor, resize: Resize) -> Tensor:
     return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
-def at_least_one(name: str, given: int, hint: int) -> None:
-    """Refuse an option below 1.
+def counted(name: str, given: int, hint: int, most: int = 2**20) -> None:
+    """Refuse a count below 1, or one that no network has: a file may ask for it.
 
     Raises:
         UserError: it is.
     """
-    if given < 1:
-        raise UserError(f"{name}={given}; allowed: 1 or more; try {hint}")
+    if not 1 <= given <= most:
+        raise UserError(f"{name}={given}; allowed: from 1 to {most}; try {hint}")
 
 
 def divided(x: Tensor, divisor: float) -> Tensor:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfm.errors import UserError
-from dfm.models.blocks import BlockOptions, DownLevel, Downsample, ResidualBlock
+from dfm.models.blocks import BlockOptions, DownLevel, Downsample, ResidualBlock, counted
 from dfm.models.embed import Embedding
 from dfm.models.mlp import MLP
 
@@ -42,6 +42,7 @@ class ImageClassifier(nn.Module):
         _check_classes(num_classes)
         if len(shape) != 3:
             raise UserError(f"a classifier of images was given data of shape {tuple(shape)}; try model=mlp")
+        counted("blocks_per_level", blocks_per_level, 2, 1000)
         options = BlockOptions(
             time_channels=4 * channels, groups=groups, attention_groups=groups, norm_eps=1e-5, dropout=dropout,
             scale_shift=False, num_heads=num_heads, head_channels=head_channels, zero_init=True,

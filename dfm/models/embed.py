@@ -126,14 +126,14 @@ class PixelFourier(nn.Module):
         std: S.
 
     Raises:
-        UserError: octaves is negative, or above 0 for data without levels.
+        UserError: octaves is negative or above 64, or above 0 for data without levels.
     """
 
     def __init__(self, octaves: int, grey_levels: int | None, std: float) -> None:
         super().__init__()
-        if octaves < 0 or (octaves and grey_levels is None):
+        if not 0 <= octaves <= 64 or (octaves and grey_levels is None):
             raise UserError(
-                f"model.fourier={octaves}: allowed: a whole number of at least 0, and 0 for data without integer levels"
+                f"model.fourier={octaves}: allowed: a whole number from 0 to 64, and 0 for data without integer levels"
             )
         self.frequencies = [torch.pi * (grey_levels or 0) * std / 2**j for j in range(octaves)]
 

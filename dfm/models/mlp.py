@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfm.models.blocks import at_least_one, zeroed
+from dfm.models.blocks import counted, zeroed
 from dfm.models.embed import Embedding
 
 
@@ -49,8 +49,8 @@ class MLP(nn.Module):
         two_times: bool = False,
     ) -> None:
         super().__init__()
-        at_least_one("width", width, 128)
-        at_least_one("depth", depth, 3)
+        counted("width", width, 128)
+        counted("depth", depth, 3, 1000)
         self.embedding = Embedding(
             features=time_features,
             channels=width,

@@ -33,7 +33,7 @@ from dfm.models.blocks import (
     Resized,
     UpLevel,
     Upsample,
-    at_least_one,
+    counted,
     zeroed,
 )
 from dfm.models.embed import Embedding, PixelFourier
@@ -123,9 +123,9 @@ class UNet(nn.Module):
         levels = len(channel_multipliers)
         _check_shape(shape, levels)
         widths = _widths(channels, channel_multipliers, groups)
-        at_least_one("blocks_per_level", blocks_per_level, 2)
+        counted("blocks_per_level", blocks_per_level, 2, 1000)
         time_channels = 4 * channels if time_channels is None else time_channels
-        at_least_one("time_channels", time_channels, 4 * channels)
+        counted("time_channels", time_channels, 4 * channels)
         down_attention = _levels("attention_levels", attention_levels, levels)
         up_attention = _levels(
             "up_attention_levels", attention_levels if up_attention_levels is None else up_attention_levels, levels
