@@ -41,7 +41,7 @@ def error(message: str) -> None:
 def mute() -> None:
     """Say nothing from now on but errors: one of several processes speaks."""
     _out.quiet = True
-    log.disabled = True
+    log.addFilter(lambda record: False)  # Hydra's own set-up of logging would undo ``log.disabled``
 
 
 def interactive() -> bool:

@@ -51,6 +51,7 @@ def test_two_processes_train_as_one(command: Command, tmp_path: Path, also: list
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("training examples;") == 1
     assert done.stdout.strip().splitlines()[-1].endswith("shared")
+    assert "HYDRA" not in done.stdout + done.stderr, "the other process is silent"
     shared = tmp_path / "shared"
     assert sorted(p.name for p in shared.iterdir()) == sorted(p.name for p in alone.iterdir())
     for name, value in weights(alone).items():
@@ -200,3 +201,27 @@ def test_samples_are_shared(tiny_run: Path, command: Command, tmp_path: Path) ->
     assert (samples[0] == samples[1]).mean() > 0.99
     facts = [json.loads((run / "sample.json").read_text()) for run in (alone, tmp_path / "shared")]
     assert facts[0]["nfe"] == facts[1]["nfe"]
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_hydras_launchers_run_the_jobs_of_a_sweep_and_only_those_left(launcher: str, tmp_path: Path) -> None:
+    words = [
+        sys.executable, "-m", "dfm", "train", "-m", *[text for text in TINY if "max_steps" not in text], "nll.n=0",
+        f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep", "resume=auto", "trainer.checkpoint_every=0",
+    ]  # fmt: skip
+
+    def swept(*steps: int) -> subprocess.CompletedProcess[str]:
+        line = [*words, f"trainer.max_steps={','.join(map(str, steps))}"]
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+
+    first = swept(1, 2)
+    assert first.returncode == 0, first.stderr
+    runs = [tmp_path / "sweep" / name for name in ("0", "1")]
+    assert [checkpoint.read(run_dir.checkpoints(run)[0]).step for run in runs] == [1, 2]
+    written = [(run / "checkpoints").stat().st_mtime_ns for run in runs]
+    (runs[1] / "checkpoints" / "step_00000002.pt").unlink()  # as if that job had been killed before its end
+    again = swept(1, 2)
+    assert again.returncode == 0, again.stderr
+    assert [checkpoint.read(run_dir.checkpoints(run)[0]).step for run in runs] == [1, 2]
+    assert (runs[0] / "checkpoints").stat().st_mtime_ns == written[0]
+    assert (runs[1] / "checkpoints").stat().st_mtime_ns != written[1]
