@@ -1,0 +1,238 @@
+"""What a model is worth after so many minutes: dfm's preset beside two public recipes on the same machine.
+
+Usage: python scripts/minutes.py fashion|digits --out DIR [--minutes 15] [--only dfm torchcfm edm] [--seeds 2]
+
+    dfm         dfm train experiment=fashion_flow|digits_flow trainer.max_minutes=MINUTES
+    torchcfm    the network and settings of torchcfm's notebook for MNIST (independent coupling, sigma 0): UNetModel of
+                32 channels and one block a level, 1.08M parameters; Adam at 5e-4, batch 128, no weight average
+    edm         the recipe of Karras et al. 2022 (preconditioning, log-normal noise levels, Adam at 1e-3 after a
+                warm-up, batch 128, weight average of half a million images, shorter at first) on diffusers'
+                UNet2DModel of 32, 64 and 64 channels, two blocks a level and attention at the lowest, 1.62M parameters
+
+Minutes are of training alone, on all cores, with nothing beside it. Figures are of the test split: bits/dim by dfm's
+ODE likelihood on the first --bits images (mean and standard error), and the Fréchet distance of ``dfm eval``, mean and
+standard error over seeds of --n samples by Heun's method, 18 steps. What is trained already is not trained again.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from few_steps import train
+from torch import Tensor, nn
+
+import dfm
+from dfm import assemble
+from dfm.batches import Batches
+from dfm.console import table
+from dfm.datasets.base import Dataset, DatasetSpec, Split
+from dfm.denoiser import Denoiser
+from dfm.dequantization import Uniform
+from dfm.devices import resolve_device
+from dfm.features import Features, features_for
+from dfm.likelihood import OdeLikelihood
+from dfm.networks import NetworkDenoiser
+from dfm.predictions import Edm as EdmPrediction
+from dfm.quality import frechet_distance
+from dfm.quantization import bits_per_dimension, quantize
+from dfm.report import settled
+from dfm.run_dir import read_metrics
+from dfm.schedules import Edm, Linear
+from dfm.scoring import Scoring
+
+CPU = torch.device("cpu")
+Loss = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheirVelocity(Denoiser):
+    """A network v(t, x) of torchcfm on dfm's linear path: its time runs from noise, 0, to data, 1."""
+
+    network: nn.Module
+
+    def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        there = (1 - t).to(x).expand(len(x))
+        velocity = -self.network(there, x)
+        tau = t.to(x).reshape(-1, *[1] * (x.ndim - 1))
+        return x - tau * velocity, x + (1 - tau) * velocity
+
+
+class LogSigma(nn.Module):
+    """diffusers' U-Net as EDM's F: it sees ln(sigma)/4."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.inner = network
+
+    def forward(self, x: Tensor, log_nsr: Tensor, label: Tensor | None = None) -> Tensor:
+        """F(c_in x; ln(sigma)/4), (B, C, H, W)."""
+        out: Tensor = self.inner(x, log_nsr / 8).sample
+        return out
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network with its loss of a batch, its optimiser and its average, and the denoiser that it is for dfm."""
+
+    network: nn.Module
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    warm_up: float  # images over which the rate grows to its full value
+    half_life: float  # images, of the weight average; 0: none
+    denoiser: Callable[[nn.Module], Denoiser]
+
+
+def torchcfm(spec: DatasetSpec) -> Recipe:
+    """Of torchcfm's notebook."""
+    from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
+    from torchcfm.models.unet import UNetModel
+
+    network = UNetModel(dim=spec.shape, num_channels=32, num_res_blocks=1)
+    matcher = ConditionalFlowMatcher(sigma=0.0)
+
+    def loss(data: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(data.shape, generator=generator)
+        t, x, velocity = matcher.sample_location_and_conditional_flow(noise, data)
+        return (network(t, x) - velocity).square().mean()
+
+    path = Linear()
+    return Recipe(
+        network, loss, torch.optim.Adam(network.parameters(), lr=5e-4), 0, 0,
+        lambda trained: TheirVelocity(spec=spec, schedule=path, network=trained),
+    )  # fmt: skip
+
+
+def edm(spec: DatasetSpec) -> Recipe:
+    """Of Karras et al. 2022, table 1 and section 5."""
+    from diffusers import UNet2DModel
+
+    network = UNet2DModel(
+        sample_size=spec.shape[1], in_channels=1, out_channels=1, layers_per_block=2, norm_num_groups=8,
+        block_out_channels=(32, 64, 64), down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    inner, std = LogSigma(cast(nn.Module, network)), spec.std
+
+    def loss(data: Tensor, generator: torch.Generator) -> Tensor:
+        sigma = (1.2 * torch.randn((len(data), 1, 1, 1), generator=generator) - 1.2).exp()
+        x = data + sigma * torch.randn(data.shape, generator=generator)
+        total = sigma**2 + std**2
+        out = inner(x / total.sqrt(), 2 * sigma.flatten().log())
+        found = std**2 / total * x + sigma * std / total.sqrt() * out
+        return (total / (sigma * std) ** 2 * (found - data).square()).mean()
+
+    path = Edm()
+
+    def denoiser(trained: nn.Module) -> Denoiser:
+        return NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=EdmPrediction(), network=trained)
+
+    optimizer = torch.optim.Adam(inner.parameters(), lr=1e-3)
+    return Recipe(inner, loss, optimizer, 10_000, 500_000, denoiser)
+
+
+def trained(recipe: Recipe, split: Split, levels: int, minutes: float, batch: int = 128) -> tuple[nn.Module, int]:
+    """(the averaged network after so many minutes, images seen)."""
+    average, count = copy.deepcopy(recipe.network), 0
+    generator, rate = torch.Generator().manual_seed(0), recipe.optimizer.param_groups[0]["lr"]
+    batches = Batches(split, batch, 0).stream(0, 0)
+    began = time.perf_counter()
+    while time.perf_counter() - began < 60 * minutes:
+        data = Uniform().training(next(batches).values, levels, generator)
+        recipe.optimizer.param_groups[0]["lr"] = rate * min(1.0, (count + batch) / max(1.0, recipe.warm_up))
+        recipe.optimizer.zero_grad()
+        recipe.loss(data, generator).backward()
+        recipe.optimizer.step()
+        count += batch
+        life = min(recipe.half_life, 0.05 * count)  # as EDM's ramp-up
+        keep = 0.5 ** (batch / life) if life else 0.0
+        with torch.no_grad():
+            for mine, theirs in zip(average.parameters(), recipe.network.parameters(), strict=True):
+                mine.lerp_(theirs, 1 - keep)
+    return average.eval().requires_grad_(False), count
+
+
+def bits(denoiser: Denoiser, split: Split, n: int, seed: int = 0) -> tuple[float, float, int]:
+    """(bits/dim, its standard error over examples, steps of the solver)."""
+    scoring = Scoring(
+        denoiser=denoiser, likelihood=OdeLikelihood(), split=split, seed=seed, batch_size=128, device=CPU,
+        dequantization=Uniform(),
+    )  # fmt: skip
+    scoring = settled(scoring, list(range(16)))
+    dims = split.values[0].numel()
+    found = torch.as_tensor([bits_per_dimension(v, dims) for v in scoring.all(range(n)).nats.tolist()])
+    return float(found.mean()), float(found.std() / n**0.5), getattr(scoring.likelihood, "steps", 0) or 0
+
+
+def frechet(denoiser: Denoiser, features: Features, references: Tensor, n: int, seeds: int) -> tuple[float, float]:
+    """(Fréchet distance of n samples, mean over seeds; its standard error)."""
+    levels = denoiser.spec.levels
+    assert levels is not None
+    values = [
+        frechet_distance(features.of(quantize(dfm.sample(denoiser, n, seed=seed, batch_size=250), levels)), references)
+        for seed in range(seeds)
+    ]
+    return statistics.mean(values), statistics.stdev(values) / seeds**0.5 if seeds > 1 else float("nan")
+
+
+def made(name: str, data: str, spec: DatasetSpec, split: Split, given: argparse.Namespace) -> tuple[Denoiser, int]:
+    """(what a recipe's minutes give, images seen), trained now or before."""
+    path = given.out / f"{name}_{given.minutes:g}"
+    if name == "dfm":
+        train(path, [f"experiment={data}_flow", f"trainer.max_minutes={given.minutes}", "trainer.max_steps=1000000",
+                     "nll.n=0", "trainer.validate_every=0", "trainer.sample_every=0", *given.override])  # fmt: skip
+        seen = max(line["images"] for line in read_metrics(path / "metrics.jsonl") if "images" in line)
+        return dfm.load(path), int(seen)
+    recipe, stored = {"torchcfm": torchcfm, "edm": edm}[name](spec), path.with_suffix(".pt")
+    if not stored.exists():
+        assert spec.levels is not None
+        network, seen = trained(recipe, split, spec.levels, given.minutes)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"weights": network.state_dict(), "seen": seen}, stored)
+    content = torch.load(stored, weights_only=True)
+    recipe.network.load_state_dict(content["weights"])
+    return recipe.denoiser(recipe.network.eval().requires_grad_(False)), content["seen"]
+
+
+def dataset(name: str) -> Dataset:
+    """The data set of ``configs/dataset``."""
+    targets = {"fashion": "dfm.datasets.vision.FashionMNIST", "digits": "dfm.datasets.digits.Digits"}
+    return assemble.dataset({"dataset": {"_target_": targets[name]}}, ("dfm",))
+
+
+def main() -> None:
+    """Train what is not there, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=["fashion", "digits"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--only", nargs="*", default=["dfm", "torchcfm", "edm"])
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--bits", type=int, default=256)
+    parser.add_argument("--split", default="test", help="validation while tuning")
+    parser.add_argument("--override", nargs="*", default=[], help="of dfm's preset, while tuning")
+    given = parser.parse_args()
+    data = dataset(given.data)
+    spec = replace(assemble.spec_of(data, False), num_classes=0)
+    held_out, features = data.split(given.split), features_for(data)
+    references, rows = features.of(held_out.values), []
+    for name in given.only:
+        model, seen = made(name, given.data, spec, data.split("train"), given)
+        value, error, steps = bits(model, held_out, given.bits)
+        distance, spread = frechet(model, features, references, given.n, given.seeds)
+        rows.append([
+            name, f"{seen:,}", f"{value:.3f} ± {error:.3f}", str(steps), f"{distance:.2f} ± {spread:.2f}",
+        ])  # fmt: skip
+        print(" ".join(rows[-1]), flush=True)
+    columns = ["recipe", "images seen", f"{given.split} bits/dim", "solver steps", "Fréchet distance"]
+    table(f"{given.data} after {given.minutes:g} minutes, {resolve_device('auto')}", columns, rows)
+
+
+if __name__ == "__main__":
+    main()
