@@ -7,6 +7,7 @@ from dfm.errors import UserError
 from dfm.models.blocks import BlockOptions, DownLevel, Downsample, ResidualBlock, counted
 from dfm.models.embed import Embedding
 from dfm.models.mlp import MLP
+from dfm.models.norms import norm_silu
 
 
 class ImageClassifier(nn.Module):
@@ -67,7 +68,7 @@ class ImageClassifier(nn.Module):
         h = self.conv_in(x)
         for level in self.down:
             h = level(h, e)[-1]
-        return functional.silu(self.norm_out(h)).mean((2, 3))
+        return norm_silu(h, self.norm_out).mean((2, 3))
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), c_time = log nsr (B,) -> (B, num_classes); ``label`` is not looked at."""

@@ -37,6 +37,7 @@ from dfm.models.blocks import (
     zeroed,
 )
 from dfm.models.embed import Embedding, PixelFourier
+from dfm.models.norms import norm_silu
 
 Down = Literal["conv", "resblock", "pool"]
 Up = Literal["conv", "resblock", "nearest"]
@@ -183,7 +184,7 @@ class UNet(nn.Module):
         for level in self.up:
             h = level(h, kept[-self.kept_per_level :], e)
             del kept[-self.kept_per_level :]
-        return self.conv_out(functional.silu(self.norm_out(h)))
+        return self.conv_out(norm_silu(h, self.norm_out))
 
 
 def _way_down(
