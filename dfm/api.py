@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from dfm import assemble, flows
 from dfm.checkpoint import Checkpoint, find, made_use_of
 from dfm.classifiers import NoisyClassifier
+from dfm.config import target_of
 from dfm.console import warn
 from dfm.denoiser import Denoiser
 from dfm.devices import resolve_device
 from dfm.errors import UserError
 from dfm.grids import Rho
 from dfm.likelihood import Likelihood, OdeLikelihood
+from dfm.models.oracle import Oracle
 from dfm.networks import NetworkDenoiser
 from dfm.samplers import GridSampler, Sampler
 from dfm.sampling import check_count, checked_labels, sample_batches
@@ -63,7 +65,8 @@ def _check_form(checkpoint: Checkpoint, trust: Sequence[str]) -> None:
     Raises:
         UserError: as it says.
     """
-    if checkpoint.config["model"].get("_target_") not in assemble.CLASSIFIERS:
+    made = target_of(str(checkpoint.config["model"].get("_target_")), "model", trust)
+    if made is Oracle or not made.__module__.startswith("dfm."):
         return
     form = assemble.model(checkpoint.config, checkpoint.spec, trust, torch.device("meta")).module().state_dict()
     asked, there = ({n: tuple(value.shape) for n, value in w.items()} for w in (form, checkpoint.state["ema"]))

@@ -7,6 +7,7 @@ Beside what it holds a file has the SHA-256 of that, which is verified when it i
 import hashlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,11 +19,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from dfm.datasets.base import DatasetSpec
+from dfm.datasets.base import DatasetSpec, data_folder
 from dfm.errors import UserError
 from dfm.run_dir import candidates, checkpoints, step_of, write_atomically
 
 FORMAT = 2
+LARGEST = 2**28  # numbers in one example: a file may claim any shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,11 @@ def read(path: Path) -> Checkpoint:
     try:
         content = _unpacked(path) if path.suffix == ".safetensors" else _loaded(path)
         spec = {**content["spec"], "shape": tuple(content["spec"]["shape"])}
-        found = Checkpoint(config=content["config"], spec=DatasetSpec(**spec), state=content["state"], path=path)
+        if math.prod(spec["shape"]) > LARGEST:
+            raise UserError(f"{path}: data of shape {spec['shape']}; allowed: at most {LARGEST} numbers an example")
+        found = Checkpoint(
+            config=harmless(content["config"]), spec=DatasetSpec(**spec), state=content["state"], path=path
+        )
         state = found.state
         if not (isinstance(found.config, dict) and isinstance(state["step"], int) and isinstance(state["ema"], dict)):
             raise TypeError("config, step or ema is of another type")
@@ -138,6 +144,16 @@ def read(path: Path) -> Checkpoint:
         raise
     except Exception as error:  # torch raises half a dozen types on a damaged file
         raise UserError(f"{path} is not a whole checkpoint ({_first_line(error)}); try an older one") from None
+
+
+def harmless(config: Any) -> Any:
+    """A configuration whose data sets read and do not write: no download, and no cache but where all caches are."""
+    if isinstance(config, list):
+        return [harmless(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    safe = {"download": False, "cache": data_folder()} if "datasets" in str(config.get("_target_")) else {}
+    return {key: safe.get(key, harmless(value)) for key, value in config.items()}
 
 
 def _loaded(path: Path) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """From YAML to objects: composing a command's configuration with Hydra, building what its ``_target_`` nodes name."""
 
+import atexit
 import contextlib
 import importlib
 import inspect
 import os
+import shutil
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,7 +84,11 @@ def _enter_team(name: str, shared: bool) -> None:
         raise SystemExit(1)
     if not members.first:
         console.mute()
-        sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra.run.dir=."]
+        unseen = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, unseen, ignore_errors=True)
+        sys.argv += [
+            "hydra.output_subdir=null", "hydra/job_logging=none", "hydra.run.dir=.", f"hydra.sweep.dir={unseen}",
+        ]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -205,7 +212,7 @@ def build(node: Node, where: str, trusted: Sequence[str] = ("dfm",), **offered: 
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{where}: no _target_ in {dict(node) if isinstance(node, Mapping) else node!r}")
-    target = _target(str(node["_target_"]), where, trusted)
+    target = target_of(str(node["_target_"]), where, trusted)
     parameters = inspect.signature(target).parameters
     hints = get_type_hints(target.__init__)
     arguments = {name: value for name, value in offered.items() if name in parameters}
@@ -272,7 +279,7 @@ def _fits(value: Any, hint: Any, origin: Any) -> bool:
     return isinstance(value, origin or hint)
 
 
-def _target(path: str, where: str, trusted: Sequence[str]) -> type[Any]:
+def target_of(path: str, where: str, trusted: Sequence[str]) -> type[Any]:
     """The class that a dotted path names."""
     module, _, name = path.rpartition(".")
     if path.split(".")[0] not in trusted:

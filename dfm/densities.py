@@ -186,10 +186,10 @@ class LossAware(Density):
     running: RunningLoss = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not (self.bins >= 1 and 0 < self.decay < 1 and 0 < self.floor <= 1):
+        if not (1 <= self.bins <= 10**6 and 0 < self.decay < 1 and 0 < self.floor <= 1):
             raise UserError(
                 f"density loss_aware: bins={self.bins}, decay={self.decay}, floor={self.floor}; "
-                "allowed: bins at least 1, 0 < decay < 1, 0 < floor <= 1"
+                "allowed: bins from 1 to 1,000,000, 0 < decay < 1, 0 < floor <= 1"
             )
         object.__setattr__(self, "running", RunningLoss(self.bins))
 

@@ -122,9 +122,13 @@ def first_bad_gradient(modules: Mapping[str, nn.Module]) -> str | None:
     return bad[-1] if bad else None
 
 
-def given_up(step: int, trouble: Trouble | None, config: TrainerConfig) -> UserError:
+class GivenUpError(UserError):
+    """Too many steps in a row could not be taken: all processes meet it at the same step."""
+
+
+def given_up(step: int, trouble: Trouble | None, config: TrainerConfig) -> GivenUpError:
     """What a run says that stops after too many steps which could not be taken."""
-    return UserError(
+    return GivenUpError(
         f"step {step}: {trouble}; {config.max_skipped} steps in a row were not taken and the weights are those from "
         f"before; try a smaller trainer.lr (now {config.lr:g}), a smaller trainer.clip_grad or trainer.precision=fp32"
     )

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,17 +96,15 @@ class Team:
                 # a group that outlives the interpreter's end can abort a process whose work is done
                 atexit.register(dist.destroy_process_group)
             yield dist
-        except (RuntimeError, ValueError) as error:
-            raise self._lost(error) from None
+        except RuntimeError as error:
+            raise self.lost(error) or error from None
 
     def lost(self, error: RuntimeError) -> ProcessError | None:
-        """What to say of an error inside a computation that has messages of its own; None where it is no message's."""
+        """What to say of an error where another process has ended; None where it is another one."""
         import torch.distributed as dist
 
-        of_message = self.size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
-        return self._lost(error) if of_message else None
-
-    def _lost(self, error: Exception) -> ProcessError:
+        if self.size == 1 or not (isinstance(error, dist.DistError) or re.search("gloo|NCCL|Connection", str(error))):
+            return None
         text = str(error).splitlines()[0][:100]
         return ProcessError(
             f"process {self.rank}: another process of the run does not answer ({text}); its last checkpoint stands; "

@@ -22,10 +22,10 @@ class Grid(ABC):
         """The steps + 1 times between which a sampler moves, float64, decreasing.
 
         Raises:
-            UserError: steps is not a positive number.
+            UserError: steps is not from 1 to a million.
         """
-        if steps < 1:
-            raise UserError(f"steps={steps}; allowed: a whole number of at least 1")
+        if not 1 <= steps <= 10**6:
+            raise UserError(f"steps={steps}; allowed: a whole number from 1 to 1,000,000")
         times = self.place(torch.linspace(0, 1, steps + 1, dtype=torch.float64), schedule, t_min, t_max)
         times[0], times[-1] = t_max, t_min
         return times

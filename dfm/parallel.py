@@ -4,9 +4,10 @@ In both a process takes its own parts of a batch, and the mean of the gradients 
 backward pass of the last part still runs.
 """
 
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -23,15 +24,22 @@ class Replicated:
 
     Attributes:
         forward: what the losses call in the place of ``network``.
+        parted: whether no process has all weights.
     """
+
+    parted: ClassVar[bool] = False
 
     def __init__(self, network: nn.Module, average: nn.Module, team: Team) -> None:
         self.network, self.team = network, team
         self.forward: nn.Module = network
         self._ddp: nn.parallel.DistributedDataParallel | None = None
         if team.size > 1 and any(p.requires_grad for p in network.parameters()):
+            # no messages about buffers, which are the same: some processes may call the network more often than others
+            ddp: Any = nn.parallel.DistributedDataParallel
+            known = inspect.signature(ddp.__init__).parameters
+            quiet = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
             with team.together():
-                self.forward = self._ddp = nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)
+                self.forward = self._ddp = ddp(network, **{quiet: False})
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """Within, backward passes leave the gradients where they are: the last part's pass is to form the mean."""
@@ -53,8 +61,12 @@ class Replicated:
         """The opposite of ``whole``: this process's part of a tensor, as ``like`` is parted."""
         return value
 
-    def usable(self, network: nn.Module) -> nn.Module:
-        """A network with the weights of ``network`` that one process can use alone; all processes ask together."""
+    def usable(self, network: nn.Module, everywhere: bool) -> nn.Module:
+        """A network with the weights of ``network`` that one process can use alone; all processes ask together.
+
+        Args:
+            everywhere: else only the first process needs it, and the others may get one without numbers.
+        """
         return network
 
 
@@ -67,12 +79,21 @@ def held(kind: str, network: nn.Module, average: nn.Module, team: Team) -> Repli
     return Sharded(network, average, team)
 
 
-def check(kind: str, parts: int, shardable: bool, team: Team) -> None:
+def unused() -> UserError:
+    """What is said where DDP waits for the gradient of a parameter that has none."""
+    return UserError(
+        "a parameter of the network takes no part in a loss, which trainer.parallel=ddp does not allow; "
+        "try trainer.parallel=fsdp, or a network without it"
+    )
+
+
+def check(kind: str, parts: int, shardable: bool, compiled: bool, team: Team) -> None:
     """Refuse what the processes of ``team`` cannot share.
 
     Args:
         parts: of a batch.
         shardable: whether the objective allows ``fsdp``.
+        compiled: whether the network is to be compiled.
 
     Raises:
         UserError: as it says.
@@ -81,6 +102,10 @@ def check(kind: str, parts: int, shardable: bool, team: Team) -> None:
         raise UserError(
             f"trainer.accumulate={parts} on {team.size} processes, which share the parts of a batch; allowed: "
             f"multiples of {team.size}"
+        )
+    if kind == "fsdp" and compiled:
+        raise UserError(
+            "trainer.parallel=fsdp with trainer.compile=true: they do not go together; allowed: one of them"
         )
     if kind == "fsdp" and not shardable:
         raise UserError("trainer.parallel=fsdp: this objective needs the whole network in every process; allowed: ddp")

@@ -21,16 +21,19 @@ class Sharded(Replicated):
     A block's weights come together when it is their turn, in the passes forward and back, and are dropped after it
     (``torch.distributed.fsdp.fully_shard``; Zhao et al. 2023, arXiv:2304.11277). A checkpoint has them whole, so that
     a run can go on in either way and on any number of processes.
+
+    A weight's shares are cut from its contiguous form, so convolutions are not laid out channels_last.
     """
+
+    parted = True
 
     def __init__(self, network: nn.Module, average: nn.Module, team: Team) -> None:
         self.network, self.team, self._ddp = network, team, None
-        self._hollow = copy.deepcopy(network).eval().requires_grad_(False)
+        # a copy of its form, in which every weight is one without numbers
+        empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in network.parameters()}
+        self._hollow = copy.deepcopy(network, empty).eval().requires_grad_(False)
         for parameter in [*network.parameters(), *average.parameters()]:
-            parameter.data = parameter.data.contiguous()  # shares are cut from this form
-        for part in self._hollow.modules():
-            for name, parameter in part.named_parameters(recurse=False):
-                setattr(part, name, nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False))
+            parameter.data = parameter.data.contiguous()
         device = next(network.parameters()).device
         with team.together():
             mesh = init_device_mesh(device.type, (team.size,))
@@ -45,8 +48,9 @@ class Sharded(Replicated):
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         kinds = [[g for g in gradients if isinstance(g, DTensor) is parted] for parted in (True, False)]
-        norms = [nn.utils.get_total_norm(kind) for kind in kinds if kind]
-        return nn.utils.get_total_norm([n.full_tensor() if isinstance(n, DTensor) else n for n in norms])
+        with self.team.together():
+            norms = [_full(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
+        return nn.utils.get_total_norm(norms)
 
     def clip(self, parameters: Sequence[Tensor], bound: float, norm: Tensor) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -55,7 +59,8 @@ class Sharded(Replicated):
 
     def whole(self, value: Any) -> Any:
         if isinstance(value, DTensor):
-            full = value.full_tensor()
+            with self.team.together():
+                full = value.full_tensor()
             return full.cpu() if self.team.first else None  # one weight at a time, and one process keeps them
         if isinstance(value, Mapping):
             return {key: self.whole(item) for key, item in value.items()}
@@ -67,11 +72,19 @@ class Sharded(Replicated):
         full = value.to(device=like.device, dtype=like.dtype)
         return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)
 
-    def usable(self, network: nn.Module) -> nn.Module:
-        found = copy.deepcopy(self._hollow)
-        weights = {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in network.state_dict().items()}
-        found.load_state_dict(weights, assign=True)
+    def usable(self, network: nn.Module, everywhere: bool) -> nn.Module:
+        found, weights = copy.deepcopy(self._hollow), {}
+        for name, value in network.state_dict().items():
+            with self.team.together():
+                full = _full(value)
+            if everywhere or self.team.first:
+                weights[name] = full
+        found.load_state_dict(weights, assign=True, strict=bool(weights))
         return found.requires_grad_(False)
+
+
+def _full(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 class _Unsynchronised(AbstractContextManager[None]):

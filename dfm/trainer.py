@@ -22,7 +22,7 @@ from dfm.diagnosis import Trouble, diagnose, given_up, merged, out_of_memory
 from dfm.distributed import Team
 from dfm.ema import Ema
 from dfm.objectives import Loss, Model, Objective, noted
-from dfm.parallel import check, held
+from dfm.parallel import check, held, unused
 from dfm.seeding import Purpose, lent_seed, training_generator
 from dfm.trainer_config import TrainerConfig
 
@@ -72,7 +72,7 @@ class Trainer:
         team: Team | None = None,
     ) -> None:
         self.config, self.objective, self.device, self.team = config, objective, device, team or Team()
-        check(config.parallel, config.accumulate, objective.shardable, self.team)
+        check(config.parallel, config.accumulate, objective.shardable, config.compile, self.team)
         self.dequantization = dequantization or Uniform()
         self.augmentation = Augmentation(flip=flip, label_dropout=label_dropout, num_classes=denoiser.spec.num_classes)
         self.network = _laid_out(denoiser.module().to(device), denoiser.spec, config.channels_last)
@@ -88,12 +88,15 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.averaged_since, self.skipped_in_a_row = 0, 0
 
-    def averaged(self) -> Any:
+    def averaged(self, everywhere: bool = True) -> Any:
         """The denoiser (or classifier) with the averaged weights: what is sampled from and scored.
 
         All processes of the team ask together, since each may hold a share of the weights.
+
+        Args:
+            everywhere: else only the first process is going to use it.
         """
-        return replace(self.denoiser, network=self.parallel.usable(self.ema.network))
+        return replace(self.denoiser, network=self.parallel.usable(self.ema.network, everywhere))
 
     def begin_with(self, weights: Mapping[str, Tensor]) -> None:
         """Start from these weights of the network in the place of fresh ones; what they lack stays fresh.
@@ -276,6 +279,8 @@ class Trainer:
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):  # the latter of the CPU
                 raise out_of_memory(self.config, self.device) from None
+            if "finished reduction" in str(error):
+                raise unused() from None
             raise self.team.lost(error) or error from None
         return found
 

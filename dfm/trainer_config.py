@@ -24,7 +24,8 @@ class TrainerConfig:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``. precision: ``fp32`` or ``bf16`` (autocast).
         parallel: how several processes hold the network: ``ddp``, each all of it, or ``fsdp``, each a share of every
             weight, for networks that do not fit one card with their gradients and averages.
-        compile: torch.compile the network. channels_last: memory layout of convolutions.
+        compile: torch.compile the network. channels_last: memory layout of
+            convolutions (not with fsdp).
         num_workers: threads that prepare batches ahead.
 
     Raises:

@@ -70,29 +70,56 @@ def test_two_processes_train_as_one(command: Command, tmp_path: Path, also: list
     assert nats[0] == pytest.approx(nats[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_another_number_of_processes_goes_on(command: Command, tmp_path: Path, parallel: str) -> None:
-    """Begun by two, ended by one: the parts of a batch stay two, and so do the draws."""
-    parts = [text for text in RUN if not text.startswith("trainer.accumulate")]
-    parts += ["trainer.channels_last=false"]  # which fsdp does not use: the same sums, in the same order
-    short = ["trainer.lr_schedule=constant", "nll.n=0", "hydra.run.dir=shared", "resume=auto"]
-    reference = command("train", *RUN, "nll.n=0", "trainer.lr_schedule=constant", "trainer.channels_last=false").run
-    first = [text for text in parts if not text.startswith("trainer.max_steps")]
-    assert (
-        together(
-            "train", *first, "trainer.max_steps=2", f"trainer.parallel={parallel}", *short, cwd=tmp_path
-        ).returncode
-        == 0
-    )
-    assert (
-        json.loads(json.dumps(checkpoint.read(run_dir.checkpoints(tmp_path / "shared")[0]).config))["trainer"][
-            "accumulate"
-        ]
-        == 2
-    )
-    command("train", *first, "trainer.max_steps=4", *short)
+@pytest.mark.parametrize(("first", "second"), [("ddp", ""), ("fsdp", ""), ("ddp", "fsdp"), ("fsdp", "ddp")])
+def test_processes_of_another_number_or_kind_go_on(command: Command, tmp_path: Path, first: str, second: str) -> None:
+    """Begun by two, ended by one or by two that share the weights otherwise: the draws stay, and whole weights too."""
+    # fsdp does not use channels_last: without it the same sums are formed in the same order
+    same = ["trainer.lr_schedule=constant", "nll.n=0", "trainer.channels_last=false"]
+    reference = command("train", *RUN, *same).run
+    words = [text for text in RUN if text.partition("=")[0] not in ("trainer.accumulate", "trainer.max_steps")]
+    words += [*same, "hydra.run.dir=shared", "resume=auto"]
+    begun = together("train", *words, "trainer.max_steps=2", f"trainer.parallel={first}", cwd=tmp_path)
+    assert begun.returncode == 0, begun.stderr
+    shared = tmp_path / "shared"
+    assert checkpoint.read(run_dir.checkpoints(shared)[0]).config["trainer"]["accumulate"] == 2
+    if second:
+        ended = together("train", *words, "trainer.max_steps=4", f"trainer.parallel={second}", cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+    else:
+        command("train", *words, "trainer.max_steps=4")
     for name, value in weights(reference).items():
-        assert torch.allclose(value, weights(tmp_path / "shared")[name], atol=1e-5), name
+        assert torch.allclose(value, weights(shared)[name], atol=1e-5), name
+
+
+OUT_OF_MEMORY = """
+import torch, sys
+from dfm.cli import main
+from dfm.distributed import team
+from dfm.networks import NetworkDenoiser
+real, calls = NetworkDenoiser.output, []
+def output(self, x, t):
+    calls.append(0)
+    if team().rank == 1 and torch.is_grad_enabled() and len(calls) > 3:
+        raise torch.OutOfMemoryError("here")
+    return real(self, x, t)
+NetworkDenoiser.output = output
+main()
+"""
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_process_that_fails_alone_ends_the_job_in_lines(tmp_path: Path, parallel: str) -> None:
+    """No process waits for the other, and none takes up a collective that the others do not."""
+    (tmp_path / "worker.py").write_text(OUT_OF_MEMORY)
+    words = [*RUN, "nll.n=0", "trainer.max_steps=50", f"trainer.parallel={parallel}", "hydra.run.dir=shared"]
+    done = subprocess.run(
+        [*TOGETHER[:-2], "worker.py", "train", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "error: process 1: out of memory" in done.stderr or "error: out of memory" in done.stderr
+    ours = done.stderr.partition("ChildFailedError")[0].rpartition("Traceback")[0]  # torchrun's own comes after
+    assert "Traceback" not in ours, ours
 
 
 WORKER = """
@@ -125,7 +152,7 @@ assert torch.allclose(norm, expected, rtol=1e-5)
 parted.clip(list(network.parameters()), 0.5, norm)
 for p, q in zip(network.parameters(), alone.parameters()):
     assert torch.allclose(p.grad.full_tensor(), q.grad, rtol=1e-4, atol=1e-6)
-usable = parted.usable(network)
+usable = parted.usable(network, everywhere=True)
 assert torch.equal(usable(x, t), alone.eval()(x, t))
 print("fine")
 """
@@ -159,9 +186,11 @@ def children(parent: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers by Linux's /proc")
-def test_a_killed_worker_ends_the_job_and_the_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_killed_worker_ends_the_job_and_the_run_goes_on(tmp_path: Path, parallel: str) -> None:
     words = [
-        "train", *[text for text in RUN if "max_steps" not in text], "trainer.max_steps=100000", "nll.n=0",
+        "train", f"trainer.parallel={parallel}",
+        *[text for text in RUN if "max_steps" not in text], "trainer.max_steps=100000", "nll.n=0",
         "trainer.sample_every=0", "trainer.validate_every=0", "hydra.run.dir=shared", "resume=auto",
     ]  # fmt: skip
     with subprocess.Popen(
@@ -225,3 +254,15 @@ def test_hydras_launchers_run_the_jobs_of_a_sweep_and_only_those_left(launcher: 
     assert [checkpoint.read(run_dir.checkpoints(run)[0]).step for run in runs] == [1, 2]
     assert (runs[0] / "checkpoints").stat().st_mtime_ns == written[0]
     assert (runs[1] / "checkpoints").stat().st_mtime_ns != written[1]
+
+
+def test_a_sweep_leaves_one_directory(tmp_path: Path) -> None:
+    words = ["train", "-m", *[text for text in TINY if "max_steps" not in text], "trainer.max_steps=1,2", "nll.n=0"]
+    done = together(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "outputs").glob("*/*-train-sweep"))) == 1
+
+
+def test_fsdp_is_not_compiled(command: Command) -> None:
+    told = command("train", *TINY, "trainer.parallel=fsdp", "trainer.compile=true", code=1).err
+    assert "do not go together" in told

@@ -1,9 +1,12 @@
 """Arrays on disk and work in batches, for the commands that go along the ODE."""
 
+import contextlib
 import io
+import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -31,6 +34,53 @@ def in_batches(
         parts.append(carried.x)
         evaluations += carried.nfe * len(carried.x)
     return torch.cat(parts), evaluations / len(x)
+
+
+class NpzWriter:
+    """An .npz whose one large array is written piece by piece; see ``npz_writer``."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str, count: int) -> None:
+        self.archive, self.name, self.count = archive, name, count
+        self.written = 0
+        self._member: IO[bytes] | None = None
+
+    def write(self, values: np.ndarray) -> None:
+        """Append rows."""
+        if self._member is None:
+            self._member = self.archive.open(f"{self.name}.npy", "w", force_zip64=True)
+            header = {"descr": values.dtype.str, "fortran_order": False, "shape": (self.count, *values.shape[1:])}
+            np.lib.format.write_array_header_1_0(self._member, header)
+        self._member.write(np.ascontiguousarray(values).data)
+        self.written += len(values)
+
+    def close(self) -> None:
+        """No more rows come."""
+        if self._member is not None:
+            self._member.close()
+            self._member = None
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        """A small array beside it, after its last row."""
+        self.close()
+        with self.archive.open(f"{name}.npy", "w") as member:
+            np.save(member, values)
+
+
+@contextlib.contextmanager
+def npz_writer(path: Path, name: str, count: int) -> Iterator[NpzWriter]:
+    """Write ``name``, an array of ``count`` rows, as its rows come; the file gets its name when it is whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
+            writer = NpzWriter(archive, name, count)
+            try:
+                yield writer
+            finally:
+                writer.close()  # else the archive's own closing hides what went wrong
+        assert writer.written == count, f"{writer.written} of {count} rows"
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

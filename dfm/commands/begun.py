@@ -57,7 +57,7 @@ def check(found: Checkpoint, objective: Objective, config: dict[str, Any], ckpt:
     if theirs != mine:
         raise UserError(f"init={ckpt}: a model of shape and classes {theirs}; allowed: {mine}, as the data here")
     for key in SAME:
-        before, now = (part(c, key) for c in (found.config, config))
+        before, now = (part(c, key) for c in (found.config, checkpoint.harmless(config)))
         if before != now:
             raise UserError(f"init={ckpt}: its {key} is {before}, here it is {now}; allowed: the same")
     learned = assemble.objective(found.config, assemble.trusted(config))
@@ -83,7 +83,9 @@ def check_taught(found: Checkpoint, objective: Taught, config: dict[str, Any], c
     if config.get("label_dropout") and not found.config.get("label_dropout"):
         raise UserError(f"init={ckpt}: this teacher never saw a hidden class; allowed: label_dropout=0, or another one")
     pairs = isinstance(objective, Reflow)
-    if not pairs and (not learned.independent or part(found.config, "coupling") != part(config, "coupling")):
+    if not pairs and (
+        not learned.independent or part(found.config, "coupling") != part(checkpoint.harmless(config), "coupling")
+    ):
         raise UserError(f"init={ckpt}: a teacher of another coupling of data and noise; allowed: the same coupling=")
     steps = int(config["trainer"]["max_steps"])
     if config["trainer"].get("max_minutes") is not None:

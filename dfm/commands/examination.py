@@ -24,7 +24,7 @@ def examine(run: Run) -> None:
     split, step = run.dataset.split(run.nll.split), run.trainer.step
     n = min(run.nll.n, len(split))
     if n and assemble.is_classifier(run.config):
-        averaged = run.trainer.averaged()
+        averaged = run.trainer.averaged(everywhere=False)
         if run.team.first:
             report(averaged, run.dequantization, split, n, run.nll.seed, run.device, run.directory, step)
     elif n and not run.objective.has_ode:

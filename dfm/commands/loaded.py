@@ -10,7 +10,7 @@ from dfm import assemble, console
 from dfm.api import classifier_of, denoiser_of
 from dfm.checkpoint import Checkpoint, find, made_use_of
 from dfm.config import choice, overrides
-from dfm.datasets.base import Dataset, Split, data_folder
+from dfm.datasets.base import Dataset, Split
 from dfm.denoiser import Denoiser
 from dfm.errors import UserError
 from dfm.guidance import ByClassifier, ClassifierFree, Guidance
@@ -129,13 +129,11 @@ def check_jumps(sampler: Sampler, denoiser: Denoiser, drawn: Denoiser) -> None:
 def dataset_of(found: Checkpoint, config: dict[str, Any], trust: Sequence[str]) -> Dataset:
     """The checkpoint's data set, with the keys of it that the command replaces.
 
-    A checkpoint may say where data are read, not where anything is written: who wants a download, or a cache elsewhere
-    than where all are, says so on the command line.
+    A checkpoint may say where data are read, not where anything is written (``checkpoint.harmless``): who wants a
+    download, or a cache elsewhere than where all are, says so on the command line.
     """
     with made_use_of(found):
-        safe = {"download": False, "cache": data_folder()}
-        own = {key: safe.get(key, value) for key, value in found.config["dataset"].items()}
-        return assemble.dataset({"dataset": {**own, **config["dataset"]}}, trust)
+        return assemble.dataset({"dataset": {**found.config["dataset"], **config["dataset"]}}, trust)
 
 
 def examples_of(found: Checkpoint, config: dict[str, Any], name: str, trust: Sequence[str]) -> Split:

@@ -188,7 +188,7 @@ class Run:
 
     def validate(self) -> None:
         """A line with the averaged weights' loss on the validation split (the test split where there is none)."""
-        split, averaged = self._held_out(), self.trainer.averaged()
+        split, averaged = self._held_out(), self.trainer.averaged(everywhere=False)
         if split is not None and self.objective.validates and self.team.first:
             self._write({"step": self.trainer.step, "validation_loss": self.trainer.validation_loss(averaged, split)})
 
@@ -211,7 +211,7 @@ class Run:
 
     def draw(self) -> None:
         """A grid of samples of the averaged weights, always from the same latents; a classifier draws none."""
-        averaged = self.trainer.averaged()
+        averaged = self.trainer.averaged(everywhere=False)
         if assemble.is_classifier(self.config) or not self.team.first:
             return
         moments = sample_batches(

@@ -1,6 +1,7 @@
 """``dfm sample``: draw from a checkpoint."""
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,12 +46,14 @@ def job(cfg: DictConfig) -> None:
     """Draw samples from one checkpoint and store them."""
     config, directory = plain(cfg), run_directory()
     wanted = settings(config, SampleSettings)
+    import torch
+
     from dfm import assemble
     from dfm.commands.loaded import check_jumps, guided, loaded, own_sampler
     from dfm.commands.observed import observed, report
     from dfm.devices import resolve_device
     from dfm.inverse import Observed
-    from dfm.run_dir import write_overrides
+    from dfm.run_dir import write_json, write_overrides
     from dfm.sampling import check_count, checked_labels
 
     trust = assemble.trusted(config)
@@ -70,19 +73,24 @@ def job(cfg: DictConfig) -> None:
     if truth is not None and labels is not None and wanted.label is None:
         labels = truth.labels
 
-    began = time.perf_counter()
-    samples, evaluations = shared(members, drawn, sampler, indices, labels, wanted, device)
-    if not members.first:
+    tally = Tally()
+    pieces: Iterable[Tensor] = pieces_of(members, drawn, sampler, indices, labels, wanted, device, tally)
+    if truth is not None:
+        pieces = list(pieces)
+    if members.first:
+        keep(pieces, labels, indices, drawn.spec, directory, wanted.png, by_class=by_class)
+    else:
+        for _ in pieces:
+            pass  # its share is drawn; the first process stores it
         return
-    seconds = time.perf_counter() - began
     facts = {
         "sampler": name,
         "settings": how,
         "guidance": config["guidance"],
         "task": config["task"],
         "schedule": config.get("schedule") or found.config["schedule"],
-        "nfe": evaluations / len(indices),
-        "seconds": seconds,
+        "nfe": tally.evaluations / len(indices),
+        "seconds": tally.seconds,
         "n": len(indices),
         "seed": wanted.seed,
         "label": wanted.label,
@@ -92,45 +100,53 @@ def job(cfg: DictConfig) -> None:
     write_overrides(directory, overrides())
     if truth is not None:
         assert isinstance(drawn, Observed)
-        facts.update(report(drawn, truth, samples, found.spec, directory))
-    store(samples, labels, indices, drawn.spec, directory, wanted.png, facts, by_class=by_class)
-    console.say(f"{len(indices)} samples in {seconds:.1f} s, {facts['nfe']:.0f} NFE: {directory / 'grid.png'}")
+        facts.update(report(drawn, truth, torch.cat(list(pieces)), found.spec, directory))
+    write_json(directory / "sample.json", facts)
+    console.say(f"{len(indices)} samples in {tally.seconds:.1f} s, {facts['nfe']:.0f} NFE: {directory / 'grid.png'}")
     console.say(f"run directory: {directory}")
 
 
-def shared(
+@dataclass
+class Tally:
+    """What drawing took so far: evaluations of the network, times samples; seconds."""
+
+    evaluations: float = 0.0
+    seconds: float = 0.0
+
+
+def pieces_of(
     members: Team, denoiser: "Denoiser", sampler: "Sampler", indices: range, labels: "Tensor | None",
-    wanted: SampleSettings, device: "torch.device",
-) -> tuple["Tensor", float]:  # fmt: skip
-    """(all samples as they are stored, in order; evaluations): every process draws some of the batches."""
+    wanted: SampleSettings, device: "torch.device", tally: Tally,
+) -> Iterator["Tensor"]:  # fmt: skip
+    """The samples as they are stored, in order, a batch of each process at a time: no more than that is in memory."""
     import torch
 
     from dfm.commands.observed import restored
     from dfm.sampling import sample_batches, stored
 
+    def batch(places: range) -> tuple[torch.Tensor, float]:
+        rows = torch.arange(places.start, places.stop)
+        mine = denoiser.rows(rows)
+        moments = sample_batches(
+            mine, sampler, [indices[k] for k in places], seed=wanted.seed, batch_size=len(places),
+            labels=None if labels is None else labels[rows], device=device,
+        )  # fmt: skip
+        last = next(moment.state for moment in moments if moment.state.final)
+        found = stored(restored(mine, last.x, torch.arange(len(places))), denoiser.spec)
+        return found, last.nfe * len(places)
+
     batches = [range(k, min(k + wanted.batch_size, len(indices))) for k in range(0, len(indices), wanted.batch_size)]
-    places = torch.tensor([place for batch in members.share(batches) for place in batch], dtype=torch.int64)
-    mine = denoiser.rows(places) if members.size > 1 else denoiser
-    own = None if labels is None else labels[places]
-    parts: list[torch.Tensor] = []
-    done, evaluations = 0, 0.0
     with console.bar(quiet=not members.first) as bar:
-        progress = bar.add_task("sample", total=len(places))
-        for moment in sample_batches(
-            mine, sampler, [indices[int(k)] for k in places], seed=wanted.seed, batch_size=wanted.batch_size,
-            labels=own, device=device,
-        ):  # fmt: skip
-            if moment.state.final:
-                count = len(moment.indices)
-                parts.append(stored(restored(mine, moment.state.x, torch.arange(done, done + count)), denoiser.spec))
-                done += count
-                evaluations += moment.state.nfe * count
-                bar.advance(progress, count)
-    drawn = torch.cat(parts) if parts else None
-    found = members.gathered((places, drawn, evaluations))
-    order = torch.cat([where for where, _, _ in found]).argsort()
-    samples = torch.cat([values for _, values, _ in found if values is not None])
-    return samples[order], sum(spent for _, _, spent in found)
+        progress = bar.add_task("sample", total=len(indices))
+        for first in range(0, len(batches), members.size):
+            began = time.perf_counter()
+            own = batches[first : first + members.size][members.rank : members.rank + 1]
+            parts = [part for each in members.gathered([batch(places) for places in own]) for part in each]
+            tally.evaluations += sum(spent for _, spent in parts)
+            tally.seconds += time.perf_counter() - began
+            values = torch.cat([values for values, _ in parts])
+            bar.advance(progress, len(values))
+            yield values
 
 
 def whole_rows(n: int, spec: "DatasetSpec") -> int:
@@ -163,9 +179,25 @@ def store(
     facts: dict[str, Any],
     columns: int | None = None,
     name: str = "sample.json",
+) -> None:
+    """What ``keep`` leaves of samples that are all there, and the facts."""
+    from dfm.run_dir import write_json
+
+    keep([samples], labels, indices, spec, directory, png, columns)
+    write_json(directory / name, facts)
+
+
+def keep(
+    pieces: Iterable["Tensor"],
+    labels: "Tensor | None",
+    indices: range,
+    spec: "DatasetSpec",
+    directory: Path,
+    png: bool,
+    columns: int | None = None,
     by_class: bool = False,
 ) -> None:
-    """``grid.png``, ``samples.npz`` and the facts, and ``png/000000.png`` ... where asked for.
+    """``samples.npz`` and ``grid.png``, and ``png/000000.png`` ... where asked for, written as the samples come.
 
     Args:
         by_class: a row of the grid is a class; ``samples.npz`` stays in the order of the samples' numbers.
@@ -173,26 +205,31 @@ def store(
     import torch
 
     from dfm import images_io
-    from dfm.commands.arrays import save_npz
+    from dfm.commands.arrays import npz_writer
     from dfm.commands.pictures import picture
-    from dfm.run_dir import write_json
 
-    arrays = {"samples": images_io.nhwc(samples) if spec.levels is not None else samples.numpy()}
-    if labels is not None:
-        arrays["labels"] = labels.numpy()
-    save_npz(directory / "samples.npz", arrays)
-    shown = samples
-    if by_class and labels is not None:
-        columns = max(1, min(len(samples), GRID_LIMIT) // spec.num_classes)
-        shown = torch.cat([samples[labels == c][:columns] for c in range(spec.num_classes)])
-    elif spec.levels is not None:
-        shown = samples[:GRID_LIMIT]
-    images_io.save_png(picture(shown, spec, columns), directory / "grid.png")
-    write_json(directory / name, facts)
+    limit = GRID_LIMIT if spec.levels is not None else len(indices)
+    shown: list[torch.Tensor] = []
     if png and spec.levels is not None:
         (directory / "png").mkdir(exist_ok=True)
-        for number, image in zip(indices, arrays["samples"], strict=True):
-            images_io.save_png(image, directory / "png" / f"{number:06d}.png")
+    with npz_writer(directory / "samples.npz", "samples", len(indices)) as file:
+        done = 0
+        for piece in pieces:
+            values = images_io.nhwc(piece) if spec.levels is not None else piece.numpy()
+            file.write(values)
+            if png and spec.levels is not None:
+                for number, image in zip(indices[done : done + len(piece)], values, strict=True):
+                    images_io.save_png(image, directory / "png" / f"{number:06d}.png")
+            shown.append(piece[: max(0, limit - done)].clone())  # not a view: the rest of the piece is let go
+            done += len(piece)
+        if labels is not None:
+            file.add("labels", labels.numpy())
+    first = torch.cat(shown)
+    if by_class and labels is not None:  # classes come in turn, so each has its samples among the first
+        columns = max(1, len(first) // spec.num_classes)
+        own = labels[: len(first)]
+        first = torch.cat([first[own == c][:columns] for c in range(spec.num_classes)])
+    images_io.save_png(picture(first, spec, columns), directory / "grid.png")
 
 
 GRID_LIMIT = 400

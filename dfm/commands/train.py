@@ -34,14 +34,17 @@ def job(cfg: DictConfig) -> None:
     config = shared_out(plain(cfg), members)
     from dfm.commands.examination import examine, examined
     from dfm.commands.run import Run
+    from dfm.diagnosis import GivenUpError
 
     run = Run(config, directory, bool(config["resume"]), members)
     began = run.trainer.step
     with watched() as asked:
         try:
             stop = train(run, asked)
-        except UserError:
-            run.save_if_reported()  # the weights are those from before what went wrong
+        except UserError as error:
+            # the weights are those from before what went wrong; shares of them come together only if all meet it
+            if isinstance(error, GivenUpError) or not run.trainer.parallel.parted:
+                run.save_if_reported()
             raise
         finally:
             run.close()

@@ -124,7 +124,7 @@ class UNet(nn.Module):
         levels = len(channel_multipliers)
         _check_shape(shape, levels)
         widths = _widths(channels, channel_multipliers, groups)
-        counted("blocks_per_level", blocks_per_level, 2, 1000)
+        counted("blocks_per_level", blocks_per_level, 2, 1000 // max(1, levels))
         time_channels = 4 * channels if time_channels is None else time_channels
         counted("time_channels", time_channels, 4 * channels)
         down_attention = _levels("attention_levels", attention_levels, levels)
