@@ -32,14 +32,19 @@ def weights(run: Path, kind: str = "ema") -> dict[str, torch.Tensor]:
     return checkpoint.read(run_dir.checkpoints(run)[0]).state[kind]
 
 
+LONG = pytest.mark.faults
+LEARNED = ["density=loss_aware", "uncertainty=learned", "trainer.accumulate=4"]
+FSDP = ["trainer.parallel=fsdp", "trainer.channels_last=false"]
+
+
 @pytest.mark.parametrize(
     "also",
     [
-        ["density=loss_aware"],
-        ["density=loss_aware", "trainer.parallel=fsdp", "trainer.channels_last=false"],
-        ["uncertainty=learned", "trainer.parallel=fsdp", "trainer.accumulate=4", "trainer.channels_last=false"],
-        ["uncertainty=learned", "trainer.accumulate=4"],
+        LEARNED,
+        [*LEARNED, *FSDP],
         ["objective=meanflow", "density=uniform"],  # forward mode through the wrapped network
+        pytest.param(["density=loss_aware"], marks=LONG),
+        pytest.param(["density=loss_aware", *FSDP], marks=LONG),
     ],
     ids=" ".join,
 )
@@ -70,7 +75,10 @@ def test_two_processes_train_as_one(command: Command, tmp_path: Path, also: list
     assert nats[0] == pytest.approx(nats[1], rel=1e-4)
 
 
-@pytest.mark.parametrize(("first", "second"), [("ddp", ""), ("fsdp", ""), ("ddp", "fsdp"), ("fsdp", "ddp")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("fsdp", ""), ("ddp", "fsdp"), *(pytest.param(*kinds, marks=LONG) for kinds in (("ddp", ""), ("fsdp", "ddp")))],
+)
 def test_processes_of_another_number_or_kind_go_on(command: Command, tmp_path: Path, first: str, second: str) -> None:
     """Begun by two, ended by one or by two that share the weights otherwise: the draws stay, and whole weights too."""
     # fsdp does not use channels_last: without it the same sums are formed in the same order
