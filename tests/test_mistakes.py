@@ -72,7 +72,7 @@ def test_a_mistake_is_one_line(name: str, command: Command) -> None:
         (["nll", "n=all"], "int | null"),
         (["sample", "label=3"], "without classes"),
         (["sample", "index=-1"], "at least 0"),
-        (["sample", "sampler.steps=0"], "at least 1"),
+        (["sample", "sampler.steps=0"], "from 1 to"),
         (["sample", "sampler=dopri5", "sampler.steps=5"], "no effect"),
         (["sample", "sampler.times=[0.5,0.1]"], "t_max = 0.999"),
         (["sample", "sampler.times=[0.999,0.5,0.7]"], "decreasing"),
