@@ -21,6 +21,15 @@ class Batch:
     labels: Tensor | None
     indices: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """Values and labels on a device; from pinned memory the copy runs beside what the device is doing."""
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return Batch(self.values.to(device, non_blocking=True), labels, self.indices)
+
+    def pinned(self) -> "Batch":
+        """The same in memory that a card can copy from by itself."""
+        return Batch(self.values.pin_memory(), None if self.labels is None else self.labels.pin_memory(), self.indices)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -49,10 +58,10 @@ class Augmentation:
         """The batch as training sees it."""
         values, labels = batch.values, batch.labels
         if self.flip:
-            mirror = self._chosen(0.5, len(values), seed, step, Purpose.FLIP)
+            mirror = self._chosen(0.5, len(values), seed, step, Purpose.FLIP).to(values.device)
             values = torch.where(mirror.reshape(-1, 1, 1, 1), values.flip(-1), values)
         if self.label_dropout and labels is not None:
-            hidden = self._chosen(self.label_dropout, len(labels), seed, step, Purpose.HIDDEN_LABEL)
+            hidden = self._chosen(self.label_dropout, len(labels), seed, step, Purpose.HIDDEN_LABEL).to(labels.device)
             labels = torch.where(hidden, self.num_classes, labels)
         return Batch(values, labels, batch.indices)
 
@@ -60,7 +69,7 @@ class Augmentation:
     def _chosen(chance: float, n: int, seed: int, step: int, purpose: Purpose) -> Tensor:
         """Which of n examples: bool (n,)."""
         generator = training_generator(torch.device("cpu"), seed, step, 0, purpose)
-        return torch.rand(n, generator=generator) < chance
+        return torch.rand(n, generator=generator) < chance  # on the CPU: the same whatever the device
 
 
 @dataclass
@@ -71,11 +80,13 @@ class Batches:
         split: the training examples, in memory.
         size: examples a batch; may exceed the split.
         seed: of the order.
+        pinned: put batches into memory that a card can copy from by itself.
     """
 
     split: Split
     size: int
     seed: int
+    pinned: bool = False
     _orders: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,7 +109,8 @@ class Batches:
         # idle members spin on the cores that train (measured on two cores: 197 ms a step instead of 131).
         values = torch.from_numpy(self.split.values.numpy()[indices.numpy()])
         labels = None if self.split.labels is None else torch.from_numpy(self.split.labels.numpy()[indices.numpy()])
-        return Batch(values, labels, indices)
+        batch = Batch(values, labels, indices)
+        return batch.pinned() if self.pinned else batch
 
     def stream(self, first: int, workers: int) -> Generator[Batch, None, None]:
         """Batches first, first + 1, ..., prepared ahead by ``workers`` threads (0: when asked for).

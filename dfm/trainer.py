@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfm.batches import Augmentation, Batch, Batches
-from dfm.datasets.base import DatasetSpec, Split
+from dfm.datasets.base import Split
 from dfm.dequantization import Dequantization, Uniform
+from dfm.devices import laid_out, products, recompute, tf32
 from dfm.diagnosis import Trouble, diagnose, given_up, merged, out_of_memory
 from dfm.distributed import Team
 from dfm.ema import Ema
@@ -75,14 +76,17 @@ class Trainer:
         check(config.parallel, config.accumulate, objective.shardable, config.compile, self.team)
         self.dequantization = dequantization or Uniform()
         self.augmentation = Augmentation(flip=flip, label_dropout=label_dropout, num_classes=denoiser.spec.num_classes)
-        self.network = _laid_out(denoiser.module().to(device), denoiser.spec, config.channels_last)
+        images = len(denoiser.spec.shape) == 3
+        self.network = laid_out(denoiser.module().to(device), config.channels_last and images)
         self.learned = objective.module(self.network).to(device)
         average = copy.deepcopy(self.network)
         self.parallel = held(config.parallel, self.network, average, self.team)
         self.ema = Ema(self.network, average, config.ema_decay)
+        if config.activation_checkpointing:
+            recompute(self.network)
         forward = torch.compile(self.parallel.forward) if config.compile else self.parallel.forward
         self.denoiser = replace(denoiser, network=forward)
-        self.batches = Batches(split, config.batch_size, config.seed)
+        self.batches = Batches(split, config.batch_size, config.seed, pinned=device.type == "cuda")
         self.parameters = [*self.network.parameters(), *(p for p in self.learned.parameters() if p.requires_grad)]
         self.optimizer = self._make_optimizer()
         self.step, self.seconds = 0, 0.0
@@ -208,7 +212,7 @@ class Trainer:
             self.averaged_since = self.step
         self.network.train()
         rate = self.learning_rate()
-        batch = self.augmentation(batch, self.config.seed, self.step)
+        batch = self.augmentation(batch.to(self.device), self.config.seed, self.step)
         losses = self._forward_and_back(batch, self.denoiser)
         loss = torch.stack([part.value.mean() for part in losses]).mean()
         self.team.average([loss, *(p.grad for p in self.learned.parameters() if p.grad is not None)])
@@ -270,7 +274,8 @@ class Trainer:
             for k in mine:
                 generator = training_generator(self.device, seed, self.step, k, Purpose.TRAIN)
                 waits = self.parallel.accumulating() if k != mine[-1] else contextlib.nullcontext()
-                with lent_seed(self.device, seed, self.step, k, Purpose.DROPOUT), waits:
+                rounded = tf32(self.config.precision == "tf32")
+                with lent_seed(self.device, seed, self.step, k, Purpose.DROPOUT), waits, rounded:
                     losses = self._losses(denoiser, values[k], labels[k], generator, self.progress)
                     loss = losses.value.mean() / len(mine)  # the mean over the processes is formed on the way back
                     if loss.requires_grad:
@@ -293,15 +298,11 @@ class Trainer:
         progress: float,
     ) -> Loss:
         """Losses of a batch in the split's own numbers."""
-        data = values.to(self.device, non_blocking=True)
+        data = values.to(self.device)
         if denoiser.spec.levels is not None:
             data = self.dequantization.training(data, denoiser.spec.levels, generator)
         if denoiser.spec.num_classes == 0:
             labels = None
         given = denoiser.given(None if labels is None else labels.to(self.device))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with products(self.config.precision, self.device):
             return self.objective.loss(given, data, generator, progress)
-
-
-def _laid_out(network: nn.Module, spec: DatasetSpec, channels_last: bool) -> nn.Module:
-    return network.to(memory_format=torch.channels_last) if channels_last and len(spec.shape) == 3 else network

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dfm.devices import Precision
 from dfm.errors import UserError
 from dfm.seeding import checked_seed
 
@@ -21,11 +22,13 @@ class TrainerConfig:
         ema_decay: of the averaged weights. checkpoint_every, sample_every, validate_every, log_every: in steps, 0 for
             never (the last step is always kept); keep_checkpoints: the newest so many,
             and that of the lowest validation loss.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``. precision: ``fp32`` or ``bf16`` (autocast).
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``. precision: of convolutions and matrix products: ``fp32``,
+            ``tf32`` (on cards that have it) or ``bf16`` (autocast); weights and all else are float32.
         parallel: how several processes hold the network: ``ddp``, each all of it, or ``fsdp``, each a share of every
             weight, for networks that do not fit one card with their gradients and averages.
         compile: torch.compile the network. channels_last: memory layout of
-            convolutions (not with fsdp).
+            convolutions (not with fsdp). activation_checkpointing: keep only the inputs of residual blocks for the
+            backward pass, which computes the rest anew: less memory, a third more work.
         num_workers: threads that prepare batches ahead.
 
     Raises:
@@ -51,10 +54,11 @@ class TrainerConfig:
     log_every: int = 50
     seed: int = 0
     device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     parallel: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False
     channels_last: bool = True
+    activation_checkpointing: bool = False
     num_workers: int = 0
 
     def __post_init__(self) -> None:

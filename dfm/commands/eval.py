@@ -24,6 +24,7 @@ class EvalSettings:
     batch_size: int
     label: int | str | None
     device: str
+    precision: str
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def job(cfg: DictConfig) -> None:
     wanted = settings(config, EvalSettings)
     from dfm import assemble
     from dfm.commands import judged
-    from dfm.devices import resolve_device
+    from dfm.devices import checked_precision, resolve_device
     from dfm.quality import quality
     from dfm.run_dir import write_overrides
     from dfm.sampling import check_count
@@ -45,6 +46,7 @@ def job(cfg: DictConfig) -> None:
     trust = assemble.trusted(config)
     check_count(1 if wanted.n is None else wanted.n, wanted.batch_size)
     device = resolve_device(wanted.device)
+    checked_precision(wanted.precision)
     found, source = judged.origin(config, wanted, device, trust)
     data = judged.references_of(config, found, trust)
     references = judged.examples(data, wanted.split, wanted.label)

@@ -17,6 +17,7 @@ from dfm.commands.stored import read_samples
 from dfm.config import overrides, variant
 from dfm.datasets.base import Dataset, DatasetSpec
 from dfm.denoiser import Denoiser
+from dfm.devices import checked_precision, products
 from dfm.errors import UserError
 from dfm.features import Features, kind_for
 from dfm.run_dir import write_json
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from dfm.commands.eval import EvalSettings
 
 DRAWN = 1000
-OF_DRAWING = ("sampler", "grid", "guidance", "schedule", "batch_size")
+OF_DRAWING = ("sampler", "grid", "guidance", "schedule", "batch_size", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,7 @@ def draw(wanted: "EvalSettings", source: Source, device: torch.device) -> Sample
     n, spec = DRAWN if wanted.n is None else wanted.n, source.denoiser.spec
     labels = checked_labels(spec, wanted.label, range(n))
     began, parts, evaluations = time.perf_counter(), [], 0.0
-    with console.bar() as bar:
+    with console.bar() as bar, products(checked_precision(wanted.precision), device):
         progress = bar.add_task("sample", total=n)
         for moment in sample_batches(
             source.denoiser, source.sampler, range(n), seed=wanted.seed, batch_size=wanted.batch_size, labels=labels,
@@ -164,7 +165,7 @@ def draw(wanted: "EvalSettings", source: Source, device: torch.device) -> Sample
                 evaluations += moment.state.nfe * len(moment.indices)
                 bar.advance(progress, len(moment.indices))
     seconds = time.perf_counter() - began
-    facts = {**source.facts, "nfe": evaluations / n, "seconds": seconds, "samples": None}
+    facts = {**source.facts, "nfe": evaluations / n, "seconds": seconds, "computed_in": wanted.precision, "samples": None}
     return Samples(values=torch.cat(parts), labels=labels, facts=facts)
 
 
@@ -178,7 +179,7 @@ def read(wanted: "EvalSettings", spec: DatasetSpec) -> Samples:
     values = read_samples(wanted.samples, spec)
     if wanted.n is not None and wanted.n > len(values):
         raise UserError(f"n={wanted.n}: there are {len(values)} samples in {wanted.samples}; allowed: at most as many")
-    unknown = dict.fromkeys(("sampler", "settings", "guidance", "schedule", "nfe", "seconds"))
+    unknown = dict.fromkeys(("sampler", "settings", "guidance", "schedule", "nfe", "seconds", "computed_in"))
     return Samples(values=values[: wanted.n], labels=None, facts={**unknown, "samples": wanted.samples})
 
 

@@ -35,6 +35,7 @@ class SampleSettings:
     mask: str | None
     png: bool
     device: str
+    precision: str
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def job(cfg: DictConfig) -> None:
     from dfm import assemble
     from dfm.commands.loaded import check_jumps, guided, loaded, own_sampler
     from dfm.commands.observed import observed, report
-    from dfm.devices import resolve_device
+    from dfm.devices import checked_precision, resolve_device
     from dfm.inverse import Observed
     from dfm.run_dir import write_json, write_overrides
     from dfm.sampling import check_count, checked_labels
@@ -62,6 +63,7 @@ def job(cfg: DictConfig) -> None:
     check_count(wanted.n, wanted.batch_size)
     members = team()
     device = resolve_device(wanted.device, members.local)
+    checked_precision(wanted.precision)
     found, denoiser = loaded(config, wanted.ckpt, device, trust, ode=False)
     sampler, how, name = own_sampler(config, found, trust)
     drawn = guided(guidance, found, denoiser, device, trust)
@@ -91,6 +93,7 @@ def job(cfg: DictConfig) -> None:
         "schedule": config.get("schedule") or found.config["schedule"],
         "nfe": tally.evaluations / len(indices),
         "seconds": tally.seconds,
+        "computed_in": wanted.precision,
         "n": len(indices),
         "seed": wanted.seed,
         "label": wanted.label,
@@ -122,6 +125,7 @@ def pieces_of(
     import torch
 
     from dfm.commands.observed import restored
+    from dfm.devices import checked_precision, products
     from dfm.sampling import sample_batches, stored
 
     def batch(places: range) -> tuple[torch.Tensor, float]:
@@ -131,7 +135,8 @@ def pieces_of(
             mine, sampler, [indices[k] for k in places], seed=wanted.seed, batch_size=len(places),
             labels=None if labels is None else labels[rows], device=device,
         )  # fmt: skip
-        last = next(moment.state for moment in moments if moment.state.final)
+        with products(checked_precision(wanted.precision), device):
+            last = next(moment.state for moment in moments if moment.state.final)
         found = stored(restored(mine, last.x, torch.arange(len(places))), denoiser.spec)
         return found, last.nfe * len(places)
 

@@ -135,7 +135,7 @@ def warn(result: dict[str, Any]) -> None:
 
 def advice(settings: dict[str, Any]) -> str:
     """What to change where the solver is not to be trusted."""
-    if settings.get("precision") == "bf16":
+    if settings.get("precision") in ("tf32", "bf16"):
         return "likelihood.precision=fp32"
     if settings.get("solver") == "dopri5":
         return "a tenth of likelihood.rtol and likelihood.atol"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dfm.denoiser import Calls, Denoiser
+from dfm.devices import Precision, products
 from dfm.errors import UserError, unknown
 from dfm.flows import OdeFlow
 from dfm.grids import Grid, Uniform
@@ -65,7 +66,7 @@ class OdeLikelihood(Likelihood):
     probe: str = "rademacher"
     rtol: float = 1e-5
     atol: float = 1e-5
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
 
     exact = True
 
@@ -75,7 +76,7 @@ class OdeLikelihood(Likelihood):
             ("likelihood.path", self.path, ("unit_variance", "own")),
             ("likelihood.divergence", self.divergence, ("hutchinson", "exact")),
             ("likelihood.probe", self.probe, PROBES),
-            ("likelihood.precision", self.precision, ("fp32", "bf16")),
+            ("likelihood.precision", self.precision, ("fp32", "tf32", "bf16")),
         ):
             if given not in allowed:
                 raise unknown(name, given, allowed)
@@ -129,7 +130,7 @@ class OdeLikelihood(Likelihood):
         divergence = self._divergence(data, seed, indices, repeat)
         a, _ = moved.schedule.ab(torch.tensor(t_min, dtype=torch.float64))
         x = torch.cat([(data * float(a)).flatten(1), torch.zeros_like(data.flatten(1)[:, :1])], 1)
-        with torch.autocast(data.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with products(self.precision, data.device):
             end = self._integrate(moved.counted(calls), divergence, x, tuple(data.shape[1:]), t_min)
         latent, integral = end[:, :-1].double().reshape(data.shape), end[:, -1].double()
         value = moved.start_log_density(latent) + integral + data[0].numel() * float(a.log())

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from dfm.errors import UserError
 from dfm.models.norms import norm_silu
@@ -84,6 +85,7 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.options, self.resize = options, resize
+        self.recomputed = False  # set by ``dfm.devices.recompute``
         self.norm_1 = nn.GroupNorm(options.groups, inputs, eps=options.norm_eps)
         self.conv_1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.time = nn.Linear(options.time_channels, 2 * outputs if options.scale_shift else outputs)
@@ -95,6 +97,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         """x (B, inputs, H, W), e (B, time_channels) -> (B, outputs, H', W')."""
+        if self.recomputed and torch.is_grad_enabled():
+            return checkpoint(self._through, x, e, use_reentrant=False)
+        return self._through(x, e)
+
+    def _through(self, x: Tensor, e: Tensor) -> Tensor:
         h = norm_silu(x, self.norm_1)
         if self.resize is not None:
             x, h = resized(x, self.resize), resized(h, self.resize)
