@@ -9,7 +9,9 @@ Usage: python scripts/minutes.py fashion|digits --out DIR [--minutes 15] [--only
                 warm-up, batch 128, weight average of half a million images, shorter at first) on diffusers'
                 UNet2DModel of 32, 64 and 64 channels, two blocks a level and attention at the lowest, 1.62M parameters
 
-Minutes are of training alone, on all cores, with nothing beside it. Figures are of the test split: bits/dim by dfm's
+Minutes are of training alone, on all cores, with nothing beside it. With --images instead, training ends after so many
+images a recipe: on a GPU that shows in seconds what a CPU of known images/s reaches in an hour (--rates R R R gives
+each recipe's own images/s, and MINUTES of them are trained). Figures are of the test split: bits/dim by dfm's
 ODE likelihood on the first --bits images (mean and standard error), and the Fréchet distance of ``dfm eval``, mean and
 standard error over seeds of --n samples by Heun's method, 18 steps. What is trained already is not trained again.
 """
@@ -29,6 +31,7 @@ from torch import Tensor, nn
 
 import dfm
 from dfm import assemble
+from dfm.api import device_of
 from dfm.batches import Batches
 from dfm.console import table
 from dfm.datasets.base import Dataset, DatasetSpec, Split
@@ -46,7 +49,6 @@ from dfm.run_dir import read_metrics
 from dfm.schedules import Edm, Linear
 from dfm.scoring import Scoring
 
-CPU = torch.device("cpu")
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -88,16 +90,17 @@ class Recipe:
     denoiser: Callable[[nn.Module], Denoiser]
 
 
-def torchcfm(spec: DatasetSpec) -> Recipe:
+def torchcfm(spec: DatasetSpec, device: torch.device) -> Recipe:
     """Of torchcfm's notebook."""
     from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
     from torchcfm.models.unet import UNetModel
 
-    network = UNetModel(dim=spec.shape, num_channels=32, num_res_blocks=1)
+    levels = (1, 2, 2) if spec.shape[1] >= 28 else (1, 2)  # theirs for MNIST; it knows no images of 8x8
+    network = UNetModel(dim=spec.shape, num_channels=32, num_res_blocks=1, channel_mult=levels).to(device)
     matcher = ConditionalFlowMatcher(sigma=0.0)
 
     def loss(data: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(data.shape, generator=generator)
+        noise = torch.randn(data.shape, generator=generator, device=data.device)
         t, x, velocity = matcher.sample_location_and_conditional_flow(noise, data)
         return (network(t, x) - velocity).square().mean()
 
@@ -108,7 +111,7 @@ def torchcfm(spec: DatasetSpec) -> Recipe:
     )  # fmt: skip
 
 
-def edm(spec: DatasetSpec) -> Recipe:
+def edm(spec: DatasetSpec, device: torch.device) -> Recipe:
     """Of Karras et al. 2022, table 1 and section 5."""
     from diffusers import UNet2DModel
 
@@ -117,11 +120,11 @@ def edm(spec: DatasetSpec) -> Recipe:
         block_out_channels=(32, 64, 64), down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    inner, std = LogSigma(cast(nn.Module, network)), spec.std
+    inner, std = LogSigma(cast(nn.Module, network)).to(device), spec.std
 
     def loss(data: Tensor, generator: torch.Generator) -> Tensor:
-        sigma = (1.2 * torch.randn((len(data), 1, 1, 1), generator=generator) - 1.2).exp()
-        x = data + sigma * torch.randn(data.shape, generator=generator)
+        sigma = (1.2 * torch.randn((len(data), 1, 1, 1), generator=generator, device=data.device) - 1.2).exp()
+        x = data + sigma * torch.randn(data.shape, generator=generator, device=data.device)
         total = sigma**2 + std**2
         out = inner(x / total.sqrt(), 2 * sigma.flatten().log())
         found = std**2 / total * x + sigma * std / total.sqrt() * out
@@ -136,14 +139,20 @@ def edm(spec: DatasetSpec) -> Recipe:
     return Recipe(inner, loss, optimizer, 10_000, 500_000, denoiser)
 
 
-def trained(recipe: Recipe, split: Split, levels: int, minutes: float, batch: int = 128) -> tuple[nn.Module, int]:
-    """(the averaged network after so many minutes, images seen)."""
+def trained(
+    recipe: Recipe, split: Split, levels: int, end: Callable[[float, int], bool], device: torch.device, batch: int = 128
+) -> tuple[nn.Module, int]:
+    """(the averaged network, images seen).
+
+    Args:
+        end: whether to end, of seconds and images so far.
+    """
     average, count = copy.deepcopy(recipe.network), 0
-    generator, rate = torch.Generator().manual_seed(0), recipe.optimizer.param_groups[0]["lr"]
+    generator, rate = torch.Generator(device).manual_seed(0), recipe.optimizer.param_groups[0]["lr"]
     batches = Batches(split, batch, 0).stream(0, 0)
     began = time.perf_counter()
-    while time.perf_counter() - began < 60 * minutes:
-        data = Uniform().training(next(batches).values, levels, generator)
+    while not end(time.perf_counter() - began, count):
+        data = Uniform().training(next(batches).to(device).values, levels, generator)
         recipe.optimizer.param_groups[0]["lr"] = rate * min(1.0, (count + batch) / max(1.0, recipe.warm_up))
         recipe.optimizer.zero_grad()
         recipe.loss(data, generator).backward()
@@ -160,7 +169,8 @@ def trained(recipe: Recipe, split: Split, levels: int, minutes: float, batch: in
 def bits(denoiser: Denoiser, split: Split, n: int, seed: int = 0) -> tuple[float, float, int]:
     """(bits/dim, its standard error over examples, steps of the solver)."""
     scoring = Scoring(
-        denoiser=denoiser, likelihood=OdeLikelihood(), split=split, seed=seed, batch_size=128, device=CPU,
+        denoiser=denoiser, likelihood=OdeLikelihood(), split=split, seed=seed, batch_size=128,
+        device=device_of(denoiser),
         dequantization=Uniform(),
     )  # fmt: skip
     scoring = settled(scoring, list(range(16)))
@@ -181,22 +191,34 @@ def frechet(denoiser: Denoiser, features: Features, references: Tensor, n: int, 
 
 
 def made(name: str, data: str, spec: DatasetSpec, split: Split, given: argparse.Namespace) -> tuple[Denoiser, int]:
-    """(what a recipe's minutes give, images seen), trained now or before."""
-    path = given.out / f"{name}_{given.minutes:g}"
+    """(what a recipe's minutes or images give, images seen), trained now or before."""
+    device, images = resolve_device(given.device), images_of(name, given)
+    path = given.out / (f"{name}_{given.minutes:g}" if images is None else f"{name}_{images}")
     if name == "dfm":
-        train(path, [f"experiment={data}_flow", f"trainer.max_minutes={given.minutes}", "trainer.max_steps=1000000",
-                     "nll.n=0", "trainer.validate_every=0", "trainer.sample_every=0", *given.override])  # fmt: skip
+        length = [f"trainer.max_minutes={given.minutes}", "trainer.max_steps=1000000"]
+        if images is not None:
+            length = [f"trainer.max_steps={images // 128}", "trainer.batch_size=128", "trainer.max_minutes=null"]
+        train(path, [f"experiment={data}_flow", *length, f"trainer.device={given.device}", "nll.n=0",
+                     "trainer.validate_every=0", "trainer.sample_every=0", *given.override])  # fmt: skip
         seen = max(line["images"] for line in read_metrics(path / "metrics.jsonl") if "images" in line)
-        return dfm.load(path), int(seen)
-    recipe, stored = {"torchcfm": torchcfm, "edm": edm}[name](spec), path.with_suffix(".pt")
+        return dfm.load(path, given.device), int(seen)
+    recipe, stored = {"torchcfm": torchcfm, "edm": edm}[name](spec, device), path.with_suffix(".pt")
     if not stored.exists():
         assert spec.levels is not None
-        network, seen = trained(recipe, split, spec.levels, given.minutes)
+        ended = (lambda s, n: s >= 60 * given.minutes) if images is None else (lambda s, n: n >= images)
+        network, seen = trained(recipe, split, spec.levels, ended, device)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"weights": network.state_dict(), "seen": seen}, stored)
     content = torch.load(stored, weights_only=True)
     recipe.network.load_state_dict(content["weights"])
     return recipe.denoiser(recipe.network.eval().requires_grad_(False)), content["seen"]
+
+
+def images_of(name: str, given: argparse.Namespace) -> int | None:
+    """How many images a recipe is trained on, if it does not go by the clock."""
+    if given.rates is None:
+        return given.images
+    return round(60 * given.minutes * given.rates[given.only.index(name)])
 
 
 def dataset(name: str) -> Dataset:
@@ -212,6 +234,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--only", nargs="*", default=["dfm", "torchcfm", "edm"])
+    parser.add_argument("--images", type=int, help="train on so many, whatever the time")
+    parser.add_argument(
+        "--rates", type=float, nargs="*", help="images/s of each recipe elsewhere: train on its minutes'"
+    )
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--bits", type=int, default=256)
@@ -220,7 +247,7 @@ def main() -> None:
     given = parser.parse_args()
     data = dataset(given.data)
     spec = replace(assemble.spec_of(data, False), num_classes=0)
-    held_out, features = data.split(given.split), features_for(data)
+    held_out, features = data.split(given.split), features_for(data, given.device)
     references, rows = features.of(held_out.values), []
     for name in given.only:
         model, seen = made(name, given.data, spec, data.split("train"), given)
@@ -231,7 +258,9 @@ def main() -> None:
         ])  # fmt: skip
         print(" ".join(rows[-1]), flush=True)
     columns = ["recipe", "images seen", f"{given.split} bits/dim", "solver steps", "Fréchet distance"]
-    table(f"{given.data} after {given.minutes:g} minutes, {resolve_device('auto')}", columns, rows)
+    length = f"{given.images} images" if given.images else f"{given.minutes:g} minutes"
+    by = "" if given.rates is None else f" at {given.rates} images/s"
+    table(f"{given.data} after {length}{by}, {resolve_device(given.device)}", columns, rows)
 
 
 if __name__ == "__main__":

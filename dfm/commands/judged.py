@@ -165,7 +165,13 @@ def draw(wanted: "EvalSettings", source: Source, device: torch.device) -> Sample
                 evaluations += moment.state.nfe * len(moment.indices)
                 bar.advance(progress, len(moment.indices))
     seconds = time.perf_counter() - began
-    facts = {**source.facts, "nfe": evaluations / n, "seconds": seconds, "computed_in": wanted.precision, "samples": None}
+    facts = {
+        **source.facts,
+        "nfe": evaluations / n,
+        "seconds": seconds,
+        "computed_in": wanted.precision,
+        "samples": None,
+    }
     return Samples(values=torch.cat(parts), labels=labels, facts=facts)
 
 

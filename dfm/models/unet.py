@@ -50,7 +50,9 @@ class UNet(nn.Module):
     residual block. Skips join each block of the way up to one output of the way down.
 
     Args:
-        shape: (C, H, W) of one image; H and W divisible by 2^(levels - 1).
+        shape: (C, H, W) of one image; H and W divisible by patch 2^(levels - 1).
+        patch: squares of so many by so many pixels become the channels of one place first, and pixels again last (Shi
+            et al. 2016, pixel shuffle): all work is then done at a lower resolution, where it is cheaper. 1: no such.
         outputs: how many outputs of that shape, side by side along the channels.
         num_classes: labels are 0..num_classes-1, and num_classes for 'no label' (as is None); 0: no labels.
         channels: base width, also the number of sines and cosines of time.
@@ -90,6 +92,7 @@ class UNet(nn.Module):
         *,
         shape: tuple[int, ...],
         outputs: int = 1,
+        patch: int = 1,
         num_classes: int = 0,
         channels: int = 128,
         channel_multipliers: tuple[float, ...] = (1, 2, 2, 2),
@@ -122,7 +125,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         levels = len(channel_multipliers)
-        _check_shape(shape, levels)
+        counted("patch", patch, 2, 64)
+        _check_shape(shape, levels, patch)
         widths = _widths(channels, channel_multipliers, groups)
         counted("blocks_per_level", blocks_per_level, 2, 1000 // max(1, levels))
         time_channels = 4 * channels if time_channels is None else time_channels
@@ -159,12 +163,13 @@ class UNet(nn.Module):
         )
         self.kept_per_level = blocks_per_level + 1
         self.features = PixelFourier(fourier, grey_levels, std)
-        self.conv_in = nn.Conv2d(shape[0] * (1 + 2 * fourier), widths[0], 3, padding=1)
+        self.patch = patch
+        self.conv_in = nn.Conv2d(patch**2 * shape[0] * (1 + 2 * fourier), widths[0], 3, padding=1)
         self.down = _way_down(widths, blocks_per_level, down_attention, down_steps, downsample_padding, options)
         self.mid = _mid(widths[-1], mid_attention, mid_options) if mid_block else nn.ModuleList()
         self.up = _way_up(widths, blocks_per_level, up_attention, up_steps, options)
         self.norm_out = nn.GroupNorm(groups, widths[0], eps=norm_eps)
-        self.conv_out = zeroed(nn.Conv2d(widths[0], outputs * shape[0], 3, padding=1), zero_init)
+        self.conv_out = zeroed(nn.Conv2d(widths[0], patch**2 * outputs * shape[0], 3, padding=1), zero_init)
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), c_time = log nsr (B,), label int64 (B,) or None -> (B, C, H, W).
@@ -175,7 +180,7 @@ class UNet(nn.Module):
             UserError: a label for a network without classes.
         """
         e = functional.silu(self.embedding(c_time, label, c_end))  # what every block does first, done once
-        kept = [self.conv_in(self.features(x))]
+        kept = [self.conv_in(functional.pixel_unshuffle(self.features(x), self.patch))]
         for level in self.down:
             kept += level(kept[-1], e)
         h = kept[-1]
@@ -184,7 +189,7 @@ class UNet(nn.Module):
         for level in self.up:
             h = level(h, kept[-self.kept_per_level :], e)
             del kept[-self.kept_per_level :]
-        return self.conv_out(norm_silu(h, self.norm_out))
+        return functional.pixel_shuffle(self.conv_out(norm_silu(h, self.norm_out)), self.patch)
 
 
 def _way_down(
@@ -240,14 +245,20 @@ def _step_up(kind: str, width: int, options: BlockOptions) -> nn.Module:
     return ResidualBlock(width, width, options, resize="up") if kind == "resblock" else Resized("up")
 
 
-def _check_shape(shape: tuple[int, ...], levels: int) -> None:
+def _check_shape(shape: tuple[int, ...], levels: int, patch: int) -> None:
     if len(shape) != 3:
         raise UserError(f"the U-Net was given data of shape {tuple(shape)}; allowed: images (C, H, W); try model=mlp")
     if levels < 1:
         raise UserError("channel_multipliers=(); allowed: one a level; try [1, 2]")
-    factor = 2 ** (levels - 1)
+    factor = patch * 2 ** (levels - 1)
     if shape[1] % factor or shape[2] % factor:
         common = math.gcd(shape[1], shape[2])
+        if common % patch:
+            raise UserError(
+                f"images of {shape[1]}x{shape[2]} and patch={patch}; allowed: a divisor of both; "
+                f"try {math.gcd(common, patch)}"
+            )
+        common //= patch
         most = (common & -common).bit_length()
         raise UserError(
             f"images of {shape[1]}x{shape[2]} and {levels} levels; allowed: height and width divisible by {factor}; "

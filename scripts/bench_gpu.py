@@ -1,0 +1,177 @@
+"""What one GPU does: training with each option of ``trainer``, sampling and likelihoods of the CIFAR-10 presets.
+
+Usage: python scripts/bench_gpu.py [--seconds 4] [--batch 128] [--only TEXT]   (scripts/bench_gpu.sh runs the tests too)
+
+Images are random, of CIFAR-10's form: nothing is downloaded, and nothing but speed and memory is measured. Training is
+all of ``dfm train``'s step (batches, noise and times, loss, clipping, AdamW, moving average). ``share`` is the FLOPs of
+the network's products, counted by torch, over the rate of this card's own products of 8192x8192 matrices in bf16.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dfm import assemble
+from dfm.config import config_dir
+from dfm.console import table
+from dfm.datasets.base import DatasetSpec, Split
+from dfm.devices import checked_precision, products, resolve_device
+from dfm.likelihood import OdeLikelihood
+from dfm.networks import NetworkDenoiser
+from dfm.samplers import GridSampler
+from dfm.sampling import sample_batches
+from dfm.steppers import Heun
+from dfm.trainer import Trainer
+from dfm.trainer_config import TrainerConfig
+
+SPEC = DatasetSpec(name="noise", shape=(3, 32, 32), levels=256, num_classes=0, mean=0.0, std=0.5)
+TRUST = ("dfm",)
+TRAINING: dict[str, dict[str, object]] = {
+    "fp32": {},
+    "tf32": {"precision": "tf32"},
+    "bf16": {"precision": "bf16"},
+    "bf16, not channels_last": {"precision": "bf16", "channels_last": False},
+    "bf16, compiled": {"precision": "bf16", "compile": True},
+    "bf16, compiled, num_workers=0": {"precision": "bf16", "compile": True, "num_workers": 0},
+    "bf16, activation checkpointing": {"precision": "bf16", "activation_checkpointing": True},
+    "bf16, compiled, activation checkpointing": {
+        "precision": "bf16", "compile": True, "activation_checkpointing": True,
+    },
+}  # fmt: skip
+
+
+def config_of(preset: str) -> dict[str, Any]:
+    """What ``dfm train experiment=preset`` composes."""
+    with hydra.initialize_config_dir(str(config_dir()), version_base=None):
+        found = OmegaConf.to_container(hydra.compose("train", [f"experiment={preset}"]), resolve=True)
+    return cast(dict[str, Any], found)
+
+
+def trainer(preset: str, batch: int, device: torch.device, options: dict[str, object]) -> Trainer:
+    """The trainer of ``experiment=preset`` on random images."""
+    config = config_of(preset)
+    images = torch.randint(0, 256, (8192, *SPEC.shape), dtype=torch.uint8)
+    settings: dict[str, object] = {"max_steps": 1 << 30, "batch_size": batch, "num_workers": 2, **options}
+    return Trainer(
+        TrainerConfig(**settings), assemble.model(config, SPEC, TRUST), assemble.objective(config, TRUST),  # type: ignore[arg-type]
+        Split(values=images, labels=None), device=device, flip=True,
+    )  # fmt: skip
+
+
+def per_second(action: Callable[[], object], seconds: float, warm: int) -> float:
+    """How often an action is done in a second, once it was done ``warm`` times."""
+    for _ in range(warm):
+        action()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds or count < 2:
+        action()
+        torch.cuda.synchronize()
+        count += 1
+    return count / (time.perf_counter() - began)
+
+
+def flops(network: nn.Module, device: torch.device) -> float:
+    """FLOPs of the products of one pass forth for one image."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(2, *SPEC.shape, device=device), torch.zeros(2, device=device))
+    return counter.get_total_flops() / 2
+
+
+def matrix_rate(device: torch.device) -> float:
+    """FLOP/s of products of 8192 x 8192 matrices in bf16."""
+    a, b = torch.randn(2, 8192, 8192, device=device, dtype=torch.bfloat16)
+    return 2 * 8192**3 * per_second(lambda: a @ b, 1.0, 5)
+
+
+def row(name: str, images: float, work: float, rate: float, batch: int) -> list[str]:
+    """A line of the table, printed as soon as it is known."""
+    memory = torch.cuda.max_memory_allocated() / 2**30
+    cells = [name, str(batch), f"{images:,.0f}", f"{1000 * batch / images:.1f}", f"{memory:.1f}",
+             f"{images * work / rate:.0%}"]  # fmt: skip
+    print(" | ".join(cells), flush=True)
+    return cells
+
+
+def trained(preset: str, name: str, given: argparse.Namespace, device: torch.device, rate: float) -> list[str]:
+    """A line about training."""
+    torch.compiler.reset()
+    made = trainer(preset, given.batch, device, TRAINING[name])
+    work = 3 * flops(made.ema.network, device)
+    steps = made.steps()
+    try:
+        images = given.batch * per_second(lambda: next(steps), given.seconds, 5)
+        return row(f"train {preset}, {name}", images, work, rate, given.batch)
+    finally:
+        steps.close()
+
+
+def drawn(precision: str, batch: int, given: argparse.Namespace, device: torch.device, rate: float) -> list[str]:
+    """A line about sampling."""
+    denoiser = averaged(device)
+    sampler = GridSampler(stepper=Heun(), steps=18)
+
+    def draw() -> None:
+        with products(checked_precision(precision), device):
+            for _ in sample_batches(denoiser, sampler, range(batch), seed=0, batch_size=batch, device=device):
+                pass
+
+    work = 36 * flops(denoiser.module(), device)
+    images = batch * per_second(draw, given.seconds, 1)
+    return row(f"sample cifar_flow, heun, 36 NFE, {precision}", images, work, rate, batch)
+
+
+def scored(batch: int, given: argparse.Namespace, device: torch.device, rate: float) -> list[str]:
+    """A line about likelihoods."""
+    denoiser, how = averaged(device), OdeLikelihood(steps=16)
+    data = torch.rand(batch, *SPEC.shape, device=device) * 2 - 1
+    calls = how.log_density(denoiser, data[:2], 0).nfe
+    images = batch * per_second(lambda: how.log_density(denoiser, data, 0), given.seconds, 1)
+    work = 3 * calls * flops(denoiser.module(), device)
+    return row(f"nll cifar_flow, ode, {calls:.0f} NFE, fp32", images, work, rate, batch)
+
+
+def averaged(device: torch.device) -> NetworkDenoiser:
+    """The denoiser of cifar_flow, untrained, for use."""
+    made = trainer("cifar_flow", 1, device, {}).averaged()
+    assert isinstance(made, NetworkDenoiser)
+    return made
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--only", default="", help="lines with this in them")
+    given = parser.parse_args()
+    device = resolve_device("cuda")
+    rate, rows = matrix_rate(device), []
+    lines: dict[str, Callable[[], list[str]]] = {}
+    for name in TRAINING:
+        lines[f"train cifar_flow {name}"] = lambda n=name: trained("cifar_flow", n, given, device, rate)  # type: ignore[misc]
+    lines["train cifar_edm"] = lambda: trained("cifar_edm", "bf16, compiled", given, device, rate)
+    for precision in ("fp32", "tf32", "bf16"):
+        lines[f"sample {precision}"] = lambda p=precision: drawn(p, 512, given, device, rate)  # type: ignore[misc]
+    lines["nll"] = lambda: scored(128, given, device, rate)
+    for name, line in lines.items():
+        if given.only in name:
+            torch.cuda.empty_cache()
+            rows.append(line())
+    columns = ["what", "batch", "images/s", "ms a batch", "GiB", "share of bf16 matrix rate"]
+    title = (
+        f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}; bf16 products at {rate / 1e12:.0f} TFLOP/s"
+    )
+    table(title, columns, rows)
+
+
+if __name__ == "__main__":
+    main()

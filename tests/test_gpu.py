@@ -1,0 +1,168 @@
+"""What only a card can show: the same numbers as on the CPU, precision by name, pinned copies, memory, compiling.
+
+Skipped where there is none. ``trainer.device=auto`` takes the card, so that on such a machine the rest of the tests
+run on it too.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Command
+
+from dfm.batches import Augmentation, Batches
+from dfm.datasets.base import Split
+from dfm.datasets.digits import Digits
+from dfm.densities import Uniform as UniformDensity
+from dfm.devices import products, resolve_device
+from dfm.errors import UserError
+from dfm.likelihood import OdeLikelihood
+from dfm.models.unet import UNet
+from dfm.networks import NetworkDenoiser
+from dfm.objectives import Regression
+from dfm.predictions import Velocity
+from dfm.quantization import dequantize
+from dfm.samplers import GridSampler
+from dfm.sampling import sample_batches
+from dfm.schedules import Linear
+from dfm.steppers import Heun
+from dfm.trainer import Trainer
+from dfm.trainer_config import TrainerConfig
+from dfm.weights import Uniform
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def denoiser(device: str, **options: object) -> NetworkDenoiser:
+    """A U-Net with random weights, the same on every device."""
+    torch.manual_seed(5)
+    spec = replace(Digits().spec, num_classes=0)
+    settings = {"channels": 32, "channel_multipliers": (1, 2), "groups": 8, "zero_init": False, **options}
+    network = UNet(shape=spec.shape, **settings).to(resolve_device(device))  # type: ignore[arg-type]
+    return NetworkDenoiser(
+        spec=spec, schedule=Linear(), trained=Linear(), prediction=Velocity(),
+        network=network.to(memory_format=torch.channels_last).eval(),
+    )  # fmt: skip
+
+
+def trainer(**changes: object) -> Trainer:
+    """On the digits, on the card."""
+    settings = {"max_steps": 6, "batch_size": 32, "warmup_steps": 2, "num_workers": 2, **changes}
+    objective = Regression(density=UniformDensity(), weight=Uniform())
+    split = Digits().split("train")
+    return Trainer(TrainerConfig(**settings), denoiser("cuda"), objective, split, device=resolve_device("cuda"))  # type: ignore[arg-type]
+
+
+def losses(**changes: object) -> list[float]:
+    return [float(report.loss) for report in trainer(**changes).steps()]
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[float]:
+    """The losses of six steps in float32."""
+    return losses()
+
+
+def test_float32_is_float32_and_tf32_is_asked_for() -> None:
+    """Against float64: what a card may round in its convolutions is a thousand times the rounding of float32."""
+    device, (x, t) = resolve_device("cuda"), (torch.randn(16, 1, 8, 8), torch.linspace(-4, 4, 16))
+    exact = denoiser("cpu").module().double()(x.double(), t.double())
+    network, errors = denoiser("cuda").module(), {}
+    for name in ("fp32", "tf32", "bf16"):
+        with torch.no_grad(), products(name, device):  # type: ignore[arg-type]
+            out = network(x.to(device), t.to(device)).double().cpu()
+        errors[name] = float((out - exact).norm() / exact.norm())
+    assert errors["fp32"] < 5e-6
+    assert 1e-5 < errors["tf32"] < 1e-2
+    assert errors["tf32"] < errors["bf16"] < 5e-2
+
+
+@pytest.mark.parametrize("likelihood", [OdeLikelihood(steps=6), OdeLikelihood(steps=4, divergence="exact")])
+def test_densities_are_those_of_the_cpu(likelihood: OdeLikelihood) -> None:
+    levels = Digits().split("test").values[:16]
+    data = dequantize(levels, Digits().spec.levels or 0, torch.rand(levels.shape, generator=torch.manual_seed(2)))
+    values = {}
+    for name in ("cpu", "cuda"):
+        there = resolve_device(name)
+        values[name] = likelihood.log_density(denoiser(name), data.to(there), 3).value.cpu()
+    assert torch.allclose(values["cpu"], values["cuda"], rtol=1e-5, atol=1e-3)
+
+
+def test_samples_are_those_of_the_cpu() -> None:
+    sampler, found = GridSampler(stepper=Heun(), steps=5), {}
+    for name in ("cpu", "cuda"):
+        moments = sample_batches(
+            denoiser(name), sampler, range(8), seed=1, batch_size=4, device=resolve_device(name)
+        )  # fmt: skip
+        found[name] = torch.cat([m.state.x.cpu() for m in moments if m.state.final])
+    assert torch.allclose(found["cpu"], found["cuda"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        ({"activation_checkpointing": True}, 1e-5),
+        ({"accumulate": 4}, 0.2),  # other noise in each part
+        ({"compile": True}, 1e-4),
+        ({"compile": True, "activation_checkpointing": True}, 1e-4),
+        ({"channels_last": False}, 1e-4),
+        ({"precision": "tf32"}, 1e-3),
+        ({"precision": "bf16"}, 2e-2),
+        ({"precision": "bf16", "compile": True}, 2e-2),
+    ],
+)
+def test_losses_with_every_option(plain: list[float], changes: dict[str, object], tolerance: float) -> None:
+    assert losses(**changes) == pytest.approx(plain, rel=tolerance)
+
+
+def test_batches_are_pinned_and_the_same() -> None:
+    split = Split(values=Digits().split("train").values, labels=torch.arange(len(Digits().split("train"))) % 10)
+    device, augment = resolve_device("cuda"), Augmentation(flip=True, label_dropout=0.3, num_classes=10)
+    for k in range(3):
+        pinned, usual = Batches(split, 8, 0, pinned=True).batch(k), Batches(split, 8, 0).batch(k)
+        assert pinned.values.is_pinned()
+        assert pinned.labels is not None
+        assert pinned.labels.is_pinned()
+        there, here = augment(pinned.to(device), 4, k), augment(usual, 4, k)
+        assert torch.equal(there.values.cpu(), here.values)
+        assert there.labels is not None
+        assert here.labels is not None
+        assert torch.equal(there.labels.cpu(), here.labels)
+
+
+def test_activation_checkpointing_takes_less_memory() -> None:
+    peaks = []
+    for spared in (False, True):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        losses(activation_checkpointing=spared, batch_size=1024, max_steps=1)
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[1] < 0.6 * peaks[0]
+
+
+def test_a_resumed_run_goes_on_as_it_would_have() -> None:
+    whole = [float(report.loss) for report in trainer().steps()]
+    first, second = trainer(), trainer()
+    reports = first.steps()
+    begun = [float(next(reports).loss) for _ in range(3)]
+    second.load_state(first.state())
+    reports.close()
+    assert begun + [float(report.loss) for report in second.steps()] == pytest.approx(whole, rel=1e-5)
+
+
+def test_too_little_memory_is_said_in_one_line() -> None:
+    huge = trainer(batch_size=32)
+    huge.batches = Batches(Digits().split("train"), 1 << 22, 0, pinned=False)
+    with pytest.raises(UserError, match=r"(?i)memory.*try"):
+        next(huge.steps())
+
+
+def test_a_run_on_the_card_is_scored_on_the_cpu(command: Command, tmp_path: Path) -> None:
+    small = ["model.channels=8", "model.groups=4", "trainer.max_steps=4", "samples.n=4", "sampler.steps=2"]
+    run = command("train", *small, "nll.n=16", "likelihood.steps=6", "trainer.device=cuda").run
+    found = []
+    for device in ("cpu", "cuda"):
+        done = command("nll", f"ckpt={run}", "n=16", "likelihood.steps=6", f"device={device}")
+        found.append(next(line for line in done.out.splitlines() if "bits/dim" in line))
+    assert found[0] == found[1]
