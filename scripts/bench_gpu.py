@@ -8,8 +8,9 @@ the network's products, counted by torch, over the rate of this card's own produ
 """
 
 import argparse
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, cast
 
 import hydra
@@ -28,7 +29,7 @@ from dfm.networks import NetworkDenoiser
 from dfm.samplers import GridSampler
 from dfm.sampling import sample_batches
 from dfm.steppers import Heun
-from dfm.trainer import Trainer
+from dfm.trainer import StepReport, Trainer
 from dfm.trainer_config import TrainerConfig
 
 SPEC = DatasetSpec(name="noise", shape=(3, 32, 32), levels=256, num_classes=0, mean=0.0, std=0.5)
@@ -106,12 +107,9 @@ def trained(preset: str, name: str, given: argparse.Namespace, device: torch.dev
     torch.compiler.reset()
     made = trainer(preset, given.batch, device, TRAINING[name])
     work = 3 * flops(made.ema.network, device)
-    steps = made.steps()
-    try:
+    with contextlib.closing(cast("Generator[StepReport]", made.steps())) as steps:
         images = given.batch * per_second(lambda: next(steps), given.seconds, 5)
-        return row(f"train {preset}, {name}", images, work, rate, given.batch)
-    finally:
-        steps.close()
+    return row(f"train {preset}, {name}", images, work, rate, given.batch)
 
 
 def drawn(precision: str, batch: int, given: argparse.Namespace, device: torch.device, rate: float) -> list[str]:
@@ -161,16 +159,14 @@ def main() -> None:
     lines["train cifar_edm"] = lambda: trained("cifar_edm", "bf16, compiled", given, device, rate)
     for precision in ("fp32", "tf32", "bf16"):
         lines[f"sample {precision}"] = lambda p=precision: drawn(p, 512, given, device, rate)  # type: ignore[misc]
-    lines["nll"] = lambda: scored(128, given, device, rate)
+    lines["nll"] = lambda: scored(32, given, device, rate)
     for name, line in lines.items():
         if given.only in name:
             torch.cuda.empty_cache()
             rows.append(line())
     columns = ["what", "batch", "images/s", "ms a batch", "GiB", "share of bf16 matrix rate"]
-    title = (
-        f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}; bf16 products at {rate / 1e12:.0f} TFLOP/s"
-    )
-    table(title, columns, rows)
+    card = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    table(f"{card}; bf16 products at {rate / 1e12:.0f} TFLOP/s", columns, rows)
 
 
 if __name__ == "__main__":
