@@ -166,10 +166,10 @@ def trained(
     return average.eval().requires_grad_(False), count
 
 
-def bits(denoiser: Denoiser, split: Split, n: int, seed: int = 0) -> tuple[float, float, int]:
+def bits(denoiser: Denoiser, split: Split, n: int, steps: int | None, seed: int = 0) -> tuple[float, float, int]:
     """(bits/dim, its standard error over examples, steps of the solver)."""
     scoring = Scoring(
-        denoiser=denoiser, likelihood=OdeLikelihood(), split=split, seed=seed, batch_size=128,
+        denoiser=denoiser, likelihood=OdeLikelihood(steps=steps), split=split, seed=seed, batch_size=128,
         device=device_of(denoiser),
         dequantization=Uniform(),
     )  # fmt: skip
@@ -242,6 +242,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--bits", type=int, default=256)
+    parser.add_argument("--steps", type=int, help="of the likelihood's solver; default: as many as it needs")
     parser.add_argument("--split", default="test", help="validation while tuning")
     parser.add_argument("--override", nargs="*", default=[], help="of dfm's preset, while tuning")
     given = parser.parse_args()
@@ -251,7 +252,7 @@ def main() -> None:
     references, rows = features.of(held_out.values), []
     for name in given.only:
         model, seen = made(name, given.data, spec, data.split("train"), given)
-        value, error, steps = bits(model, held_out, given.bits)
+        value, error, steps = bits(model, held_out, given.bits, given.steps)
         distance, spread = frechet(model, features, references, given.n, given.seeds)
         rows.append([
             name, f"{seen:,}", f"{value:.3f} ± {error:.3f}", str(steps), f"{distance:.2f} ± {spread:.2f}",
