@@ -19,7 +19,7 @@ from dfm.batches import Augmentation, Batch, Batches
 from dfm.datasets.base import Split
 from dfm.dequantization import Dequantization, Uniform
 from dfm.devices import laid_out, products, recompute, tf32
-from dfm.diagnosis import Trouble, diagnose, given_up, merged, out_of_memory
+from dfm.diagnosis import Trouble, diagnose, given_up, merged, out_of_memory, uncompiled
 from dfm.distributed import Team
 from dfm.ema import Ema
 from dfm.objectives import Loss, Model, Objective, noted
@@ -286,7 +286,7 @@ class Trainer:
                 raise out_of_memory(self.config, self.device) from None
             if "finished reduction" in str(error):
                 raise unused() from None
-            raise self.team.lost(error) or error from None
+            raise self.team.lost(error) or uncompiled(error) or error from None
         return found
 
     def _losses(

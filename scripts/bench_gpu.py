@@ -158,7 +158,7 @@ def main() -> None:
         for name in TRAINING
     }
     for precision in ("fp32", "tf32", "bf16"):
-        lines[f"sample {precision}"] = lambda p=precision: drawn(p, 512, given, device, rate)  # type: ignore[misc]
+        lines[f"sample {precision}"] = lambda p=precision: drawn(p, 256, given, device, rate)  # type: ignore[misc]
     lines["nll"] = lambda: scored(32, given, device, rate)
     lines["train cifar_edm, compiled"] = lambda: trained("cifar_edm", "bf16, compiled", given, device, rate)
     for name, line in sorted(lines.items(), key=lambda item: "compiled" in item[0]):  # what compiles for minutes last

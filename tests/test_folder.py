@@ -142,6 +142,37 @@ def test_images_too_many_for_memory_are_mapped_from_a_file_and_found_again(tmp_p
     assert whole(Folder(**options)).max() == 255, "a changed image is"
 
 
+def test_many_images_are_decoded_once_and_the_file_of_older_ones_is_removed(tmp_path, monkeypatch):
+    many(tmp_path / "data", 20)
+    options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "cache")}
+    in_memory = whole(Folder(**options))
+    monkeypatch.setattr(folder, "MANY", 19)
+    assert torch.equal(whole(Folder(**options)), in_memory)
+    first = set((tmp_path / "cache").iterdir())
+    assert len(first) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "decode", None)
+        assert torch.equal(whole(Folder(**options)), in_memory), "no image is decoded again"
+    whole(Folder(**{**options, "size": 5}))
+    assert len(set((tmp_path / "cache").iterdir()) - first) == 1, "another form has a file of its own"
+    write_image(tmp_path / "data" / "003.png", (255, 255, 255))
+    kept = whole(Folder(**options))
+    assert kept.max() == 255
+    left = set((tmp_path / "cache").iterdir())
+    assert len(left) == 2
+    assert not left & first
+
+
+def test_many_images_are_decoded_into_memory_where_the_disk_is_full(tmp_path, monkeypatch):
+    many(tmp_path / "data", 20)
+    options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "cache")}
+    in_memory = whole(Folder(**options))
+    monkeypatch.setattr(folder, "MANY", 19)
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    assert torch.equal(whole(Folder(**options)), in_memory)
+    assert not list((tmp_path / "cache").iterdir())
+
+
 def test_images_too_many_for_memory_and_disk_are_refused(tmp_path, monkeypatch):
     write_image(tmp_path / "1.png")
     monkeypatch.setattr(folder, "_free_memory", lambda: 0)

@@ -93,6 +93,7 @@ def test_experiments(option: str, command: Command, tmp_path: Path) -> None:
     kind = "cifar10" if option.startswith("cifar") else {"fashion_flow": "fashion_mnist"}.get(option)
     where = overrides_for(kind, tmp_path) if kind else []
     smaller = ["trainer.batch_size=2", "samples.n=1", "nll.n=1", "nll.batch_size=1", "likelihood.steps=1"]
+    smaller += ["trainer.compile=false", "trainer.precision=fp32"]  # what the large ones have for a card
     if kind == "cifar10" and option != "cifar_flow":
         smaller.append("model.channels=32")
     if option.endswith("rectified"):
@@ -102,6 +103,15 @@ def test_experiments(option: str, command: Command, tmp_path: Path) -> None:
         teacher = command("train", *data, *like, *thin, *FAST).run
         smaller += [f"init={teacher}", "objective.n=2", "objective.solver_steps=1"]
     command("train", f"experiment={option}", *where, *smaller, "trainer.max_steps=2", "sampler.steps=2")
+
+
+@pytest.mark.parametrize("name", [name for name in options("experiment") if name.startswith("cifar")])
+def test_presets_for_a_card_use_it(name: str, command: Command) -> None:
+    import yaml
+
+    asked = yaml.safe_load(command("train", f"experiment={name}", "--cfg", "job").out)["trainer"]
+    assert (asked["precision"], asked["compile"], asked["channels_last"]) == ("bf16", True, True)
+    assert asked["num_workers"] > 0, "batches are prepared and pinned beside the training"
 
 
 # Millions of parameters that the papers state for their CIFAR-10 models.

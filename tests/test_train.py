@@ -63,6 +63,17 @@ def assert_equal(one: Trainer, other: Trainer) -> None:
         assert torch.equal(value, weights(other)[name]), name
 
 
+def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> object:
+        raise RuntimeError("no compiler here\nand pages more")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network: real(network, backend=broken))
+    with pytest.raises(UserError, match="no compiler here.*try trainer.compile=false$") as caught:
+        next(trainer(compile=True).steps())
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("stop", [1, 3, 7])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(stop: int, workers: int) -> None:

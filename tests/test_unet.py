@@ -11,6 +11,7 @@ from unet_cases import VARIANTS, inputs, preset, randomise, unet
 
 from dfm.errors import UserError
 from dfm.models.blocks import BlockOptions, SelfAttention
+from dfm.models.unet import UNet
 
 PRESETS = [
     ("unet", (3, 32, 32)),
@@ -177,3 +178,38 @@ def test_a_mistake_is_one_line_that_says_what_to_try(build: Callable[[], Any], w
     assert words in str(caught.value)
     assert "allowed" in str(caught.value) or "try" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("patch", [2, 4])
+def test_patches_are_channels_of_a_smaller_image(patch: int) -> None:
+    """The same as folding the image by hand, asking a network of that shape, and unfolding what it says."""
+    options = {"channels": 8, "channel_multipliers": (1, 2), "groups": 4, "zero_init": False}
+    torch.manual_seed(1)
+    whole = UNet(shape=(2, 16, 8), patch=patch, outputs=2, **options)
+    torch.manual_seed(1)
+    folded = UNet(shape=(2 * patch**2, 16 // patch, 8 // patch), outputs=2, **options)
+    x, t = torch.randn(3, 2, 16, 8), torch.linspace(-2, 2, 3)
+    small = torch.stack([
+        x[:, c, i::patch, j::patch] for c in range(2) for i in range(patch) for j in range(patch)
+    ], 1)  # fmt: skip
+    expected, found = folded(small, t), whole(x, t)
+    assert found.shape == (3, 4, 16, 8)
+    for c in range(4):
+        for i in range(patch):
+            for j in range(patch):
+                k = c * patch**2 + i * patch + j
+                assert torch.equal(found[:, c, i::patch, j::patch], expected[:, k])
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "levels", "hint"),
+    [
+        ((1, 28, 28), 3, 1, "28x28 and patch=3; allowed: a divisor of both; try 1"),
+        ((1, 28, 28), 8, 1, "28x28 and patch=8; allowed: a divisor of both; try 4"),
+        ((1, 28, 28), 2, 3, "divisible by 8; try 2 of channel_multipliers or fewer"),
+        ((1, 28, 28), 0, 1, "patch=0; allowed: from 1 to 64; try 2"),
+    ],
+)
+def test_patches_that_do_not_fit(shape: tuple[int, ...], patch: int, levels: int, hint: str) -> None:
+    with pytest.raises(UserError, match=hint):
+        UNet(shape=shape, patch=patch, channel_multipliers=(1,) * levels, channels=8, groups=4, attention_levels=(0,))

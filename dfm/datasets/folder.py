@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from dfm.errors import UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MANY = 10_000  # images: their decoding takes some seconds
 _NAMED = 3  # how many broken files an error names before it only counts
 
 
@@ -42,7 +44,9 @@ class Folder(Dataset):
         labels: whether sub-folders are classes.
         validation, test: fractions of all images, each at least 0, their sum below 1.
         num_workers: threads that decode.
-        cache: folder for the decoded images, used only when they would fill more than half of the free memory.
+        cache: folder for the decoded images, as one file that later runs map into memory; used where there are more
+            than ``MANY``, or they would fill more than half of the free memory. A file for each folder and form: one
+            for files that have since changed is removed.
 
     Raises:
         UserError: an argument is not one of these; there are no images; images lie both in and below ``path``. On first
@@ -83,7 +87,7 @@ class Folder(Dataset):
     @cached_property
     def _classes(self) -> list[str]:
         """Names of the folders that are classes; none if the images lie in ``path`` itself."""
-        tops = {Path(image).parts[0] for image in self._images if len(Path(image).parts) > 1}
+        tops = {image.partition("/")[0] for image in self._images if "/" in image}
         return sorted(tops) if self.labels else []
 
     @cached_property
@@ -117,6 +121,11 @@ class Folder(Dataset):
             )
         return sorted(images, key=lambda image: SPLITS.index(self._split_of(image)))
 
+    @cached_property
+    def _counts(self) -> Mapping[str, int]:
+        """How many images each split has."""
+        return Counter(self._split_of(image) for image in self._images)
+
     def _split_of(self, image: str) -> str:
         """By a number in [0, 1) made from the path: below ``test``, below ``test + validation``, above."""
         share = int.from_bytes(hashlib.sha256(image.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
@@ -127,10 +136,10 @@ class Folder(Dataset):
         labels = None
         if self._classes:
             number = {name: index for index, name in enumerate(self._classes)}
-            labels = torch.tensor([number[Path(image).parts[0]] for image in self._images])
+            labels = torch.tensor([number[image.partition("/")[0]] for image in self._images])
         splits, start = {}, 0
         for name in SPLITS:
-            end = start + sum(self._split_of(image) == name for image in self._images)
+            end = start + self._counts[name]
             # slices of one array: no second copy, and a mapped file stays one
             splits[name] = Split(values=values[start:end], labels=None if labels is None else labels[start:end])
             start = end
@@ -140,20 +149,20 @@ class Folder(Dataset):
         """uint8 (N, C, H, W) in memory, or mapped from a file that the next run finds again."""
         shape = (len(self._images), self.channels, *self._height_width)
         needed = int(np.prod(shape, dtype=np.int64))
-        if needed <= _free_memory() / 2:
+        fits = needed <= _free_memory() / 2
+        target = self._kept() if not fits or shape[0] > MANY else None
+        if target is None or (fits and not target.exists() and not _room(target, needed)):
             values = np.empty(shape, dtype=np.uint8)
             self._fill(values)
             return values
-        target = Path(self.cache).expanduser() / f"folder-{self._fingerprint()}.uint8"
         if not target.exists():
             self._write(target, shape, needed)
         # copy on write: torch wants an array that may be written, the file stays as it is
         return np.memmap(target, dtype=np.uint8, mode="c", shape=shape)
 
     def _write(self, target: Path, shape: tuple[int, ...], needed: int) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
         # asked beforehand: a mapped file that outgrows its disk ends the process without a word
-        if needed > shutil.disk_usage(target.parent).free:
+        if not _room(target, needed):
             raise UserError(
                 f"dataset folder: {needed / 2**30:.1f} GiB fit neither half of the free memory nor {target.parent}; "
                 "try a smaller dataset.size, or dataset.cache=DIR on a larger disk"
@@ -164,14 +173,19 @@ class Folder(Dataset):
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+        for old in target.parent.glob(f"{target.stem.rpartition('-')[0]}-*{target.suffix}"):
+            if old != target:
+                old.unlink(missing_ok=True)  # who has it mapped keeps it until he ends
 
-    def _fingerprint(self) -> str:
-        """Changes with the files, their contents' dates and the size asked for."""
-        digest = hashlib.sha256(repr((self.channels, self._height_width)).encode())
+    def _kept(self) -> Path:
+        """The file of the cache: another one when a file, the date of its content or the form asked for changes."""
+        form = hashlib.sha256(repr((str(self._root.resolve()), self.channels, self._height_width)).encode())
+        digest = hashlib.sha256()
         for image in self._images:
-            facts = (self._root / image).stat()
+            facts = os.stat(os.path.join(self._root, image))  # a Path each would take longer than the call
             digest.update(repr((image, facts.st_size, facts.st_mtime_ns)).encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()[:16]
+        name = f"folder-{form.hexdigest()[:16]}-{digest.hexdigest()[:16]}.uint8"
+        return Path(self.cache).expanduser() / name
 
     def _fill(self, values: np.ndarray) -> None:
         """Decode every image into its row; all that fail are reported together."""
@@ -221,13 +235,19 @@ def _images_below(root: Path) -> list[str]:
     for top in tops:  # each class on its own: os.walk enters a linked folder only where it starts
         for folder, folders, names in os.walk(top):
             folders[:] = [] if top == root else [name for name in folders if not name.startswith(".")]
-            here = Path(folder).relative_to(root)
-            found += [(here / name).as_posix() for name in names if _is_image(name)]
+            here = Path(folder).relative_to(root).as_posix()
+            found += [name if here == "." else f"{here}/{name}" for name in names if _is_image(name)]
     return found
 
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _room(target: Path, needed: int) -> bool:
+    """Whether the disk of a file that is to be has room for it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return needed <= shutil.disk_usage(target.parent).free
 
 
 def _free_memory() -> int:

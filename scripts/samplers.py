@@ -1,0 +1,197 @@
+"""Every sampler on one checkpoint: quality and images/s against the number of evaluations (NFE). One table, one figure.
+
+Usage: python scripts/samplers.py RUN --out DIR [--nfe 5 9 17 33 65] [--n 1000] [--seeds 3] [--only heun unipc ...]
+
+Quality is the Fréchet distance to the test split, in the features of ``dfm eval``, of the same --n latents for every
+sampler, mean over seeds; ``--only heun@uniform`` is a sampler on another grid than its own. The converged distance is that of the ODE by RK4 in 64 steps (257 NFE); the last table says
+for each sampler the fewest NFE, of those asked for, within 5 % of it: differences below the printed error are none.
+Adaptive samplers choose their steps: they are asked for tolerances instead.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+
+from dfm import assemble
+from dfm.checkpoint import find
+from dfm.config import config_dir
+from dfm.console import table
+from dfm.datasets.base import Split
+from dfm.devices import resolve_device
+from dfm.errors import UserError
+from dfm.features import Features, features_for
+from dfm.networks import NetworkDenoiser
+from dfm.quality import frechet_distance
+from dfm.samplers import Sampler
+from dfm.sampling import as_data, sample_batches
+
+TRUST = ("dfm",)
+OF_ODE = ("euler", "midpoint", "heun", "rk4", "rk5", "adams_bashforth", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "jump")
+OF_SDE = ("ancestral", "churn", "dpmpp_2m_sde", "euler_maruyama", "predictor_corrector", "annealed_langevin")
+ADAPTIVE = ("heun_euler", "bosh3", "dopri5")
+CALLS = {
+    "midpoint": 2,
+    "heun": 2,
+    "churn": 2,
+    "rk4": 4,
+    "rk5": 6,
+    "predictor_corrector": 2,
+    "annealed_langevin": 5,
+}  # a step
+TOLERANCES = (0.3, 0.1, 0.03, 0.01, 1e-3)
+CLOSE = 1.05
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a sampler reached: Fréchet distance with its standard error over seeds, images/s."""
+
+    sampler: str
+    nfe: float
+    distance: float
+    error: float
+    images: float
+
+
+def sampler(name: str, *changes: str) -> Sampler:
+    """``sampler=name``, or ``name@grid``, of ``dfm sample``, with other numbers."""
+    name, _, grid = name.partition("@")
+    changes = (*changes, f"grid={grid}") if grid else changes
+    with hydra.initialize_config_dir(str(config_dir()), version_base=None):
+        found = OmegaConf.to_container(hydra.compose("sample", [f"sampler={name}", *changes]), resolve=True)
+    return assemble.sampler(cast(dict[str, Any], found), TRUST)
+
+
+def ways(name: str, wanted: list[int]) -> Iterator[Sampler]:
+    """The sampler at about the NFE that are wanted; the last evaluation denoises, where it is not the last jump."""
+    if name in ADAPTIVE:
+        for tolerance in TOLERANCES:
+            yield sampler(name, f"sampler.solver.rtol={tolerance}", f"sampler.solver.atol={tolerance}")
+        return
+    last = 0 if name == "jump" else 1
+    for steps in sorted({(nfe - last) // CALLS.get(name.partition("@")[0], 1) for nfe in wanted} - {0}):
+        yield sampler(name, f"sampler.steps={steps}")
+
+
+def measured(name: str, how: Sampler, setup: "Setup") -> Point:
+    """Draw with every seed, and compare."""
+    distances, nfe, seconds = [], 0.0, 0.0
+    for seed in range(setup.seeds):
+        parts, began = [], time.perf_counter()
+        for moment in sample_batches(
+            setup.denoiser, how, range(setup.n), seed=seed, batch_size=setup.batch_size, labels=setup.labels,
+            device=setup.device,
+        ):  # fmt: skip
+            if moment.state.final:
+                parts.append(as_data(moment.state.x, setup.denoiser.spec))
+                nfe += moment.state.nfe * len(moment.indices)
+        seconds += time.perf_counter() - began
+        distances.append(frechet_distance(setup.features.of(torch.cat(parts)), setup.references))
+    error = statistics.stdev(distances) / math.sqrt(len(distances)) if len(distances) > 1 else math.nan
+    drawn = setup.n * setup.seeds
+    return Point(name, nfe / drawn, statistics.mean(distances), error, drawn / seconds)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all samplers have in common."""
+
+    denoiser: NetworkDenoiser
+    features: Features
+    references: torch.Tensor
+    labels: torch.Tensor | None
+    n: int
+    seeds: int
+    batch_size: int
+    device: torch.device
+
+
+def setup(given: argparse.Namespace) -> Setup:
+    """Read the checkpoint and its data."""
+    import dfm
+
+    found, _ = find(given.run)
+    data = assemble.dataset({"dataset": found.config["dataset"]}, TRUST)
+    features, test = features_for(data), data.split("test")
+    denoiser = dfm.load(given.run)
+    labels = torch.arange(given.n) % denoiser.spec.num_classes if denoiser.spec.num_classes else None
+    real: Split = data.split("train")
+    floor = features.of(real.values[torch.randperm(len(real), generator=torch.manual_seed(0))[: given.n]])
+    references = features.of(test.values)
+    print(f"as many training examples: {frechet_distance(floor, references):.3f}")
+    return Setup(
+        denoiser, features, references, labels, given.n, given.seeds, given.batch_size, resolve_device("auto")
+    )  # fmt: skip
+
+
+def draw(points: list[Point], converged: float, path: Path) -> None:
+    """Quality on the left, images/s on the right."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    names = list(dict.fromkeys(point.sampler for point in points))
+    marks = "osv^D<>PX*hd"
+    for k, name in enumerate(names):
+        own = [point for point in points if point.sampler == name]
+        style = {"marker": marks[k % len(marks)], "ls": "--" if name in OF_SDE else "-", "ms": 4, "lw": 1}
+        for panel, values in ((left, [p.distance for p in own]), (right, [p.images for p in own])):
+            panel.loglog([p.nfe for p in own], values, color=plt.get_cmap("tab20")(k % 20), label=name, **style)
+    left.axhspan(converged, CLOSE * converged, color="0.85")
+    left.set_ylabel("Fréchet distance (grey: within 5 % of converged)")
+    right.set_ylabel("images/s")
+    for panel in (left, right):
+        panel.set_xlabel("NFE")
+        panel.grid(alpha=0.3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Measure, print the tables, draw the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="a run directory or a checkpoint")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--nfe", type=int, nargs="*", default=[5, 9, 17, 33, 65])
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--only", nargs="*", default=[*OF_ODE, *ADAPTIVE, *OF_SDE])
+    given = parser.parse_args()
+    shared, points = setup(given), []
+    best = measured("rk4", sampler("rk4", "sampler.steps=64"), shared)
+    print(f"converged, rk4 at {best.nfe:.0f} NFE: {best.distance:.3f} ± {best.error:.3f}")
+    for name in given.only:
+        for how in ways(name, given.nfe):
+            try:
+                point = measured(name, how, shared)
+            except UserError as problem:  # the model has no SDE, say
+                print(f"{name}: {problem}")
+                break
+            points.append(point)
+            print(f"{name} {point.nfe:.0f} {point.distance:.3f} ± {point.error:.3f} {point.images:.0f}/s", flush=True)
+    rows = []
+    for name in dict.fromkeys(point.sampler for point in points):
+        own = [point for point in points if point.sampler == name]
+        fit = next((p for p in own if p.distance <= CLOSE * best.distance), None)
+        lowest = min(own, key=lambda p: p.distance)
+        cells = [f"{p.distance:.3f} ± {p.error:.3f} ({p.nfe:.0f})" for p in (*own[:1], lowest)]
+        rows.append(
+            [name, "none" if fit is None else f"{fit.nfe:.0f}", "" if fit is None else f"{fit.images:.0f}", *cells]
+        )
+    columns = ["sampler", "NFE within 5 %", "images/s there", "at the fewest NFE", "lowest distance (NFE)"]
+    table(f"{shared.n} samples, {shared.seeds} seeds; converged: {best.distance:.3f} ± {best.error:.3f}", columns, rows)
+    given.out.mkdir(parents=True, exist_ok=True)
+    draw(points, best.distance, given.out / "samplers.png")
+
+
+if __name__ == "__main__":
+    main()
