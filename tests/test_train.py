@@ -69,7 +69,7 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda network: real(network, backend=broken))
-    with pytest.raises(UserError, match="no compiler here.*try trainer.compile=false$") as caught:
+    with pytest.raises(UserError, match=r"no compiler here.*try trainer.compile=false$") as caught:
         next(trainer(compile=True).steps())
     assert "\n" not in str(caught.value)
 
