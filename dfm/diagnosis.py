@@ -138,9 +138,8 @@ def uncompiled(error: RuntimeError) -> UserError | None:
     """What is said where ``torch.compile`` failed; None of an error of another kind."""
     if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return None
-    cause = error.__cause__ or error
-    first = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-    return UserError(f"trainer.compile=true: torch.compile failed ({first[:200]}); try trainer.compile=false")
+    words = " ".join(str(error).partition("Set TORCH")[0].split())  # its advice to developers apart
+    return UserError(f"trainer.compile=true: torch.compile failed ({words[:300]}); try trainer.compile=false")
 
 
 def out_of_memory(config: TrainerConfig, device: torch.device) -> ProcessError:

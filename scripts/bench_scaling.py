@@ -71,7 +71,8 @@ def measure(given: argparse.Namespace) -> None:
     began = time.time() if given.began is None else given.began
     with peak() as memory:
         trainer = made(given)
-        steps, times = trainer.steps(), []
+        steps = trainer.steps()
+        times: list[float] = []
         next(steps)
         start = time.time() - began
         end = time.perf_counter() + given.seconds
