@@ -22,7 +22,7 @@ class Batch:
     indices: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """Values and labels on a device; from pinned memory the copy runs beside what the device is doing."""
+        """Values and labels on a device; from pinned memory without waiting for what the device still has to do."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
         return Batch(self.values.to(device, non_blocking=True), labels, self.indices)
 

@@ -15,7 +15,8 @@ Precision = Literal["fp32", "tf32", "bf16"]
 def resolve_device(name: str, local: int = 0) -> torch.device:
     """``auto`` is cuda where there is one, else the CPU.
 
-    From then on float32 on a card is float32: torch alone lets convolutions round to TF32 (10 bits of mantissa).
+    Where it is a card, float32 is float32 from then on, for the whole process: torch alone lets convolutions round to
+    TF32 (10 bits of mantissa).
 
     Args:
         local: number of this process on its machine: it has the card of this number to itself.
@@ -35,28 +36,31 @@ def resolve_device(name: str, local: int = 0) -> torch.device:
         torch.zeros(1, device=device)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # what makes process groups and shards of weights asks for this one
+            _allow_tf32(False)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"device '{name}' is not to be had on this machine; allowed: auto, cpu, cuda, cuda:N") from None
-    _allow_tf32((False, False))
     return device
 
 
-def checked_precision(given: str) -> Precision:
+def checked_precision(given: str, device: torch.device) -> Precision:
     """The precision of this name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the device does not have it.
     """
     if given not in ("fp32", "tf32", "bf16"):
         raise UserError(f"precision={given}; allowed: fp32, tf32, bf16")
+    if given == "tf32" and device.type != "cuda":
+        raise UserError(f"precision=tf32 on {device}, which does not have it; allowed: fp32, bf16; or a GPU")
     return given  # type: ignore[return-value]
 
 
 @contextmanager
 def products(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Within, convolutions and matrix products are computed in ``precision``; all else stays float32.
+    """Within, convolutions and matrix products are computed in ``precision``.
 
-    ``fp32`` is exact; ``tf32`` rounds factors to 10 bits of mantissa, on cards that can; ``bf16`` (autocast) to 7 bits.
+    ``fp32`` is exact; ``tf32`` rounds factors to 10 bits of mantissa; ``bf16`` is autocast: factors and results have 7
+    bits, norms are computed in float32, and what the network says is made float32 again.
     """
     with tf32(precision == "tf32"), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         yield
@@ -64,17 +68,23 @@ def products(precision: Precision, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Within, float32 products on a card may round to TF32: what a backward pass needs beside its forward pass."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    _allow_tf32((allowed, allowed))
+    """Within, float32 products on a card may round to TF32: what a backward pass needs beside its forward pass.
+
+    The switch is the process's: not for several threads at once.
+    """
+    if not allowed:
+        yield
+        return
+    _allow_tf32(True)
     try:
         yield
     finally:
-        _allow_tf32(before)
+        _allow_tf32(False)
 
 
-def _allow_tf32(allowed: tuple[bool, bool]) -> None:
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
+def _allow_tf32(allowed: bool) -> None:
+    # set and never read: torch refuses to read them where a program has used its newer names for the same switches
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def laid_out(network: nn.Module, channels_last: bool) -> nn.Module:

@@ -150,5 +150,7 @@ def out_of_memory(config: TrainerConfig, device: torch.device) -> ProcessError:
         tries.insert(0, "trainer.precision=bf16")
     if size % (2 * parts) == 0:
         tries.insert(0, f"trainer.accumulate={2 * parts}")
+    if not config.activation_checkpointing:
+        tries.append("trainer.activation_checkpointing=true")
     given = f"trainer.batch_size={size} in {parts} parts"
     return ProcessError(f"out of memory on {device} with {given}; try {', or '.join(tries)}")

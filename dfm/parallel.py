@@ -105,7 +105,8 @@ def check(kind: str, parts: int, shardable: bool, compiled: bool, team: Team) ->
         )
     if kind == "fsdp" and compiled:
         raise UserError(
-            "trainer.parallel=fsdp with trainer.compile=true: they do not go together; allowed: one of them"
+            "trainer.parallel=fsdp with trainer.compile=true: they do not go together; allowed: one of them; try "
+            "trainer.compile=false"
         )
     if kind == "fsdp" and not shardable:
         raise UserError("trainer.parallel=fsdp: this objective needs the whole network in every process; allowed: ddp")

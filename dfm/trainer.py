@@ -18,7 +18,7 @@ from torch import Tensor
 from dfm.batches import Augmentation, Batch, Batches
 from dfm.datasets.base import Split
 from dfm.dequantization import Dequantization, Uniform
-from dfm.devices import laid_out, products, recompute, tf32
+from dfm.devices import checked_precision, laid_out, products, recompute, tf32
 from dfm.diagnosis import Trouble, diagnose, given_up, merged, out_of_memory, uncompiled
 from dfm.distributed import Team
 from dfm.ema import Ema
@@ -73,6 +73,7 @@ class Trainer:
         team: Team | None = None,
     ) -> None:
         self.config, self.objective, self.device, self.team = config, objective, device, team or Team()
+        checked_precision(config.precision, device)
         check(config.parallel, config.accumulate, objective.shardable, config.compile, self.team)
         self.dequantization = dequantization or Uniform()
         self.augmentation = Augmentation(flip=flip, label_dropout=label_dropout, num_classes=denoiser.spec.num_classes)

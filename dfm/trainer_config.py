@@ -23,7 +23,7 @@ class TrainerConfig:
             never (the last step is always kept); keep_checkpoints: the newest so many,
             and that of the lowest validation loss.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``. precision: of convolutions and matrix products: ``fp32``,
-            ``tf32`` (on cards that have it) or ``bf16`` (autocast); weights and all else are float32.
+            ``tf32`` (on cards that have it) or ``bf16`` (autocast); weights and their averages are float32.
         parallel: how several processes hold the network: ``ddp``, each all of it, or ``fsdp``, each a share of every
             weight, for networks that do not fit one card with their gradients and averages.
         compile: torch.compile the network. channels_last: memory layout of

@@ -118,13 +118,13 @@ def drawn(precision: str, batch: int, given: argparse.Namespace, device: torch.d
     sampler = GridSampler(stepper=Heun(), steps=18)
 
     def draw() -> None:
-        with products(checked_precision(precision), device):
+        with products(checked_precision(precision, device), device):
             for _ in sample_batches(denoiser, sampler, range(batch), seed=0, batch_size=batch, device=device):
                 pass
 
-    work = 36 * flops(denoiser.module(), device)
+    work = 37 * flops(denoiser.module(), device)  # two calls a step, and one to denoise
     images = batch * per_second(draw, given.seconds, 1)
-    return row(f"sample cifar_flow, heun, 36 NFE, {precision}", images, work, rate, batch)
+    return row(f"sample cifar_flow, heun, 37 NFE, {precision}", images, work, rate, batch)
 
 
 def scored(batch: int, given: argparse.Namespace, device: torch.device, rate: float) -> list[str]:
@@ -133,7 +133,7 @@ def scored(batch: int, given: argparse.Namespace, device: torch.device, rate: fl
     data = torch.rand(batch, *SPEC.shape, device=device) * 2 - 1
     calls = how.log_density(denoiser, data[:2], 0).nfe
     images = batch * per_second(lambda: how.log_density(denoiser, data, 0), given.seconds, 1)
-    work = 3 * calls * flops(denoiser.module(), device)
+    work = 2 * calls * flops(denoiser.module(), device)  # forth, and back to x alone
     return row(f"nll cifar_flow, ode, {calls:.0f} NFE, fp32", images, work, rate, batch)
 
 

@@ -1,7 +1,7 @@
 """How time and memory of training grow: with image size, channels, batch, examples of a folder, and processes.
 
 Usage: python scripts/bench_scaling.py --out DIR [--axes size channels batch examples processes] [--seconds 5]
-                                       [--examples 1000 20000 200000] [--threads N]
+            [--examples 1000 20000 200000] [--processes 1 2] [--threads N]
 
 Each line is a process of its own: ``dfm train``'s whole step (``Trainer``) on a U-Net of two levels, two blocks each,
 attention at half resolution, from --size 32, --channels 32 and --batch 64 with one of them changed. ``growth`` is the
@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-AXES = {"size": (16, 32, 64), "channels": (16, 32, 64, 128), "batch": (8, 32, 128, 512), "processes": (1, 2)}
+AXES = {"size": (16, 32, 64), "channels": (16, 32, 64, 128), "batch": (8, 32, 128, 512)}
 BASE = {"size": 32, "channels": 32, "batch": 64}
 
 
@@ -76,7 +76,8 @@ def measure(given: argparse.Namespace) -> None:
         next(steps)
         start = time.time() - began
         end = time.perf_counter() + given.seconds
-        while len(times) < 3 or time.perf_counter() < end:
+        # all processes of a team go on until the last of them is done: a step is for all
+        while trainer.team.greatest(float(len(times) < 3 or time.perf_counter() < end)):
             before = time.perf_counter()
             next(steps)
             times.append(time.perf_counter() - before)
@@ -124,7 +125,7 @@ def made(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # torch is
 
 def ask(axis: str, value: int, given: argparse.Namespace, folder: str = "") -> dict[str, float]:
     """What a process of its own finds with ``axis`` at ``value``."""
-    numbers = {**BASE, **({axis: value} if axis in BASE else {})}
+    numbers = {**{name: getattr(given, name) for name in BASE}, **({axis: value} if axis in BASE else {})}
     launch = [sys.executable]
     if axis == "processes" and value > 1:
         launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={value}"]
@@ -166,7 +167,7 @@ def write_images(task: tuple[Path, int, int]) -> None:
 def lines(given: argparse.Namespace) -> Iterator[Line]:
     """Every line of the table, as it is measured."""
     for axis in given.axes:
-        for value in given.examples if axis == "examples" else AXES[axis]:
+        for value in {"examples": given.examples, "processes": given.processes}.get(axis) or AXES[axis]:
             if axis != "examples":
                 found = ask(axis, value, given)
                 yield Line(axis, value, found["image"], found["memory"])
@@ -210,6 +211,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--axes", nargs="*", default=["size", "channels", "batch", "examples", "processes"])
     parser.add_argument("--examples", type=int, nargs="*", default=[1000, 20_000, 200_000])
+    parser.add_argument(
+        "--processes", type=int, nargs="*", default=[1, 2], help="on cards at most as many as there are"
+    )
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--threads", type=int, help="of each process but of those of torchrun; default: as torch does")
     for name, number in BASE.items():

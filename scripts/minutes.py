@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import hydra
 import torch
 from few_steps import train
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ import dfm
 from dfm import assemble
 from dfm.api import device_of
 from dfm.batches import Batches
+from dfm.config import config_dir
 from dfm.console import table
 from dfm.datasets.base import Dataset, DatasetSpec, Split
 from dfm.denoiser import Denoiser
@@ -197,7 +199,8 @@ def made(name: str, data: str, spec: DatasetSpec, split: Split, given: argparse.
     if name == "dfm":
         length = [f"trainer.max_minutes={given.minutes}", "trainer.max_steps=1000000"]
         if images is not None:
-            length = [f"trainer.max_steps={images // 128}", "trainer.batch_size=128", "trainer.max_minutes=null"]
+            batch = batch_size(f"experiment={data}_flow", *given.override)
+            length = [f"trainer.max_steps={images // batch}", "trainer.max_minutes=null"]
         train(path, [f"experiment={data}_flow", *length, f"trainer.device={given.device}", "nll.n=0",
                      "trainer.validate_every=0", "trainer.sample_every=0", *given.override])  # fmt: skip
         seen = max(line["images"] for line in read_metrics(path / "metrics.jsonl") if "images" in line)
@@ -212,6 +215,12 @@ def made(name: str, data: str, spec: DatasetSpec, split: Split, given: argparse.
     content = torch.load(stored, weights_only=True)
     recipe.network.load_state_dict(content["weights"])
     return recipe.denoiser(recipe.network.eval().requires_grad_(False)), content["seen"]
+
+
+def batch_size(*overrides: str) -> int:
+    """Of ``dfm train`` with these overrides."""
+    with hydra.initialize_config_dir(str(config_dir()), version_base=None):
+        return int(hydra.compose("train", list(overrides)).trainer.batch_size)
 
 
 def images_of(name: str, given: argparse.Namespace) -> int | None:

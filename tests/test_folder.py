@@ -1,6 +1,8 @@
 """Image folders: classes, splits, resizing, memory, and everything that can be wrong with them."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from dataset_files import (
 )
 from PIL import Image
 
-from dfm.datasets import SPLITS, folder
+from dfm.datasets import SPLITS, folder, mapped
 from dfm.datasets.folder import Folder
 from dfm.errors import UserError
 
@@ -133,8 +135,8 @@ def test_images_too_many_for_memory_are_mapped_from_a_file_and_found_again(tmp_p
     in_memory = whole(Folder(**options))
     monkeypatch.setattr(folder, "_free_memory", lambda: 0)
     assert torch.equal(whole(Folder(**options)), in_memory)
-    (mapped,) = (tmp_path / "cache").iterdir()
-    assert mapped.stat().st_size == in_memory.numel()
+    (kept,) = (tmp_path / "cache").glob("*.uint8")
+    assert kept.stat().st_size == in_memory.numel()
     with monkeypatch.context() as patch:
         patch.setattr(folder, "decode", None)
         assert torch.equal(whole(Folder(**options)), in_memory), "no image is decoded again"
@@ -148,18 +150,31 @@ def test_many_images_are_decoded_once_and_the_file_of_older_ones_is_removed(tmp_
     in_memory = whole(Folder(**options))
     monkeypatch.setattr(folder, "MANY", 19)
     assert torch.equal(whole(Folder(**options)), in_memory)
-    first = set((tmp_path / "cache").iterdir())
+    first = set((tmp_path / "cache").glob("*.uint8"))
     assert len(first) == 1
     with monkeypatch.context() as patch:
         patch.setattr(folder, "decode", None)
         assert torch.equal(whole(Folder(**options)), in_memory), "no image is decoded again"
-    whole(Folder(**{**options, "size": 5}))
-    assert len(set((tmp_path / "cache").iterdir()) - first) == 1, "another form has a file of its own"
+    for change in ({"size": 5}, {"test": 0.5}):
+        before = set((tmp_path / "cache").glob("*.uint8"))
+        whole(Folder(**{**options, **change}))
+        added = set((tmp_path / "cache").glob("*.uint8")) - before
+        assert len(added) == 1, "another form has a file of its own"
+        added.pop().unlink()
+    with first.copy().pop().open("r+b") as file:
+        file.truncate(7)
+    assert torch.equal(whole(Folder(**options)), in_memory), "a file cut short is written anew"
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "DECODER", 2)
+        patch.setattr(folder, "decode", lambda *_: np.zeros((3, 4, 4), np.uint8))
+        assert whole(Folder(**options)).max() == 0, "another decoder reads nothing of this one's"
+    for zeros in set((tmp_path / "cache").glob("*.uint8")) - first:
+        zeros.unlink()
     write_image(tmp_path / "data" / "003.png", (255, 255, 255))
     kept = whole(Folder(**options))
     assert kept.max() == 255
-    left = set((tmp_path / "cache").iterdir())
-    assert len(left) == 2
+    left = set((tmp_path / "cache").glob("*.uint8"))
+    assert len(left) == 1
     assert not left & first
 
 
@@ -168,15 +183,42 @@ def test_many_images_are_decoded_into_memory_where_the_disk_is_full(tmp_path, mo
     options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "cache")}
     in_memory = whole(Folder(**options))
     monkeypatch.setattr(folder, "MANY", 19)
-    monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(mapped.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     assert torch.equal(whole(Folder(**options)), in_memory)
-    assert not list((tmp_path / "cache").iterdir())
+    assert not list((tmp_path / "cache").glob("*.uint8"))
+
+
+def test_many_images_are_decoded_into_memory_where_there_can_be_no_cache(tmp_path, monkeypatch):
+    many(tmp_path / "data", 20)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(folder, "MANY", 19)
+    options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "file" / "cache")}
+    assert len(whole(Folder(**options))) == 20
+    monkeypatch.setattr(folder, "_free_memory", lambda: 0)
+    with pytest.raises(UserError, match=r"fit neither .* nor .*cache \(Not a directory\)"):
+        whole(Folder(**options))
+
+
+def test_processes_that_begin_together_decode_once(tmp_path):
+    many(tmp_path / "data", 20)
+    code = (
+        "import sys; from dfm.datasets import folder; folder.MANY = 5; real = folder.decode\n"
+        "def slow(*a):\n  import time; time.sleep(0.05); print('decoded', flush=True); return real(*a)\n"
+        "folder.decode = slow\n"
+        "made = folder.Folder(path=sys.argv[1], size=4, cache=sys.argv[2], num_workers=1)\n"
+        "print(int(sum(len(made.split(s)) for s in ('train', 'validation', 'test'))))"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path / "data"), str(tmp_path / "cache")]
+    running = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    out = [process.communicate(timeout=120)[0] for process in running]
+    assert sum(text.count("decoded") for text in out) == 20
+    assert [text.split()[-1] for text in out] == ["20", "20"]
 
 
 def test_images_too_many_for_memory_and_disk_are_refused(tmp_path, monkeypatch):
     write_image(tmp_path / "1.png")
     monkeypatch.setattr(folder, "_free_memory", lambda: 0)
-    monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(mapped.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(UserError, match="try a smaller") as error:
         Folder(path=str(tmp_path), cache=str(tmp_path), validation=0, test=0).split("train")
     one_line(error)

@@ -1,17 +1,29 @@
 """Activation checkpointing: the same step for less memory, and said where it has no effect."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import Command
 from test_presets import FAST, UNET
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from dfm.checkpoint import read
+from dfm.datasets.digits import Digits
+from dfm.densities import Uniform as UniformDensity
 from dfm.devices import recompute
+from dfm.models.blocks import ResidualBlock
 from dfm.models.unet import UNet
+from dfm.networks import NetworkDenoiser
+from dfm.objectives import Regression
+from dfm.predictions import Velocity
+from dfm.schedules import Linear
+from dfm.trainer import Trainer
+from dfm.trainer_config import TrainerConfig
+from dfm.weights import Uniform
 
 
 def network(recomputed: bool) -> UNet:
@@ -48,12 +60,25 @@ def test_the_step_is_the_same_and_less_is_kept() -> None:
     assert spared[2] < plain[2] / 2
 
 
-def test_nothing_is_computed_twice_without_gradients() -> None:
-    model, calls = network(True).eval(), [0]
-    model.mid[0].conv_1.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-    with torch.no_grad():
-        model(torch.randn(2, 1, 8, 8), torch.zeros(2))
-    assert calls == [1]
+def test_the_trainer_asks_it_of_the_network_and_not_of_the_average() -> None:
+    for asked in (False, True):
+        made = trainer(activation_checkpointing=asked)
+        assert {block.recomputed for block in blocks(made.network)} == {asked}
+        assert {block.recomputed for block in blocks(made.ema.network)} == {False}
+
+
+def blocks(model: nn.Module) -> list[ResidualBlock]:
+    return [module for module in model.modules() if isinstance(module, ResidualBlock)]
+
+
+def trainer(**changes: Any) -> Trainer:
+    spec = replace(Digits().spec, num_classes=0)
+    denoiser = NetworkDenoiser(
+        spec=spec, schedule=Linear(), trained=Linear(), prediction=Velocity(), network=network(False)
+    )
+    objective = Regression(density=UniformDensity(), weight=Uniform())
+    config = TrainerConfig(max_steps=2, batch_size=4, **changes)
+    return Trainer(config, denoiser, objective, Digits().split("train"), device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("objective", ["flow_matching", "meanflow", "consistency"])

@@ -46,7 +46,7 @@ def job(cfg: DictConfig) -> None:
     trust = assemble.trusted(config)
     check_count(1 if wanted.n is None else wanted.n, wanted.batch_size)
     device = resolve_device(wanted.device)
-    checked_precision(wanted.precision)
+    checked_precision(wanted.precision, device)
     found, source = judged.origin(config, wanted, device, trust)
     data = judged.references_of(config, found, trust)
     references = judged.examples(data, wanted.split, wanted.label)

@@ -154,7 +154,7 @@ def draw(wanted: "EvalSettings", source: Source, device: torch.device) -> Sample
     n, spec = DRAWN if wanted.n is None else wanted.n, source.denoiser.spec
     labels = checked_labels(spec, wanted.label, range(n))
     began, parts, evaluations = time.perf_counter(), [], 0.0
-    with console.bar() as bar, products(checked_precision(wanted.precision), device):
+    with console.bar() as bar, products(checked_precision(wanted.precision, device), device):
         progress = bar.add_task("sample", total=n)
         for moment in sample_batches(
             source.denoiser, source.sampler, range(n), seed=wanted.seed, batch_size=wanted.batch_size, labels=labels,

@@ -24,6 +24,9 @@ CHANGEABLE = (
     "trainer.max_skipped",
     "trainer.device",
     "trainer.num_workers",
+    "trainer.compile",
+    "trainer.channels_last",
+    "trainer.activation_checkpointing",
     "nll.n",
     "nll.batch_size",
 )

@@ -63,7 +63,7 @@ def job(cfg: DictConfig) -> None:
     check_count(wanted.n, wanted.batch_size)
     members = team()
     device = resolve_device(wanted.device, members.local)
-    checked_precision(wanted.precision)
+    checked_precision(wanted.precision, device)
     found, denoiser = loaded(config, wanted.ckpt, device, trust, ode=False)
     sampler, how, name = own_sampler(config, found, trust)
     drawn = guided(guidance, found, denoiser, device, trust)
@@ -135,7 +135,7 @@ def pieces_of(
             mine, sampler, [indices[k] for k in places], seed=wanted.seed, batch_size=len(places),
             labels=None if labels is None else labels[rows], device=device,
         )  # fmt: skip
-        with products(checked_precision(wanted.precision), device):
+        with products(checked_precision(wanted.precision, device), device):
             last = next(moment.state for moment in moments if moment.state.final)
         found = stored(restored(mine, last.x, torch.arange(len(places))), denoiser.spec)
         return found, last.nfe * len(places)

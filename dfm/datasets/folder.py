@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,13 @@ import torch
 from PIL import Image, ImageOps
 
 from dfm.datasets.base import SPLITS, Dataset, Split
+from dfm.datasets.mapped import mapped
 from dfm.errors import UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MANY = 10_000  # images: their decoding takes some seconds
+DECODER = 1  # goes up when ``decode`` gives other pixels, so that files of older ones are not read
 _NAMED = 3  # how many broken files an error names before it only counts
 
 
@@ -45,8 +46,8 @@ class Folder(Dataset):
         validation, test: fractions of all images, each at least 0, their sum below 1.
         num_workers: threads that decode.
         cache: folder for the decoded images, as one file that later runs map into memory; used where there are more
-            than ``MANY``, or they would fill more than half of the free memory. A file for each folder and form: one
-            for files that have since changed is removed.
+            than ``MANY``, or they would fill more than half of the free memory. There is a file for each folder, form
+            and share of the splits: one for images that have since changed is removed.
 
     Raises:
         UserError: an argument is not one of these; there are no images; images lie both in and below ``path``. On first
@@ -132,7 +133,9 @@ class Folder(Dataset):
         return "test" if share < self.test else "validation" if share < self.test + self.validation else "train"
 
     def _load(self) -> Mapping[str, Split]:
-        values = torch.from_numpy(self._decoded())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a mapped file cannot be written: nothing writes to data
+            values = torch.from_numpy(self._decoded())
         labels = None
         if self._classes:
             number = {name: index for index, name in enumerate(self._classes)}
@@ -150,36 +153,24 @@ class Folder(Dataset):
         shape = (len(self._images), self.channels, *self._height_width)
         needed = int(np.prod(shape, dtype=np.int64))
         fits = needed <= _free_memory() / 2
-        target = self._kept() if not fits or shape[0] > MANY else None
-        if target is None or (fits and not target.exists() and not _room(target, needed)):
-            values = np.empty(shape, dtype=np.uint8)
-            self._fill(values)
-            return values
-        if not target.exists():
-            self._write(target, shape, needed)
-        # copy on write: torch wants an array that may be written, the file stays as it is
-        return np.memmap(target, dtype=np.uint8, mode="c", shape=shape)
-
-    def _write(self, target: Path, shape: tuple[int, ...], needed: int) -> None:
-        # asked beforehand: a mapped file that outgrows its disk ends the process without a word
-        if not _room(target, needed):
-            raise UserError(
-                f"dataset folder: {needed / 2**30:.1f} GiB fit neither half of the free memory nor {target.parent}; "
-                "try a smaller dataset.size, or dataset.cache=DIR on a larger disk"
-            )
-        partial = target.with_suffix(f".{os.getpid()}")
-        try:
-            self._fill(np.memmap(partial, dtype=np.uint8, mode="w+", shape=shape))
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        for old in target.parent.glob(f"{target.stem.rpartition('-')[0]}-*{target.suffix}"):
-            if old != target:
-                old.unlink(missing_ok=True)  # who has it mapped keeps it until he ends
+        if not fits or shape[0] > MANY:
+            try:
+                return mapped(self._kept(), shape, self._fill)
+            except OSError as problem:
+                if not fits:
+                    raise UserError(
+                        f"dataset folder: {needed / 2**30:.1f} GiB fit neither half of the free memory nor "
+                        f"{self.cache} ({problem.strerror}); try a smaller dataset.size, or dataset.cache=DIR on a "
+                        "larger disk"
+                    ) from None
+        values = np.empty(shape, dtype=np.uint8)
+        self._fill(values)
+        return values
 
     def _kept(self) -> Path:
         """The file of the cache: another one when a file, the date of its content or the form asked for changes."""
-        form = hashlib.sha256(repr((str(self._root.resolve()), self.channels, self._height_width)).encode())
+        kind = (DECODER, str(self._root.resolve()), self.channels, self._height_width, self.validation, self.test)
+        form = hashlib.sha256(repr(kind).encode("utf-8", "surrogateescape"))
         digest = hashlib.sha256()
         for image in self._images:
             facts = os.stat(os.path.join(self._root, image))  # a Path each would take longer than the call
@@ -242,12 +233,6 @@ def _images_below(root: Path) -> list[str]:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
-def _room(target: Path, needed: int) -> bool:
-    """Whether the disk of a file that is to be has room for it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return needed <= shutil.disk_usage(target.parent).free
 
 
 def _free_memory() -> int:

@@ -33,7 +33,7 @@ class Exact(Divergence):
     chunk: int = 16
 
     def __call__(self, velocity: Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        # the fused attentions of cards have no rule for many gradients at once, plain products have
+        # fused attention has no rule for many gradients at once and would take them one by one
         attention = sdpa_kernel(SDPBackend.MATH) if x.is_cuda else nullcontext()
         with torch.enable_grad(), attention:
             x = x.detach().requires_grad_()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dfm.denoiser import Calls, Denoiser
-from dfm.devices import Precision, products
+from dfm.devices import Precision, checked_precision, products
 from dfm.errors import UserError, unknown
 from dfm.flows import OdeFlow
 from dfm.grids import Grid, Uniform
@@ -130,7 +130,7 @@ class OdeLikelihood(Likelihood):
         divergence = self._divergence(data, seed, indices, repeat)
         a, _ = moved.schedule.ab(torch.tensor(t_min, dtype=torch.float64))
         x = torch.cat([(data * float(a)).flatten(1), torch.zeros_like(data.flatten(1)[:, :1])], 1)
-        with products(self.precision, data.device):
+        with products(checked_precision(self.precision, data.device), data.device):
             end = self._integrate(moved.counted(calls), divergence, x, tuple(data.shape[1:]), t_min)
         latent, integral = end[:, :-1].double().reshape(data.shape), end[:, -1].double()
         value = moved.start_log_density(latent) + integral + data[0].numel() * float(a.log())

@@ -132,8 +132,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> (B, C, H, W)."""
-        # (B, HW, C) is a view of a channels_last tensor, and the result is one again: nothing is copied.
-        tokens = pointwise(self.norm(x), self.qkv).flatten(2).transpose(1, 2)
+        # (B, HW, C) is a view of a channels_last tensor, and the result is one again: nothing is copied on a CPU. On a
+        # card the norm changes the layout, and fused attention wants the channels of a head side by side.
+        tokens = pointwise(self.norm(x), self.qkv).flatten(2).transpose(1, 2).contiguous()
         q, k, v = tokens.unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)
         mixed = functional.scaled_dot_product_attention(q, k, v)
         mixed = mixed.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, x.shape[2:])
