@@ -82,7 +82,11 @@ def test_datasets(option: str, command: Command, tmp_path: Path) -> None:
 def test_models(option: str, command: Command, tmp_path: Path) -> None:
     """The layouts as they are, but thin where they are wide."""
     where = ["dataset=cifar10", *overrides_for("cifar10", tmp_path)] if option == "unet" else []
-    where = ["dataset=fashion_mnist", *overrides_for("fashion_mnist", tmp_path)] if option == "unet_small" else where
+    where = (
+        ["dataset=fashion_mnist", *overrides_for("fashion_mnist", tmp_path)]
+        if option in ("unet_small", "unet_patch")
+        else where
+    )
     thin = ["model.channels=32", "model.head_channels=32"] if option == "unet" else []
     command("train", f"model={option}", *where, *thin, *FAST)
 

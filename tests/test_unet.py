@@ -17,6 +17,8 @@ PRESETS = [
     ("unet", (3, 32, 32)),
     ("unet_small", (1, 28, 28)),
     ("unet_small", (3, 32, 32)),
+    ("unet_patch", (1, 28, 28)),
+    ("unet_patch", (3, 32, 32)),
     ("unet_digits", (1, 8, 8)),
     ("mlp", (2,)),
 ]
