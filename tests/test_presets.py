@@ -81,12 +81,8 @@ def test_datasets(option: str, command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", sorted(set(options("model")) - {"oracle"}))
 def test_models(option: str, command: Command, tmp_path: Path) -> None:
     """The layouts as they are, but thin where they are wide."""
-    where = ["dataset=cifar10", *overrides_for("cifar10", tmp_path)] if option == "unet" else []
-    where = (
-        ["dataset=fashion_mnist", *overrides_for("fashion_mnist", tmp_path)]
-        if option in ("unet_small", "unet_patch")
-        else where
-    )
+    data = {"unet": "cifar10", "unet_small": "fashion_mnist", "unet_patch": "fashion_mnist"}.get(option)
+    where = [f"dataset={data}", *overrides_for(data, tmp_path)] if data else []
     thin = ["model.channels=32", "model.head_channels=32"] if option == "unet" else []
     command("train", f"model={option}", *where, *thin, *FAST)
 
