@@ -58,7 +58,7 @@ class Plan:
         pairs: overrides for reflow's.
     """
 
-    experiment: str
+    experiment: list[str]
     teacher: list[str]
     steps: int
     halvings: int
@@ -88,10 +88,10 @@ class Plan:
 
 
 PLANS = {
-    "digits": Plan("experiment=digits_flow", [], 1500, 5, 1000, 1500, []),
+    "digits": Plan(["experiment=digits_flow"], [], 1500, 5, 1000, 1500, []),
     "fashion": Plan(
-        "experiment=fashion_flow", ["trainer.max_minutes=25", "nll.n=0"], 1000, 4, 250, 400,
-        ["objective.n=2048", "objective.solver_steps=9"],
+        ["experiment=fashion_flow", "model=unet_small", "density=uniform", "trainer.lr=1e-3"],
+        ["trainer.max_minutes=25", "nll.n=0"], 1000, 4, 250, 400, ["objective.n=2048", "objective.solver_steps=9"],
     ),
 }  # fmt: skip
 
@@ -151,9 +151,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     plan, teacher = PLANS[given.data], given.out / "teacher"
-    train(teacher, [plan.experiment, *plan.teacher])
+    train(teacher, [*plan.experiment, *plan.teacher])
     for student in plan.students():
-        train(given.out / student.name, [plan.experiment, f"init={teacher}", *student.overrides])
+        train(given.out / student.name, [*plan.experiment, f"init={teacher}", *student.overrides])
     found, _ = find(str(teacher))
     data = assemble.dataset({"dataset": found.config["dataset"]}, ("dfm",))
     features = features_for(data)
