@@ -115,7 +115,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=LONG)])
 def test_a_process_that_fails_alone_ends_the_job_in_lines(tmp_path: Path, parallel: str) -> None:
     """No process waits for the other, and none takes up a collective that the others do not."""
     (tmp_path / "worker.py").write_text(OUT_OF_MEMORY)
@@ -194,7 +194,7 @@ def children(parent: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers by Linux's /proc")
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=LONG)])
 def test_a_killed_worker_ends_the_job_and_the_run_goes_on(tmp_path: Path, parallel: str) -> None:
     words = [
         "train", f"trainer.parallel={parallel}",
