@@ -95,7 +95,7 @@ def laid_out(network: nn.Module, channels_last: bool) -> nn.Module:
 def recompute(network: nn.Module) -> None:
     """Keep only the inputs of residual blocks for the way back, which computes what is within anew (Chen et al. 2016).
 
-    Activation checkpointing: less memory for a third more work, and the same numbers.
+    Activation checkpointing: less memory for a third more products, and the same numbers.
 
     Raises:
         UserError: the network has no such blocks.

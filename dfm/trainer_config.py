@@ -28,7 +28,7 @@ class TrainerConfig:
             weight, for networks that do not fit one card with their gradients and averages.
         compile: torch.compile the network. channels_last: memory layout of
             convolutions (not with fsdp). activation_checkpointing: keep only the inputs of residual blocks for the
-            backward pass, which computes the rest anew: less memory, a third more work.
+            backward pass, which computes the rest anew: less memory, a third more products.
         num_workers: threads that prepare batches ahead.
 
     Raises:
