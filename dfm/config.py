@@ -161,6 +161,14 @@ def variant(command: str, *changes: str) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
+def composed(command: str, *changes: str) -> dict[str, Any]:
+    """What ``dfm COMMAND CHANGES`` would compose, outside a job, in plain containers: for scripts."""
+    with hydra.initialize_config_dir(str(config_dir()), version_base=None):
+        content = OmegaConf.to_container(hydra.compose(command, list(changes)), resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved configuration in plain containers.
 

@@ -11,16 +11,14 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable, Generator
-from typing import Any, cast
+from typing import cast
 
-import hydra
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dfm import assemble
-from dfm.config import config_dir
+from dfm.config import composed
 from dfm.console import table
 from dfm.datasets.base import DatasetSpec, Split
 from dfm.devices import checked_precision, products, resolve_device
@@ -48,16 +46,9 @@ TRAINING: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
-def config_of(preset: str) -> dict[str, Any]:
-    """What ``dfm train experiment=preset`` composes."""
-    with hydra.initialize_config_dir(str(config_dir()), version_base=None):
-        found = OmegaConf.to_container(hydra.compose("train", [f"experiment={preset}"]), resolve=True)
-    return cast(dict[str, Any], found)
-
-
 def trainer(preset: str, batch: int, device: torch.device, options: dict[str, object]) -> Trainer:
     """The trainer of ``experiment=preset`` on random images."""
-    config = config_of(preset)
+    config = composed("train", f"experiment={preset}")
     images = torch.randint(0, 256, (8192, *SPEC.shape), dtype=torch.uint8)
     settings: dict[str, object] = {"max_steps": 1 << 30, "batch_size": batch, "num_workers": 2, **options}
     return Trainer(

@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-import hydra
 import torch
 from few_steps import train
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ import dfm
 from dfm import assemble
 from dfm.api import device_of
 from dfm.batches import Batches
-from dfm.config import config_dir
+from dfm.config import composed
 from dfm.console import table
 from dfm.datasets.base import Dataset, DatasetSpec, Split
 from dfm.denoiser import Denoiser
@@ -199,7 +198,7 @@ def made(name: str, data: str, spec: DatasetSpec, split: Split, given: argparse.
     if name == "dfm":
         length = [f"trainer.max_minutes={given.minutes}", "trainer.max_steps=1000000"]
         if images is not None:
-            batch = batch_size(f"experiment={data}_flow", *given.override)
+            batch = composed("train", f"experiment={data}_flow", *given.override)["trainer"]["batch_size"]
             length = [f"trainer.max_steps={images // batch}", "trainer.max_minutes=null"]
         train(path, [f"experiment={data}_flow", *length, f"trainer.device={given.device}", "nll.n=0",
                      "trainer.validate_every=0", "trainer.sample_every=0", *given.override])  # fmt: skip
@@ -215,12 +214,6 @@ def made(name: str, data: str, spec: DatasetSpec, split: Split, given: argparse.
     content = torch.load(stored, weights_only=True)
     recipe.network.load_state_dict(content["weights"])
     return recipe.denoiser(recipe.network.eval().requires_grad_(False)), content["seen"]
-
-
-def batch_size(*overrides: str) -> int:
-    """Of ``dfm train`` with these overrides."""
-    with hydra.initialize_config_dir(str(config_dir()), version_base=None):
-        return int(hydra.compose("train", list(overrides)).trainer.batch_size)
 
 
 def images_of(name: str, given: argparse.Namespace) -> int | None:

@@ -16,15 +16,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
-import hydra
 import torch
-from omegaconf import OmegaConf
 
 from dfm import assemble
 from dfm.checkpoint import find
-from dfm.config import config_dir
+from dfm.config import composed
 from dfm.console import table
 from dfm.datasets.base import Split
 from dfm.devices import resolve_device
@@ -67,9 +64,7 @@ def sampler(name: str, *changes: str) -> Sampler:
     """``sampler=name``, or ``name@grid``, of ``dfm sample``, with other numbers."""
     name, _, grid = name.partition("@")
     changes = (*changes, f"grid={grid}") if grid else changes
-    with hydra.initialize_config_dir(str(config_dir()), version_base=None):
-        found = OmegaConf.to_container(hydra.compose("sample", [f"sampler={name}", *changes]), resolve=True)
-    return assemble.sampler(cast(dict[str, Any], found), TRUST)
+    return assemble.sampler(composed("sample", f"sampler={name}", *changes), TRUST)
 
 
 def ways(name: str, wanted: list[int]) -> Iterator[Sampler]:
