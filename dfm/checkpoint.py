@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -158,7 +159,9 @@ def harmless(config: Any) -> Any:
 
 def _loaded(path: Path) -> dict[str, Any]:
     _refuse_bomb(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch thinks of a file that is refused anyway: the refusal is one line
+        content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path} is not a checkpoint of dfm; allowed: files that 'dfm train' wrote")
     if content["format"] != FORMAT:
