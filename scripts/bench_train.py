@@ -2,6 +2,7 @@
 
 Usage: python scripts/bench_train.py [--rounds 5] [--seconds 6] [--batch 64] [--size 28] [--channels 64] [--compile]
        python scripts/bench_train.py --profile        # where the time of dfm's step goes, by operator
+       python scripts/bench_train.py --only "model unet_small" "model unet_patch"      # networks of configs/model
 
 A step is: forward, mean squared error, backward, AdamW (fused); for ``dfm trainer`` all that ``dfm train`` does beside
 (batches, noise and times, the objective, clipping, the moving average). In each round every network takes steps for
@@ -28,6 +29,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dfm import assemble
+from dfm.config import composed
 from dfm.console import table
 from dfm.datasets.base import DatasetSpec, Split
 from dfm.densities import Uniform
@@ -94,7 +97,9 @@ def prepared(name: str, layout: Layout) -> tuple[nn.Module, Callable[[], None]]:
     """(the network of a row, what takes one training step of it)."""
     torch.manual_seed(0)
     if name == "dfm trainer":
-        return trained(layout)
+        return trained(ours(layout), layout)
+    if name.startswith("model "):
+        return trained(configured(name.removeprefix("model "), layout), layout)
     network = {"dfm": ours, "diffusers": diffusers, "torchcfm": torchcfm}[name.split()[0]](layout).to(layout.device)
     if name == "dfm" or "channels_last" in name:
         network = network.to(memory_format=torch.channels_last)
@@ -118,16 +123,26 @@ def prepared(name: str, layout: Layout) -> tuple[nn.Module, Callable[[], None]]:
     return network, step
 
 
-def trained(layout: Layout) -> tuple[nn.Module, Callable[[], None]]:
-    """All of ``dfm train``'s own step, on random images of 256 levels."""
-    spec = DatasetSpec(name="noise", shape=layout.shape, levels=256, num_classes=0, mean=0.0, std=0.5)
+def spec_of(layout: Layout) -> DatasetSpec:
+    """Of random images of 256 levels."""
+    return DatasetSpec(name="noise", shape=layout.shape, levels=256, num_classes=0, mean=0.0, std=0.5)
+
+
+def configured(option: str, layout: Layout) -> nn.Module:
+    """The network of ``model=option``."""
+    return assemble.denoiser(composed("train", f"model={option}"), spec_of(layout), ("dfm",)).module()
+
+
+def trained(network: nn.Module, layout: Layout) -> tuple[nn.Module, Callable[[], None]]:
+    """All of ``dfm train``'s own step."""
+    spec = spec_of(layout)
     images = torch.randint(0, 256, (4096, *layout.shape), dtype=torch.uint8)
     config = TrainerConfig(
         max_steps=1 << 30, batch_size=layout.batch, compile=layout.compile,
         precision="bf16" if layout.bf16 else "fp32",
     )  # fmt: skip
     path = Linear()
-    denoiser = NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=Velocity(), network=ours(layout))
+    denoiser = NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=Velocity(), network=network)
     objective = Regression(density=Uniform(), weight=UniformWeight())
     trainer = Trainer(config, denoiser, objective, Split(values=images, labels=None), device=layout.device)
     steps = trainer.steps()
@@ -173,7 +188,8 @@ def synchronise(device: torch.device) -> None:
 def flops(name: str, layout: Layout) -> float:
     """FLOPs of one training step for one image."""
     small = Layout(layout.size, layout.channels, 2, torch.device("cpu"), False, False)
-    _, step = prepared("dfm" if name.startswith("dfm") else name.split()[0], small)
+    plain = name if name.startswith("model ") else name.split()[0]  # layout and trainer add none
+    _, step = prepared(plain, small)
     # attention as plain products: torch counts no others on a CPU
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         step()
@@ -236,7 +252,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--only", nargs="*", default=list(NAMES), help=", ".join(NAMES))
+    parser.add_argument("--only", nargs="*", default=list(NAMES), help=f"{', '.join(NAMES)}, model NAME")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     given = parser.parse_args()
