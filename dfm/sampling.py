@@ -1,5 +1,6 @@
 """Samples 0 .. n-1 of a denoiser in batches, ready to be drawn or stored."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,15 +22,27 @@ class Moment:
     state: State
 
 
-def check_count(n: int, batch_size: int) -> None:
+PIXELS = {"cpu": 1 << 16, "cuda": 1 << 19}  # of a batch; README, "Speed and growth", has what the first is from
+MOST = 8192  # points
+
+
+def check_count(n: int, batch_size: int | None) -> None:
     """Refuse a number of samples or a batch size below one.
 
     Raises:
         UserError: either is.
     """
     for name, value in (("n", n), ("batch_size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"{name}={value}; allowed: a whole number of at least 1")
+
+
+def batch_of(given: int | None, spec: DatasetSpec, device: torch.device) -> int:
+    """The batch size ``given``, or for None one that suits the device: so many samples as make up its ``PIXELS``.
+
+    On a CPU larger ones leave its caches, and an image takes longer; smaller ones leave a GPU idle.
+    """
+    return given or max(1, min(MOST, PIXELS.get(device.type, PIXELS["cpu"]) // math.prod(spec.shape[1:])))
 
 
 def checked_labels(spec: DatasetSpec, label: int | str | None, indices: Sequence[int]) -> Tensor | None:

@@ -1,6 +1,7 @@
 """What many tests need: an exact mixture, its denoiser on every schedule, and a way to run the real command line."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,7 +145,18 @@ TINY = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def _kept_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture
-def tiny_run(command: Command) -> Path:
-    """A training run of two steps on the digits."""
-    return command("train", *TINY).run
+def tiny_run(command: Command, _kept_run: Path, tmp_path: Path) -> Path:
+    """A training run of two steps on the digits, the test's own copy of one that is trained once."""
+    if not (_kept_run / "outputs").exists():
+        command("train", *TINY)
+        shutil.copytree(tmp_path / "outputs", _kept_run / "outputs")
+    else:
+        shutil.copytree(_kept_run / "outputs", tmp_path / "outputs")
+    (run,) = tmp_path.glob("outputs/*/*-train")
+    return run

@@ -13,6 +13,7 @@ from torch import Tensor
 from dfm.commands import sample
 from dfm.commands.arrays import npz_writer
 from dfm.datasets.base import DatasetSpec
+from dfm.sampling import batch_of
 
 SPEC = DatasetSpec(name="images", shape=(1, 4, 4), levels=256, num_classes=0, mean=0.0, std=0.5)
 
@@ -61,3 +62,18 @@ def test_batches_are_the_same_samples_and_the_same_pictures(tiny_run: Path, comm
     one, other = (np.load(run / "samples.npz")["samples"].astype(int) for run in (whole, parts))
     assert np.abs(one - other).max() <= 17, "a level of 16 at most, by the order of additions"
     assert len(list((parts / "png").iterdir())) == 8
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "size"),
+    [((1, 28, 28), "cpu", 83), ((3, 64, 64), "cpu", 16), ((3, 32, 32), "cuda", 512), ((3, 1024, 1024), "cpu", 1)],
+)
+def test_a_batch_is_of_so_many_pixels(shape: tuple[int, ...], device: str, size: int) -> None:
+    spec = DatasetSpec(name="images", shape=shape, levels=256, num_classes=0, mean=0.0, std=0.5)
+    assert batch_of(None, spec, torch.device(device)) == size
+    assert batch_of(7, spec, torch.device(device)) == 7
+
+
+def test_points_come_in_thousands() -> None:
+    spec = DatasetSpec(name="points", shape=(2,), levels=None, num_classes=0, mean=0.0, std=1.0)
+    assert batch_of(None, spec, torch.device("cpu")) == 8192

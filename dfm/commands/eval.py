@@ -21,7 +21,7 @@ class EvalSettings:
     n: int | None
     split: str
     seed: int
-    batch_size: int
+    batch_size: int | None
     label: int | str | None
     device: str
     precision: str

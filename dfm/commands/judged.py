@@ -22,7 +22,7 @@ from dfm.errors import UserError
 from dfm.features import Features, kind_for
 from dfm.run_dir import write_json
 from dfm.samplers import Sampler
-from dfm.sampling import as_data, checked_labels, sample_batches, spread
+from dfm.sampling import as_data, batch_of, checked_labels, sample_batches, spread
 from dfm.seeding import Purpose, stream
 
 if TYPE_CHECKING:
@@ -157,8 +157,8 @@ def draw(wanted: "EvalSettings", source: Source, device: torch.device) -> Sample
     with console.bar() as bar, products(checked_precision(wanted.precision, device), device):
         progress = bar.add_task("sample", total=n)
         for moment in sample_batches(
-            source.denoiser, source.sampler, range(n), seed=wanted.seed, batch_size=wanted.batch_size, labels=labels,
-            device=device,
+            source.denoiser, source.sampler, range(n), seed=wanted.seed, labels=labels,
+            batch_size=batch_of(wanted.batch_size, spec, device), device=device,
         ):  # fmt: skip
             if moment.state.final:
                 parts.append(as_data(moment.state.x, spec))

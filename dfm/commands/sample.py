@@ -28,7 +28,7 @@ class SampleSettings:
     ckpt: str | None
     n: int
     seed: int
-    batch_size: int
+    batch_size: int | None
     label: int | str | None
     index: int | None
     split: str
@@ -126,7 +126,7 @@ def pieces_of(
 
     from dfm.commands.observed import restored
     from dfm.devices import checked_precision, products
-    from dfm.sampling import sample_batches, stored
+    from dfm.sampling import batch_of, sample_batches, stored
 
     def batch(places: range) -> tuple[torch.Tensor, float]:
         rows = torch.arange(places.start, places.stop)
@@ -136,11 +136,15 @@ def pieces_of(
             labels=None if labels is None else labels[rows], device=device,
         )  # fmt: skip
         with products(checked_precision(wanted.precision, device), device):
-            last = next(moment.state for moment in moments if moment.state.final)
+            for moment in moments:
+                bar.update(progress, description=f"sample, step {moment.state.step}")
+        last = moment.state  # the final one
         found = stored(restored(mine, last.x, torch.arange(len(places))), denoiser.spec)
         return found, last.nfe * len(places)
 
-    batches = [range(k, min(k + wanted.batch_size, len(indices))) for k in range(0, len(indices), wanted.batch_size)]
+    # no process without a share
+    size = min(batch_of(wanted.batch_size, denoiser.spec, device), -(-len(indices) // members.size))
+    batches = [range(k, min(k + size, len(indices))) for k in range(0, len(indices), size)]
     with console.bar(quiet=not members.first) as bar:
         progress = bar.add_task("sample", total=len(indices))
         for first in range(0, len(batches), members.size):
