@@ -15,13 +15,13 @@ from dfm.console import warn
 from dfm.denoiser import Denoiser
 from dfm.devices import resolve_device
 from dfm.errors import UserError
-from dfm.grids import Rho
+from dfm.grids import NoiseShare
 from dfm.likelihood import Likelihood, OdeLikelihood
 from dfm.models.oracle import Oracle
 from dfm.networks import NetworkDenoiser
 from dfm.samplers import GridSampler, Sampler
 from dfm.sampling import check_count, checked_labels, sample_batches
-from dfm.steppers import Heun
+from dfm.steppers import Midpoint
 
 
 def load(ckpt: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> NetworkDenoiser:
@@ -111,7 +111,7 @@ def sample(
     """Samples 0 .. n-1 in the unit of the data, float32 (n, *D): [-1, 1] for images.
 
     Args:
-        sampler: default Heun's method on a rho grid of 18 steps.
+        sampler: default that of ``dfm sample``: the midpoint rule in 10 steps, 21 NFE.
         label: a class for all, or None (for a conditional model: classes in turn).
 
     Raises:
@@ -119,7 +119,7 @@ def sample(
     """
     check_count(n, batch_size)
     labels = checked_labels(denoiser.spec, label, range(n))
-    how = sampler or GridSampler(stepper=Heun(), grid=Rho(), steps=18)
+    how = sampler or GridSampler(stepper=Midpoint(), grid=NoiseShare(power=0.6), steps=10)
     place = torch.device(device) if device is not None else device_of(denoiser)
     moments = sample_batches(denoiser, how, range(n), seed=seed, batch_size=batch_size, labels=labels, device=place)
     return torch.cat([m.state.x.cpu() for m in moments if m.state.final])

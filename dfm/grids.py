@@ -50,11 +50,24 @@ class LogNsr(Grid):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseShare(Grid):
-    """Equal steps in b/(a + b), which is t on the linear schedule: most of few steps where data and noise are mixed."""
+    """Equal steps in b^p/(a^p + b^p): most of few steps where data and noise are mixed, the same on every schedule.
+
+    ``power`` 1 is t on the linear schedule; a lower one has more steps at both ends.
+
+    Raises:
+        UserError: power is not above 0.
+    """
+
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.power > 0:
+            raise UserError(f"grid noise_share: power={self.power}; allowed: a number above 0")
 
     def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
-        high, low = schedule.log_nsr(torch.tensor([t_max, t_min], dtype=torch.float64)).sigmoid()
-        return schedule.time_of_log_nsr((high + (low - high) * share).logit())
+        ends = torch.tensor([t_max, t_min], dtype=torch.float64)
+        high, low = (self.power * schedule.log_nsr(ends)).sigmoid()
+        return schedule.time_of_log_nsr((high + (low - high) * share).logit() / self.power)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ def main() -> None:
     run, samples, nll = (root / name for name in ("train", "sample", "nll"))
     began = time.perf_counter()
     dfm("train", "experiment=digits_flow", f"hydra.run.dir={run}", *sys.argv[1:])
-    dfm("sample", f"ckpt={run}", "sampler=heun", f"hydra.run.dir={samples}")
+    dfm("sample", f"ckpt={run}", f"hydra.run.dir={samples}")
     dfm("nll", f"ckpt={run}", f"hydra.run.dir={nll}")
     result = json.loads((nll / "nll.json").read_text())
     print(f"\nThe demo took {time.perf_counter() - began:.0f} s. It made:")

@@ -5,15 +5,15 @@ Usage: python scripts/samplers.py RUN --out DIR [--nfe 5 9 17 33 65] [--n 1000] 
 Quality is the Fréchet distance to the test split, in the features of ``dfm eval``, of the same --n latents for every
 sampler, mean over seeds; ``--only heun@uniform`` is a sampler on another grid than its own. The converged distance is
 that of the ODE by RK4 in 64 steps (257 NFE); the last table says for each sampler the fewest NFE, of those asked for,
-within 5 % of it: differences below the printed error are none. Adaptive samplers choose their steps: they are asked
-for tolerances instead.
+within 5 % of it. All draw the same latents, so that a ratio to the converged distance is known better than either: its
+error over seeds is printed too. Adaptive samplers choose their steps: they are asked for tolerances instead.
 """
 
 import argparse
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from dfm.features import Features, features_for
 from dfm.networks import NetworkDenoiser
 from dfm.quality import frechet_distance
 from dfm.samplers import Sampler
-from dfm.sampling import as_data, sample_batches
+from dfm.sampling import as_data, batch_of, sample_batches
 
 TRUST = ("dfm",)
 OF_ODE = ("euler", "midpoint", "heun", "rk4", "rk5", "adams_bashforth", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "jump")
@@ -47,17 +47,32 @@ CALLS = {
 }  # a step
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 1e-3)
 CLOSE = 1.05
+MARKS = "osv^D<>PX*hd"
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a sampler reached: Fréchet distance with its standard error over seeds, images/s."""
+    """What a sampler reached: the Fréchet distance of each seed, images/s."""
 
     sampler: str
     nfe: float
-    distance: float
-    error: float
+    distances: tuple[float, ...]
     images: float
+
+    @property
+    def distance(self) -> float:
+        """Mean over seeds."""
+        return statistics.mean(self.distances)
+
+    def ratio(self, converged: "Point") -> tuple[float, float]:
+        """(distance over the converged one, mean over seeds; its standard error)."""
+        return spread([mine / best for mine, best in zip(self.distances, converged.distances, strict=True)])
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, its standard error)."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.mean(values), error
 
 
 def sampler(name: str, *changes: str) -> Sampler:
@@ -84,17 +99,16 @@ def measured(name: str, how: Sampler, setup: "Setup") -> Point:
     for seed in range(setup.seeds):
         parts, began = [], time.perf_counter()
         for moment in sample_batches(
-            setup.denoiser, how, range(setup.n), seed=seed, batch_size=setup.batch_size, labels=setup.labels,
-            device=setup.device,
+            setup.denoiser, how, range(setup.n), seed=seed, labels=setup.labels, device=setup.device,
+            batch_size=batch_of(setup.batch_size, setup.denoiser.spec, setup.device),
         ):  # fmt: skip
             if moment.state.final:
                 parts.append(as_data(moment.state.x, setup.denoiser.spec))
                 nfe += moment.state.nfe * len(moment.indices)
         seconds += time.perf_counter() - began
         distances.append(frechet_distance(setup.features.of(torch.cat(parts)), setup.references))
-    error = statistics.stdev(distances) / math.sqrt(len(distances)) if len(distances) > 1 else math.nan
     drawn = setup.n * setup.seeds
-    return Point(name, nfe / drawn, statistics.mean(distances), error, drawn / seconds)
+    return Point(name, nfe / drawn, tuple(distances), drawn / seconds)
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ class Setup:
     labels: torch.Tensor | None
     n: int
     seeds: int
-    batch_size: int
+    batch_size: int | None
     device: torch.device
 
 
@@ -129,26 +143,40 @@ def setup(given: argparse.Namespace) -> Setup:
     )  # fmt: skip
 
 
-def draw(points: list[Point], converged: float, path: Path) -> None:
-    """Quality on the left, images/s on the right."""
+def draw(points: list[Point], best: Point, path: Path) -> None:
+    """Quality of deterministic samplers, of the others, and images/s of all, against NFE."""
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    names = list(dict.fromkeys(point.sampler for point in points))
-    marks = "osv^D<>PX*hd"
-    for k, name in enumerate(names):
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    middle.sharey(left)
+    for k, name in enumerate(dict.fromkeys(point.sampler for point in points)):
         own = [point for point in points if point.sampler == name]
-        style = {"marker": marks[k % len(marks)], "ls": "--" if name in OF_SDE else "-", "ms": 4, "lw": 1}
-        for panel, values in ((left, [p.distance for p in own]), (right, [p.images for p in own])):
-            panel.loglog([p.nfe for p in own], values, color=plt.get_cmap("tab20")(k % 20), label=name, **style)
-    left.axhspan(converged, CLOSE * converged, color="0.85")
-    left.set_ylabel("Fréchet distance (grey: within 5 % of converged)")
-    right.set_ylabel("images/s")
-    for panel in (left, right):
+        style = {"marker": MARKS[k % len(MARKS)], "color": plt.get_cmap("tab20")(k % 20), "ms": 4, "lw": 1}
+        plain = name.partition("@")[0] in OF_ODE
+        (left if plain else middle).loglog([p.nfe for p in own], [p.distance for p in own], label=name, **style)
+        right.loglog([p.nfe for p in own], [p.images for p in own], ls="" if plain else ":", **style)
+    for panel, title in ((left, "ODE along a grid"), (middle, "ODE with error control; SDE")):
+        panel.axhspan(best.distance, CLOSE * best.distance, color="0.85")
+        panel.set(title=title, ylabel="Fréchet distance (grey: within 5 % of converged)")
+        panel.legend(fontsize=7)
+    right.set(title="all", ylabel="images/s")
+    for panel in (left, middle, right):
         panel.set_xlabel("NFE")
         panel.grid(alpha=0.3)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
+
+
+def summary(points: list[Point], best: Point) -> list[list[str]]:
+    """Of each sampler: where it comes within 5 %, and its ends."""
+    rows = []
+    for name in dict.fromkeys(point.sampler for point in points):
+        own = [point for point in points if point.sampler == name]
+        fit = next((p for p in own if p.ratio(best)[0] <= CLOSE), None)
+        lowest = min(own, key=lambda p: p.distance)
+        ends = [f"{p.distance:.3f} ({p.nfe:.0f})" for p in (own[0], lowest)]
+        within = ["none", ""] if fit is None else [f"{fit.nfe:.0f}", f"{fit.images:.0f}"]
+        rows.append([name, *within, *ends])
+    return rows
 
 
 def main() -> None:
@@ -159,12 +187,13 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="*", default=[5, 9, 17, 33, 65])
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--batch-size", type=int, help="default: as suits the device")
+    parser.add_argument("--converged", type=int, default=64, help="steps of RK4 that count as converged")
     parser.add_argument("--only", nargs="*", default=[*OF_ODE, *ADAPTIVE, *OF_SDE])
     given = parser.parse_args()
     shared, points = setup(given), []
-    best = measured("rk4", sampler("rk4", "sampler.steps=64"), shared)
-    print(f"converged, rk4 at {best.nfe:.0f} NFE: {best.distance:.3f} ± {best.error:.3f}")
+    best = measured("rk4", sampler("rk4", f"sampler.steps={given.converged}"), shared)
+    print("converged, rk4 at {:.0f} NFE: {:.3f} ± {:.3f}".format(best.nfe, *spread(best.distances)), flush=True)
     for name in given.only:
         for how in ways(name, given.nfe):
             try:
@@ -173,20 +202,14 @@ def main() -> None:
                 print(f"{name}: {problem}")
                 break
             points.append(point)
-            print(f"{name} {point.nfe:.0f} {point.distance:.3f} ± {point.error:.3f} {point.images:.0f}/s", flush=True)
-    rows = []
-    for name in dict.fromkeys(point.sampler for point in points):
-        own = [point for point in points if point.sampler == name]
-        fit = next((p for p in own if p.distance <= CLOSE * best.distance), None)
-        lowest = min(own, key=lambda p: p.distance)
-        cells = [f"{p.distance:.3f} ± {p.error:.3f} ({p.nfe:.0f})" for p in (*own[:1], lowest)]
-        rows.append(
-            [name, "none" if fit is None else f"{fit.nfe:.0f}", "" if fit is None else f"{fit.images:.0f}", *cells]
-        )
+            ratio, error = point.ratio(best)
+            line = f"{name} {point.nfe:.0f} {point.distance:.3f}, {ratio:.2f} ± {error:.2f} of converged"
+            print(f"{line}, {point.images:.0f}/s", flush=True)
     columns = ["sampler", "NFE within 5 %", "images/s there", "at the fewest NFE", "lowest distance (NFE)"]
-    table(f"{shared.n} samples, {shared.seeds} seeds; converged: {best.distance:.3f} ± {best.error:.3f}", columns, rows)
+    title = "{} samples, {} seeds; converged: {:.3f} ± {:.3f}".format(shared.n, shared.seeds, *spread(best.distances))
+    table(title, columns, summary(points, best))
     given.out.mkdir(parents=True, exist_ok=True)
-    draw(points, best.distance, given.out / "samplers.png")
+    draw(points, best, given.out / "samplers.png")
 
 
 if __name__ == "__main__":

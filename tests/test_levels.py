@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dfm import densities, grids, weights
 from dfm.errors import UserError
-from dfm.schedules import Edm, Schedule
+from dfm.schedules import Edm, Linear, Schedule
 
 DENSITIES = [
     densities.Uniform,
@@ -22,6 +22,7 @@ DENSITIES = [
     densities.LossAware,
 ]
 GRIDS = [grids.Uniform(), grids.LogNsr(), grids.Rho(), grids.Rho(rho=3.0), grids.Quadratic(), grids.Cosine()]
+GRIDS += [grids.NoiseShare(), grids.NoiseShare(power=0.6)]
 
 
 # ---- densities -------------------------------------------------------------------------------------------------------
@@ -108,6 +109,9 @@ def test_grids_have_exact_ends_and_equal_steps_in_their_variable(grid: grids.Gri
     variable = {grids.Uniform: t, grids.LogNsr: level}.get(type(grid))
     if isinstance(grid, grids.Rho):
         variable = (level / grid.rho).exp()
+    if isinstance(grid, grids.NoiseShare):
+        signal, noise = (part**grid.power for part in schedule.ab(t))
+        variable = noise / (signal + noise)
     if isinstance(grid, grids.Quadratic):
         variable = (t - schedule.t_min).clamp_min(0).sqrt()
     if isinstance(grid, grids.Cosine):
@@ -117,6 +121,17 @@ def test_grids_have_exact_ends_and_equal_steps_in_their_variable(grid: grids.Gri
     assert len(grid.times(1, schedule, schedule.t_min, schedule.t_max)) == 2
     with pytest.raises(UserError, match="from 1 to"):
         grid.times(0, schedule, schedule.t_min, schedule.t_max)
+
+
+def test_the_noise_share_of_the_linear_schedule_is_its_time() -> None:
+    path = Linear()
+    even = grids.Uniform().times(9, path, path.t_min, path.t_max)
+    assert torch.allclose(grids.NoiseShare().times(9, path, path.t_min, path.t_max), even, atol=1e-9)
+    t = grids.NoiseShare(power=0.6).times(9, path, path.t_min, path.t_max)
+    assert t[0] - t[1] < even[0] - even[1], "shorter steps at both ends"
+    assert t[-2] - t[-1] < even[-2] - even[-1]
+    with pytest.raises(UserError, match="above 0"):
+        grids.NoiseShare(power=0.0)
 
 
 def test_rho_is_karras_equation_5() -> None:
