@@ -13,8 +13,7 @@ Minutes are of training alone, on all cores, with nothing beside it. With --imag
 images a recipe: on a GPU that shows in seconds what a CPU of known images/s reaches in an hour (--rates R R R gives
 each recipe's own images/s, and MINUTES of them are trained). Figures are of the test split: bits/dim by dfm's
 ODE likelihood on the first --bits images (mean and standard error), and the Fréchet distance of ``dfm eval``, mean and
-standard error over seeds of --n samples by --sampler, default that of
-``dfm sample``. What is trained already is not trained again.
+standard error over seeds of --n samples by --sampler. What is trained already is not trained again.
 """
 
 import argparse

@@ -71,7 +71,9 @@ def trained(path: str, pacing: Easy | Doubling, steps: int) -> Denoiser:
     return trainer.averaged()
 
 
-@pytest.mark.parametrize(("path", "pacing"), [("edm", Easy(stages=6)), ("linear", Doubling(s1=80))])
+@pytest.mark.parametrize(
+    ("path", "pacing"), [("edm", Easy(stages=6)), pytest.param("linear", Doubling(s1=80), marks=pytest.mark.faults)]
+)
 def test_on_gaussian_data_training_finds_the_map_of_the_ode(path: str, pacing: Easy | Doubling) -> None:
     """f = m + S (y - m)/sqrt(S^2 + nsr^2) with y = x_t/a, and not the denoiser m + S^2 (y - m)/(S^2 + nsr^2)."""
     found = trained(path, pacing, 1500)

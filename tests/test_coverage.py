@@ -56,6 +56,7 @@ def test_the_interval_of_points_holds_the_entropy() -> None:
     assert spread == pytest.approx(told, rel=0.2), "deviation over 200 seeds: 5 % of play, fourfold"
 
 
+@pytest.mark.faults
 def test_the_interval_of_integers_holds_the_truth() -> None:
     """Two correlated pixels of 9 levels: data, probe and dequantisation all vary; the truth by quadrature."""
     levels, mean = 9, 0.1

@@ -41,8 +41,9 @@ FSDP = ["trainer.parallel=fsdp", "trainer.channels_last=false"]
     "also",
     [
         LEARNED,
-        [*LEARNED, *FSDP],
-        ["objective=meanflow", "density=uniform"],  # forward mode through the wrapped network
+        pytest.param([*LEARNED, *FSDP], marks=LONG),
+        # forward mode through the wrapped network
+        pytest.param(["objective=meanflow", "density=uniform"], marks=LONG),
         pytest.param(["density=loss_aware"], marks=LONG),
         pytest.param(["density=loss_aware", *FSDP], marks=LONG),
     ],
@@ -77,7 +78,7 @@ def test_two_processes_train_as_one(command: Command, tmp_path: Path, also: list
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("fsdp", ""), ("ddp", "fsdp"), *(pytest.param(*kinds, marks=LONG) for kinds in (("ddp", ""), ("fsdp", "ddp")))],
+    [("fsdp", ""), *(pytest.param(*kinds, marks=LONG) for kinds in (("ddp", "fsdp"), ("ddp", ""), ("fsdp", "ddp")))],
 )
 def test_processes_of_another_number_or_kind_go_on(command: Command, tmp_path: Path, first: str, second: str) -> None:
     """Begun by two, ended by one or by two that share the weights otherwise: the draws stay, and whole weights too."""
@@ -240,7 +241,7 @@ def test_samples_are_shared(tiny_run: Path, command: Command, tmp_path: Path) ->
     assert facts[0]["nfe"] == facts[1]["nfe"]
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=LONG)])
 def test_hydras_launchers_run_the_jobs_of_a_sweep_and_only_those_left(launcher: str, tmp_path: Path) -> None:
     words = [
         sys.executable, "-m", "dfm", "train", "-m", *[text for text in TINY if "max_steps" not in text], "nll.n=0",

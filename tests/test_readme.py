@@ -37,6 +37,7 @@ def test_command(line: str, command: Command, tmp_path: Path) -> None:
         smaller += ["n=4", *SMALLER["sample"][1:]]
     if "cifar" in line:
         smaller = [*WIDE, "trainer.batch_size=2", "samples.n=1", "nll.n=1", *overrides_for("cifar10", tmp_path)]
+        smaller += ["trainer.compile=false", "trainer.precision=fp32", "model.channels=32"]  # test_presets has it whole
     if "objective=progressive" in line:
         smaller.append("objective.start=4")
     if "objective=reflow" in line:
