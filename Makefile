@@ -28,7 +28,7 @@ gallery: .venv/.installed ## draw the lecture's figures for two data sets in the
 test: .venv/.installed-dev ## the whole test suite, a process per core (one thread each: they would get in each other's way)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-test-faults: .venv/.installed-dev ## the long set: runs killed at random, mangled files, more pairs of processes, coverage of intervals (half an hour)
+test-faults: .venv/.installed-dev ## the long set: runs killed at random, mangled files, more pairs of processes, coverage of intervals
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses auto
 
 lint: .venv/.installed-dev ## ruff: rules and format
