@@ -40,7 +40,8 @@ def check_count(n: int, batch_size: int | None) -> None:
 def batch_of(given: int | None, spec: DatasetSpec, device: torch.device) -> int:
     """The batch size ``given``, or for None one that suits the device: so many samples as make up its ``PIXELS``.
 
-    On a CPU an image took longer in larger ones, and in smaller ones too; for a GPU 8 times that is assumed, not measured.
+    On a CPU an image took longer in larger ones, and in smaller ones too; for a GPU 8 times that is assumed, not
+    measured.
     """
     return given or max(1, min(MOST, PIXELS.get(device.type, PIXELS["cpu"]) // math.prod(spec.shape[1:])))
 
