@@ -5,8 +5,9 @@ Usage: python scripts/samplers.py RUN --out DIR [--nfe 5 9 17 33 65] [--n 1000] 
 Quality is the Fréchet distance to the test split, in the features of ``dfm eval``, of the same --n latents for every
 sampler, mean over seeds; ``--only heun@uniform`` is a sampler on another grid than its own. The converged distance is
 that of the ODE by RK4 in 64 steps on noise_share (257 NFE); the last table says for each sampler the fewest NFE, of
-those asked for, within 5 % of it. All draw the same latents, so that a ratio to the converged distance is known better than either: its
-error over seeds is printed too. Adaptive samplers choose their steps: they are asked for tolerances instead.
+those asked for, within 5 % of it. All draw the same latents, so that a ratio to the converged distance is known better
+than either: its error over seeds is printed too. Adaptive samplers choose their steps: they are asked for tolerances
+instead.
 """
 
 import argparse
