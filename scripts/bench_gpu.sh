@@ -5,6 +5,6 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-.venv/bin/python}
-"$python" -m pytest --quiet --tb=short tests/test_gpu.py
+"$python" -m pytest -n 4 -rf --tb=short tests/test_gpu.py
 tests=$?
 "$python" scripts/bench_gpu.py "$@" && exit "$tests"
