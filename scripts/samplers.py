@@ -147,6 +147,7 @@ def setup(given: argparse.Namespace) -> Setup:
 def draw(points: list[Point], best: Point, path: Path) -> None:
     """Quality of deterministic samplers, of the others, and images/s of all, against NFE."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
     middle.sharey(left)
@@ -164,6 +165,10 @@ def draw(points: list[Point], best: Point, path: Path) -> None:
     for panel in (left, middle, right):
         panel.set_xlabel("NFE")
         panel.grid(alpha=0.3)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
     figure.savefig(path, dpi=100)
 
 
