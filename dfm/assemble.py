@@ -44,6 +44,9 @@ ABSENT = {
     "dequantization": {"_target_": "dfm.dequantization.Uniform"},
 }
 
+# What changes nothing, of the groups that not every objective takes.
+NEUTRAL = {"uncertainty": "uncertainty.Fixed", "coupling": "couplings.Independent"}
+
 # The classifier that goes with a model: it takes of the model's options those that it knows.
 CLASSIFIERS: dict[str, type[nn.Module]] = {
     "dfm.models.unet.UNet": ImageClassifier,
@@ -171,6 +174,22 @@ def schedule(config: Config, trust: Sequence[str]) -> Schedule:
 def objective(config: Config, trust: Sequence[str]) -> Objective:
     """The training loss, with its density and weight."""
     return _expect(build(config["objective"], "objective", trust), Objective, "objective")
+
+
+def check_used(config: Config) -> None:
+    """That the objective takes those of its groups that were chosen.
+
+    Raises:
+        UserError: ``uncertainty`` or ``coupling`` is another than the neutral one, and would be without effect.
+    """
+    own = config["objective"]
+    for group, neutral in NEUTRAL.items():
+        chosen = config.get(group) or {}
+        if chosen.get("_target_") not in (None, f"dfm.{neutral}") and chosen not in own.values():
+            raise UserError(
+                f"{group}: {chosen['_target_']} has no effect, as {own['_target_']} takes none; "
+                f"allowed: {group}={neutral.rpartition('.')[2].lower()}, or another objective"
+            )
 
 
 def sampler(config: Config, trust: Sequence[str]) -> Sampler:

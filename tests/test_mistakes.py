@@ -15,6 +15,8 @@ MISTAKES = {
     "choice": ["train", "trainer.precision=fp8"],
     "syntax": ["train", "trainer.lr=="],
     "model key": ["train", "model.dropot=0.1"],
+    "unused uncertainty": ["train", "objective=meanflow", "uncertainty=learned"],
+    "unused coupling": ["train", "dataset=moons", "model=mlp", "objective=langevin", "coupling=ot"],
     "no ckpt": ["sample"],
     "latest": ["sample", "ckpt=latest"],
     "missing": ["sample", "ckpt=nowhere"],

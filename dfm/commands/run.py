@@ -73,6 +73,8 @@ class Run:
             raise UserError(f"{directory} already holds a run; try resume={directory}, or another hydra.run.dir")
         if self.team.first:
             remove_unfinished(directory)
+        if not resume:
+            assemble.check_used(config)
         trust = assemble.trusted(config)
         self.config, self.directory = config, directory
         self.samples = settings(config["samples"], GridSettings, "samples")
