@@ -158,9 +158,12 @@ def draw(points: list[Point], best: Point, path: Path) -> None:
         (left if plain else middle).loglog([p.nfe for p in own], [p.distance for p in own], label=name, **style)
         right.loglog([p.nfe for p in own], [p.images for p in own], ls="" if plain else ":", **style)
     for panel, title in ((left, "ODE along a grid"), (middle, "ODE with error control; SDE")):
-        panel.axhspan(best.distance, CLOSE * best.distance, color="0.85")
         panel.set(title=title, ylabel="Fréchet distance (grey: within 5 % of converged)")
-        panel.legend(fontsize=7)
+        if panel.lines:
+            panel.axhspan(best.distance, CLOSE * best.distance, color="0.85")
+            panel.legend(fontsize=7)
+        else:
+            panel.set_visible(False)
     right.set(title="all", ylabel="images/s")
     for panel in (left, middle, right):
         panel.set_xlabel("NFE")
