@@ -6,7 +6,8 @@ import pytest
 from conftest import Command
 from dataset_files import overrides_for
 
-from dfm.config import config_dir
+from dfm import assemble
+from dfm.config import composed, config_dir
 
 SMALL = ("trainer.max_steps=2", "trainer.batch_size=4", "samples.n=2", "nll.n=2", "likelihood.steps=1")
 FAST = (*SMALL, "sampler.steps=1")
@@ -133,3 +134,11 @@ def test_parameter_counts_are_the_papers(name: str, command: Command) -> None:
         network = UNet(shape=(3, 32, 32), **options)
     count = sum(p.numel() for p in network.parameters()) / 1e6
     assert count == pytest.approx(PUBLISHED[name], rel=0.03 if name == "edm" else 2e-3)
+
+
+@pytest.mark.parametrize("name", ["digits_flow", "fashion_flow"])
+@pytest.mark.parametrize("density", ["uniform", "cosine", "lognormal"])
+def test_the_density_of_a_flow_preset_can_be_another(name: str, density: str) -> None:
+    """Numbers of the preset's own density must not stay behind, as keys that another has not."""
+    config = composed("train", f"experiment={name}", f"density={density}", "schedule=edm")
+    assert assemble.objective(config, ("dfm",))
