@@ -111,7 +111,7 @@ def sample(
     """Samples 0 .. n-1 in the unit of the data, float32 (n, *D): [-1, 1] for images.
 
     Args:
-        sampler: default that of ``dfm sample``: the midpoint rule in 10 steps, 21 NFE.
+        sampler: default that of ``dfm sample``: the midpoint rule in 12 steps, 25 NFE.
         label: a class for all, or None (for a conditional model: classes in turn).
 
     Raises:
@@ -119,7 +119,7 @@ def sample(
     """
     check_count(n, batch_size)
     labels = checked_labels(denoiser.spec, label, range(n))
-    how = sampler or GridSampler(stepper=Midpoint(), grid=NoiseShare(power=0.6), steps=10)
+    how = sampler or GridSampler(stepper=Midpoint(), grid=NoiseShare(power=0.6), steps=12)
     place = torch.device(device) if device is not None else device_of(denoiser)
     moments = sample_batches(denoiser, how, range(n), seed=seed, batch_size=batch_size, labels=labels, device=place)
     return torch.cat([m.state.x.cpu() for m in moments if m.state.final])
