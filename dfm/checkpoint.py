@@ -207,13 +207,13 @@ def made_use_of(found: Checkpoint) -> Iterator[None]:
         ) from None
 
 
-def find(ckpt: str | None) -> tuple[Checkpoint, list[str]]:
+def find(ckpt: str | None, key: str = "ckpt") -> tuple[Checkpoint, list[str]]:
     """The newest whole checkpoint that ``ckpt`` (a file, a run directory, ``latest``) means, and what was passed over.
 
     Raises:
         UserError: there is none.
     """
-    return first_whole(candidates(ckpt))
+    return first_whole(candidates(ckpt, key))
 
 
 def first_whole(paths: Iterable[Path]) -> tuple[Checkpoint, list[str]]:

@@ -215,22 +215,24 @@ def occupied(run: Path) -> IO[bytes]:
     return lock
 
 
-def candidates(ckpt: str | None) -> Iterator[Path]:
+def candidates(ckpt: str | None, key: str = "ckpt") -> Iterator[Path]:
     """The checkpoint files that ``ckpt`` may mean, best first: a file, a run directory, or ``latest``.
+
+    Args:
+        key: what the user gave it by, for the messages.
 
     Raises:
         UserError: it names nothing that exists, or a directory without checkpoints.
     """
+    allowed = "a checkpoint file, a run directory or 'latest'"
     if not ckpt:
-        raise UserError("ckpt is not given; allowed: a checkpoint file, a run directory or 'latest'; try ckpt=latest")
+        raise UserError(f"{key} is not given; allowed: {allowed}; try {key}=latest")
     path = latest_run(outputs()) if ckpt == "latest" else Path(ckpt)
     if path.is_file():
         return iter([path])
     if not path.exists():
-        raise UserError(
-            f"ckpt={ckpt}: no such file or directory; allowed: a checkpoint file, a run directory or 'latest'"
-        )
+        raise UserError(f"{key}={ckpt}: no such file or directory; allowed: {allowed}")
     found = checkpoints(path)
     if not found:
-        raise UserError(f"ckpt={ckpt}: no checkpoints/step_*.pt in this directory; allowed: a training run's directory")
+        raise UserError(f"{key}={ckpt}: no checkpoints/step_*.pt in this directory; allowed: a training run's")
     return iter(found)

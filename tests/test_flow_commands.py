@@ -117,7 +117,7 @@ def test_a_model_compared_with_itself(tiny_run: Path, command: Command) -> None:
         (["decode", "latents=one.npz", "interpolate=-1"], "at least 2 columns"),
         (["decode", "latents=one.npz", "label=1"], "without classes"),
         (["compare"], "other= is not given"),
-        (["compare", "other=nowhere"], "nowhere"),
+        (["compare", "other=nowhere"], "other=nowhere: no such"),
         (["compare", "other=latest", "n=0"], "at least 1"),
     ],
 )

@@ -288,7 +288,7 @@ def test_a_conditional_mlp(command: Command) -> None:
         (["sample", "guidance=autoguidance"], "guidance.ckpt=RUN_DIR"),
         (["sample", "guidance=cfg", "guidance.scale=inf"], "finite"),
         (["sample", "guidance=cfg", "guidance.low=2", "guidance.high=1"], "low < high"),
-        (["sample", "guidance=autoguidance", "guidance.ckpt=nowhere"], "nowhere"),
+        (["sample", "guidance=autoguidance", "guidance.ckpt=nowhere"], "guidance.ckpt=nowhere: no such"),
         (["sample", "label=all"], "without classes"),
         (["nll", "per_class=true"], "without classes"),
     ],

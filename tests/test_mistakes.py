@@ -81,7 +81,7 @@ def test_a_mistake_is_one_line(name: str, command: Command) -> None:
         (["sample", "sampler=euler_maruyama", "sampler.stepper.strength=-1"], "strength"),
         (["sample", "sampler=ddim", "sampler.stepper.eta=2"], "ancestral"),
         (["decode", "latents=nowhere"], "latents.npz"),
-        (["compare", "other=nowhere"], "nowhere"),
+        (["compare", "other=nowhere"], "other=nowhere: no such"),
         (["nll", "n=0"], "at least 1"),
         (["nll", "split=tset"], "did you mean 'test'"),
         (["nll", "likelihood.solver=rk6"], "did you mean 'rk"),

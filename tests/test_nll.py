@@ -128,7 +128,7 @@ def test_the_path_divergence_is_above_kl(command: Command) -> None:
     [
         (["+dataset.flip=true"], "each once"),
         (["against=oracle"], "mixture"),
-        (["against=nowhere"], "nowhere"),
+        (["against=nowhere"], "against=nowhere: no such"),
         (["dequantization=importance", "likelihood=bound_sde"], "log p"),
         (["dequantization=importance", "dequantization.samples=0"], "at least 1"),
         (["likelihood=bound_sde", "likelihood.decoder=vmd"], "did you mean 'vdm'"),

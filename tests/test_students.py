@@ -79,7 +79,7 @@ def test_dropout_may_differ_from_the_teachers(tiny_run: Path, command: Command) 
     [
         (["objective=progressive"], "needs a teacher"),
         (["objective=reflow"], "needs a teacher"),
-        (["objective=reflow", "init=nowhere"], "nowhere"),
+        (["objective=reflow", "init=nowhere"], "init=nowhere: no such"),
         (["objective=progressive", "init=latest", "objective.start=6"], "start/steps"),
         (["objective=reflow", "init=latest", "objective.n=0"], "allowed"),
         (["objective=progressive", "init=latest", "conditional=true"], "shape and classes"),

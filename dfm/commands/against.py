@@ -78,7 +78,7 @@ def from_model(
     config: dict[str, Any], exam: Exam, against: str, trust: Sequence[str]
 ) -> tuple[dict[str, Any], PathDivergence]:
     """What the evidence bound of the one is above that of the other, level by level."""
-    other, denoiser = loaded(config, against, exam.device, trust)
+    other, denoiser = loaded(config, against, exam.device, trust, key="against")
     if other.spec.shape != exam.denoiser.spec.shape or other.spec.levels != exam.denoiser.spec.levels:
         raise UserError(
             f"against={against}: made for {other.spec.name} {other.spec.shape}; allowed: a model of "

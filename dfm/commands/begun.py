@@ -30,7 +30,7 @@ def begin(trainer: Trainer, objective: Objective, config: dict[str, Any], ckpt: 
             name = type(objective).__name__.lower()
             raise UserError(f"objective={name} needs a teacher; allowed: init=RUN; try init=latest")
         return
-    found, refused = checkpoint.find(ckpt)
+    found, refused = checkpoint.find(ckpt, "init")
     for message in refused:
         console.warn(message)
     with checkpoint.made_use_of(found):

@@ -53,7 +53,8 @@ def job(cfg: DictConfig) -> None:
     flow = assemble.flow(config, trust)
     check_count(wanted.n, wanted.batch_size)
     device = resolve_device(wanted.device)
-    pair = [loaded(config, name, device, trust) for name in (wanted.ckpt, wanted.other)]
+    given = {"ckpt": wanted.ckpt, "other": wanted.other}
+    pair = [loaded(config, ckpt, device, trust, key=key) for key, ckpt in given.items()]
     specs = [found.spec for found, _ in pair]
     if specs[0].shape != specs[1].shape or specs[0].levels != specs[1].levels:
         raise UserError(

@@ -20,17 +20,23 @@ from dfm.samplers import JumpSampler, Sampler
 
 
 def loaded(
-    config: dict[str, Any], ckpt: str | None, device: torch.device, trust: Sequence[str], ode: bool = True
+    config: dict[str, Any],
+    ckpt: str | None,
+    device: torch.device,
+    trust: Sequence[str],
+    ode: bool = True,
+    key: str = "ckpt",
 ) -> tuple[Checkpoint, NetworkDenoiser]:
     """The newest whole checkpoint that ``ckpt`` means, and its denoiser, on ``schedule`` if the command names one.
 
     Args:
         ode: whether the command follows the model's ODE, which a few-step model may not have.
+        key: what ``ckpt`` is called on the command line.
 
     Raises:
         UserError: there is none, or it has no ODE and should.
     """
-    found, refused = find(ckpt)
+    found, refused = find(ckpt, key)
     for message in refused:
         console.warn(message)
     denoiser = denoiser_of(found, device, trust)
@@ -106,7 +112,7 @@ def guided(
         )
     if guidance.ckpt is None:
         return guidance.guide(denoiser)
-    other, refused = find(guidance.ckpt)
+    other, refused = find(guidance.ckpt, "guidance.ckpt")
     for message in refused:
         console.warn(message)
     second = classifier_of if isinstance(guidance, ByClassifier) else denoiser_of
