@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from dfm.networks import NetworkDenoiser
 from dfm.samplers import GridSampler, Sampler
 from dfm.sampling import check_count, checked_labels, sample_batches
 from dfm.steppers import Midpoint
+
+DEFAULT_SAMPLER = GridSampler(stepper=Midpoint(), grid=NoiseShare(power=0.6), steps=12)  # as configs/sampler/midpoint
 
 
 def load(ckpt: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> NetworkDenoiser:
@@ -54,7 +57,24 @@ def denoiser_of(checkpoint: Checkpoint, device: torch.device, trust: Sequence[st
             )
         _check_form(checkpoint, trust)
         fresh = assemble.denoiser(checkpoint.config, checkpoint.spec, trust)
-        return replace(fresh, network=_ready(fresh.module(), checkpoint, device))
+        learned, own = assemble.objective(checkpoint.config, trust), students_sampler(checkpoint, trust)[0]
+        return replace(
+            fresh, network=_ready(fresh.module(), checkpoint, device), has_ode=learned.has_ode,
+            own_sampler=None if own is None else assemble.sampler({"sampler": own}, trust),
+        )  # fmt: skip
+
+
+def students_sampler(checkpoint: Checkpoint, trust: Sequence[str]) -> tuple[dict[str, Any] | None, int | None]:
+    """(settings of the sampler that a few-step student was made for, its steps if of a certain number).
+
+    Settings are None for any other model.
+    """
+    with made_use_of(checkpoint):
+        learned = assemble.objective(checkpoint.config, trust)
+    if not learned.few_steps:
+        return None, None
+    own, steps = checkpoint.config["sampler"], learned.steps_learned(checkpoint.state.get("objective", {}))
+    return (own if steps is None else {**own, "steps": steps}), steps
 
 
 def _check_form(checkpoint: Checkpoint, trust: Sequence[str]) -> None:
@@ -111,15 +131,19 @@ def sample(
     """Samples 0 .. n-1 in the unit of the data, float32 (n, *D): [-1, 1] for images.
 
     Args:
-        sampler: default that of ``dfm sample``: the midpoint rule in 12 steps, 25 NFE.
+        sampler: default that of ``dfm sample``: a few-step student's own, else the midpoint rule in 12 steps, 25 NFE.
         label: a class for all, or None (for a conditional model: classes in turn).
 
     Raises:
-        UserError: n below 1, or a label that the model does not know.
+        UserError: n below 1, a label that the model does not know, or a student whose own sampler is not known.
     """
     check_count(n, batch_size)
     labels = checked_labels(denoiser.spec, label, range(n))
-    how = sampler or GridSampler(stepper=Midpoint(), grid=NoiseShare(power=0.6), steps=12)
+    own = getattr(denoiser, "own_sampler", None)
+    how = sampler or (own if isinstance(own, Sampler) else None)
+    if how is None:
+        denoiser.check_ode()
+        how = DEFAULT_SAMPLER
     place = torch.device(device) if device is not None else device_of(denoiser)
     moments = sample_batches(denoiser, how, range(n), seed=seed, batch_size=batch_size, labels=labels, device=place)
     return torch.cat([m.state.x.cpu() for m in moments if m.state.final])
@@ -135,7 +159,11 @@ def log_likelihood(
     Args:
         likelihood: the estimator; default the ODE by Dormand-Prince with tolerances of 1e-5, Hutchinson's divergence.
         seed: of the probes; row i of the data has those of (seed, i).
+
+    Raises:
+        UserError: a few-step model, which has no density.
     """
+    denoiser.check_ode()
     how = likelihood or OdeLikelihood(solver="dopri5")
     place, parts = device_of(denoiser), range(0, len(data), batch_size)
     values = [
@@ -160,7 +188,7 @@ def encode(denoiser: Denoiser, data: Tensor, flow: flows.OdeFlow | None = None, 
         flow: how to follow the ODE; default Dormand-Prince with tolerances of 1e-5.
 
     Raises:
-        UserError: data of another shape than the model's, or integer levels.
+        UserError: data of another shape than the model's, or integer levels; or a few-step model without an ODE.
     """
     return _carried(flows.encode, denoiser, data, flow, batch_size)
 

@@ -40,6 +40,7 @@ class Denoiser(ABC):
         label: int64 (B,) class of each sample of the batch, or None.
         source: the law of the noise.
         independent: whether noise and data are independent (not so under optimal transport couplings).
+        has_ode: whether it is E[. | x_t], whose velocity's ODE leads to the data; not so for a student of jumps.
     """
 
     spec: DatasetSpec
@@ -47,6 +48,7 @@ class Denoiser(ABC):
     label: Tensor | None = None
     source: Prior = field(default_factory=Gaussian)
     independent: bool = True
+    has_ode: bool = True
 
     @abstractmethod
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,11 +145,23 @@ class Denoiser(ABC):
                 "allowed: sampler=euler, midpoint, heun, rk4 or dopri5, or objective=interpolant in training"
             )
 
+    def check_ode(self) -> None:
+        """Refuse a model that leads to the data in a few jumps and is no E[data | x_t].
+
+        Raises:
+            UserError: it is one.
+        """
+        if not self.has_ode:
+            raise UserError(
+                "a few-step model has no ODE, and so no density and no latents; allowed: its teacher, or a run of "
+                "another objective"
+            )
+
     def counted(self, calls: Calls) -> "Denoiser":
         """This denoiser, adding every evaluation of it to ``calls``."""
         return Counted(
             spec=self.spec, schedule=self.schedule, label=self.label, source=self.source,
-            independent=self.independent, inner=self, calls=calls,
+            independent=self.independent, has_ode=self.has_ode, inner=self, calls=calls,
         )  # fmt: skip
 
     def start_moments(self) -> tuple[float, float]:

@@ -87,7 +87,8 @@ def encode(denoiser: Denoiser, data: Tensor, flow: OdeFlow) -> Carried:
     """Latents of data (B, *D), in the unit of the prior: standard normal if the model and its prior are right.
 
     Raises:
-        UserError: data of another shape than the model's, or integer levels that were not dequantised.
+        UserError: data of another shape than the model's, or integer levels that were not dequantised; or a few-step
+            model without an ODE.
     """
     _check(denoiser, "data", data)
     x, nfe = _along(denoiser, data * _data_scale(denoiser), flow, lambda d: (d.t_min, d.t_max))
@@ -99,7 +100,7 @@ def decode(denoiser: Denoiser, latent: Tensor, flow: OdeFlow) -> Carried:
     """Data of latents (B, *D): the inverse of ``encode``.
 
     Raises:
-        UserError: latents of another shape than the model's, or not real-valued.
+        UserError: latents of another shape than the model's, or not real-valued; or a few-step model without an ODE.
     """
     _check(denoiser, "latents", latent)
     x, nfe = _along(denoiser, denoiser.from_latent(latent), flow, lambda d: (d.t_max, d.t_min))
@@ -124,6 +125,7 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
 
 
 def _check(denoiser: Denoiser, what: str, x: Tensor) -> None:
+    denoiser.check_ode()
     if x.shape[1:] != denoiser.spec.shape:
         allowed = ", ".join(map(str, ("n", *denoiser.spec.shape)))
         raise UserError(f"{what} have shape {tuple(x.shape)}; allowed: ({allowed})")

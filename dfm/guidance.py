@@ -247,7 +247,7 @@ class ByClassifier(Seconded):
             )
         return Classified(
             spec=replace(mine, num_classes=theirs.num_classes), schedule=denoiser.schedule, label=denoiser.label,
-            source=denoiser.source, independent=denoiser.independent, inner=denoiser,
+            source=denoiser.source, independent=denoiser.independent, has_ode=denoiser.has_ode, inner=denoiser,
             classifier=second.on(denoiser.schedule), scale=self.scale, low=self.low, high=self.bound,
         )  # fmt: skip
 
@@ -263,6 +263,6 @@ def guided(
     """weak + scale (strong - weak) where low <= nsr <= high (None: no bound)."""
     return Guided(
         spec=strong.spec, schedule=strong.schedule, label=strong.label, source=strong.source,
-        independent=strong.independent, strong=strong, weak=weak, scale=scale, low=low,
+        independent=strong.independent, has_ode=strong.has_ode, strong=strong, weak=weak, scale=scale, low=low,
         high=math.inf if high is None else high, weak_labelled=weak_labelled,
     )  # fmt: skip

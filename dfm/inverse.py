@@ -120,7 +120,8 @@ class Task(ABC):
         project = self.projection(denoiser.spec)
         plain = Replaced(
             spec=denoiser.spec, schedule=denoiser.schedule, label=denoiser.label, source=denoiser.source,
-            independent=denoiser.independent, inner=denoiser, known=project(data), projection=project,
+            independent=denoiser.independent, has_ode=denoiser.has_ode, inner=denoiser, known=project(data),
+            projection=project,
         )  # fmt: skip
         return PosteriorSampled(**vars(plain), scale=self.scale) if self.method == "dps" else plain
 

@@ -29,11 +29,15 @@ class NetworkDenoiser(Denoiser):
 
     The network sees c_in x and log nsr, never t; c_in = 1/sqrt(a^2 S^2 + b^2 N^2), N the deviation of the noise, gives
     its input variance one, and its output is in units of the target's (``Prediction.scale``).
+
+    Args:
+        own_sampler: of a few-step student: the ``Sampler`` that it was made for (a class above this one).
     """
 
     network: Network
     prediction: Prediction
     trained: Schedule
+    own_sampler: object | None = None
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         x, tau = self.on_trained_path(x, t)

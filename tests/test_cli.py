@@ -13,7 +13,9 @@ import torch
 from conftest import TINY, Command
 from PIL import Image
 
-from dfm.config import config_dir
+from dfm import assemble
+from dfm.api import DEFAULT_SAMPLER
+from dfm.config import composed, config_dir
 
 ROOT = Path(__file__).parents[1]
 
@@ -227,6 +229,10 @@ def test_help_and_completion_import_no_torch(argv: list[str], line: str | None, 
     )
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
+
+
+def test_python_samples_by_default_as_the_command_does() -> None:
+    assert assemble.sampler(composed("sample"), ("dfm",)) == DEFAULT_SAMPLER
 
 
 def test_python_api(tiny_run: Path) -> None:

@@ -8,7 +8,11 @@ import pytest
 import torch
 from conftest import TINY, Command
 
+import dfm
 from dfm import checkpoint, run_dir
+from dfm.errors import UserError
+from dfm.guidance import guided
+from dfm.sampling import stored
 
 TRAIN = [text for text in TINY if not text.startswith(("likelihood", "sampler"))]
 SMALL = {
@@ -40,6 +44,27 @@ def test_a_student_samples_in_its_own_way_and_none_need_be_named(
         refused = command(*words, f"ckpt={student.run}", code=1).err
         assert "few-step model" in refused
         assert len(refused.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("objective", SMALL)
+def test_from_python_a_student_is_drawn_from_as_by_the_command(
+    objective: str, tiny_run: Path, command: Command
+) -> None:
+    student = command("train", *TRAIN, f"objective={objective}", *SMALL[objective], f"init={tiny_run}", "nll.n=0").run
+    drawn = np.load(command("sample", f"ckpt={student}", "n=3", "seed=5").run / "samples.npz")["samples"]
+    model = dfm.load(student)
+    images = dfm.sample(model, 3, seed=5)
+    assert np.abs(stored(images, model.spec).permute(0, 2, 3, 1).numpy().astype(int) - drawn).max() <= 17, "a level"
+    if objective == "meanflow":
+        assert dfm.log_likelihood(model, images).isfinite().all()
+        return
+    twice = guided(model, model, 1.0)  # which knows no sampler of its own
+    for use in (dfm.log_likelihood, dfm.encode, dfm.decode):
+        for student_of in (model, twice):
+            with pytest.raises(UserError, match="no ODE"):
+                use(student_of, images)
+    with pytest.raises(UserError, match="no ODE"):
+        dfm.sample(twice, 1)
 
 
 def test_a_reflow_that_ends_as_a_flow_has_a_density_and_tells_its_straightness(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dfm import assemble, console
-from dfm.api import classifier_of, denoiser_of
+from dfm.api import classifier_of, denoiser_of, students_sampler
 from dfm.checkpoint import Checkpoint, find, made_use_of
 from dfm.config import choice, overrides
 from dfm.datasets.base import Dataset, Split
@@ -40,8 +40,11 @@ def loaded(
     for message in refused:
         console.warn(message)
     denoiser = denoiser_of(found, device, trust)
-    if ode:
-        check_ode(found, trust)
+    if ode and not denoiser.has_ode:
+        raise UserError(
+            f"{found.path}: a few-step model without an ODE, and so without density and latents; allowed: its teacher, "
+            "or a run of another objective"
+        )
     return found, denoiser.on(assemble.schedule(config, trust)) if config.get("schedule") else denoiser
 
 
@@ -51,17 +54,14 @@ def own_sampler(config: dict[str, Any], found: Checkpoint, trust: Sequence[str])
     A few-step model's own has as many steps as it was made for; ``sampler.steps=`` and the other keys that it shares
     with the command's default hold for it too.
     """
-    with made_use_of(found):
-        learned = assemble.objective(found.config, trust)
+    own, steps = students_sampler(found, trust)
     named = [text for text in overrides() if text.partition("=")[0] in ("sampler", "grid")]
-    if not learned.few_steps:
+    if own is None:
         return assemble.sampler(config, trust), config["sampler"], choice("sampler")
-    steps = learned.steps_learned(found.state.get("objective", {}))
     if named:
         if "Jump" not in str(config["sampler"]["_target_"]):
             console.warn(f"{' '.join(named)}: a few-step model has its own sampler; try without sampler= and grid=")
         return assemble.sampler(config, trust), config["sampler"], choice("sampler")
-    own = found.config["sampler"] if steps is None else {**found.config["sampler"], "steps": steps}
     node = own_settings(own, config["sampler"], overrides())
     if steps is not None and node["steps"] != steps:
         console.warn(f"sampler.steps={node['steps']}: this student was made for {steps}; try leaving it out")
@@ -80,21 +80,6 @@ def own_settings(own: dict[str, Any], composed: dict[str, Any], given: Sequence[
                 into, source = into.setdefault(key, {}), source[key]
             into[path[-1]] = source[path[-1]]
     return found
-
-
-def check_ode(found: Checkpoint, trust: Sequence[str]) -> None:
-    """Refuse a model that leads to the data in a few steps and is no E[data | x_t].
-
-    Raises:
-        UserError: it is one.
-    """
-    with made_use_of(found):
-        learned = assemble.objective(found.config, trust)
-    if not learned.has_ode:
-        raise UserError(
-            f"{found.path}: a few-step model ({type(learned).__name__}) has no ODE, and so no density and no latents; "
-            "allowed: its teacher, or a run of another objective"
-        )
 
 
 def guided(
