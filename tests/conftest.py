@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from dfm.datasets.base import DatasetSpec
+from dfm.datasets.digits import Digits
+from dfm.features import ClassifierFeatures, features_for
 from dfm.mixtures import GaussianMixture, mixture_of
 from dfm.oracles import MixtureDenoiser
 from dfm.schedules import (
@@ -160,3 +162,24 @@ def tiny_run(command: Command, _kept_run: Path, tmp_path: Path) -> Path:
         shutil.copytree(_kept_run / "outputs", tmp_path / "outputs")
     (run,) = tmp_path.glob("outputs/*/*-train")
     return run
+
+
+@pytest.fixture(scope="session")
+def digits_features(tmp_path_factory: pytest.TempPathFactory) -> ClassifierFeatures:
+    """The digits' features by the recipe that ``dfm eval`` takes, trained in a cache of the tests' own."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFM_DATA", str(cache))
+        found = features_for(Digits(), device="cpu")
+        assert isinstance(found, ClassifierFeatures)
+        assert sum(1 for _ in found.prepare()) == found.steps == 203, "20 passes through 1,297 digits"
+    assert found.path.parent == cache / "features"
+    return found
+
+
+@pytest.fixture
+def kept_features(digits_features: ClassifierFeatures, monkeypatch: pytest.MonkeyPatch) -> ClassifierFeatures:
+    """The same, where the command looks for it; it may not be trained again."""
+    monkeypatch.setenv("DFM_DATA", str(digits_features.folder.parent))
+    monkeypatch.setattr("dfm.features.classifier.Trainer", None)
+    return digits_features
