@@ -60,6 +60,7 @@ def denoiser_of(checkpoint: Checkpoint, device: torch.device, trust: Sequence[st
         learned, own = assemble.objective(checkpoint.config, trust), students_sampler(checkpoint, trust)[0]
         return replace(
             fresh, network=_ready(fresh.module(), checkpoint, device), has_ode=learned.has_ode,
+            unlabelled=not checkpoint.spec.num_classes or bool(checkpoint.config.get("label_dropout")),
             own_sampler=None if own is None else assemble.sampler({"sampler": own}, trust),
         )  # fmt: skip
 
@@ -132,13 +133,19 @@ def sample(
 
     Args:
         sampler: default that of ``dfm sample``: a few-step student's own, else the midpoint rule in 12 steps, 25 NFE.
-        label: a class for all, or None (for a conditional model: classes in turn).
+        label: a class for all, or None: the classes of ``denoiser.given(labels)``, else, for a conditional model,
+            classes in turn.
 
     Raises:
-        UserError: n below 1, a label that the model does not know, or a student whose own sampler is not known.
+        UserError: n below 1 or not as many as the classes given, a label that the model does not know, or a student
+            whose own sampler is not known.
     """
     check_count(n, batch_size)
-    labels = checked_labels(denoiser.spec, label, range(n))
+    labels = denoiser.label if label is None else None
+    if labels is None:
+        labels = checked_labels(denoiser.spec, label, range(n))
+    elif len(labels) != n:
+        raise UserError(f"n={n} of a denoiser that was given {len(labels)} classes; allowed: n={len(labels)}")
     own = getattr(denoiser, "own_sampler", None)
     how = sampler or (own if isinstance(own, Sampler) else None)
     if how is None:
@@ -157,14 +164,20 @@ def log_likelihood(
     Integer images must be dequantised first (``dfm.quantization.dequantize``); ``dfm nll`` does all of it.
 
     Args:
+        denoiser: for a conditional model ``denoiser.given(labels)``, int64 (n,): the classes of the data.
         likelihood: the estimator; default the ODE by Dormand-Prince with tolerances of 1e-5, Hutchinson's divergence.
         seed: of the probes; row i of the data has those of (seed, i).
 
     Raises:
-        UserError: a few-step model, which has no density.
+        UserError: a few-step model, which has no density; data of another shape than the model's; integer levels for
+            an estimator of real numbers, or the other way round.
     """
     denoiser.check_ode()
     how = likelihood or OdeLikelihood(solver="dopri5")
+    if not how.discrete(denoiser.spec):
+        flows.check_real(denoiser, "data", data)
+    elif data.is_floating_point():
+        raise UserError(f"data are {data.dtype}; this estimator scores integer levels; try uint8 levels as in a Split")
     place, parts = device_of(denoiser), range(0, len(data), batch_size)
     values = [
         how.log_density(

@@ -44,7 +44,8 @@ def path_divergence(
         noise: (n, *D), drawn from ``seed`` unless given.
 
     Raises:
-        UserError: fewer than two examples or levels, or different schedules.
+        UserError: fewer than two examples or levels, different schedules, or noise that is not standard normal and
+            independent of the data.
     """
     z = normal(seed, range(len(data)), tuple(data.shape[1:]), Purpose.STEP) if noise is None else noise
 
@@ -84,6 +85,8 @@ def _along_levels(
         raise UserError(f"path divergence of {len(data)} examples at {levels} levels; allowed: at least two of each")
     if first.schedule != second.schedule:
         raise UserError("path divergence: two schedules; try model.on(true.schedule)")
+    for denoiser in (first, second):
+        denoiser.check_mixture("a path divergence")
     schedule = first.schedule
     t_min, t_max = max(first.t_min, second.t_min), min(first.t_max, second.t_max)
     ends = schedule.log_nsr(torch.tensor([t_min, t_max], dtype=torch.float64))

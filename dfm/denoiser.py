@@ -74,6 +74,11 @@ class Denoiser(ABC):
         """Whether ``on`` another path is possible."""
         return True
 
+    @property
+    def mixes(self) -> bool:
+        """Whether x_t = a data + b noise, and nothing else."""
+        return True
+
     def on(self, schedule: Schedule) -> Self:
         """The same knowledge on another path: x/a is the same variable at equal nsr."""
         return replace(self, schedule=schedule)
@@ -145,6 +150,26 @@ class Denoiser(ABC):
                 "allowed: sampler=euler, midpoint, heun, rk4 or dopri5, or objective=interpolant in training"
             )
 
+    def check_mixture(self, who: str, normal: bool = True) -> None:
+        """Refuse where x_t is no mixture of data and noise alone, or its noise is not as it must be.
+
+        Args:
+            who: what asks.
+            normal: whether the noise must be standard normal and independent of the data: noise can be added to such
+                an x_t, and what moves the score moves E[noise].
+
+        Raises:
+            UserError: as it says.
+        """
+        if not self.mixes:
+            raise UserError(f"{who}: this model's path is no mixture of data and noise alone; allowed: one that is")
+        if normal and not (self.source.gaussian and self.independent):
+            why = "a prior other than gaussian" if not self.source.gaussian else "a coupling other than independent"
+            raise UserError(
+                f"{who} needs standard normal noise that is independent of the data, and this model has {why}; "
+                "allowed: a model trained with prior=gaussian coupling=independent"
+            )
+
     def check_ode(self) -> None:
         """Refuse a model that leads to the data in a few jumps and is no E[data | x_t].
 
@@ -206,6 +231,10 @@ class Wrapped(Denoiser):
     @property
     def movable(self) -> bool:
         return self.inner.movable
+
+    @property
+    def mixes(self) -> bool:
+        return self.inner.mixes
 
     def on(self, schedule: Schedule) -> Self:
         return replace(self, schedule=schedule, inner=self.inner.on(schedule))

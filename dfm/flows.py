@@ -90,7 +90,7 @@ def encode(denoiser: Denoiser, data: Tensor, flow: OdeFlow) -> Carried:
         UserError: data of another shape than the model's, or integer levels that were not dequantised; or a few-step
             model without an ODE.
     """
-    _check(denoiser, "data", data)
+    check_real(denoiser, "data", data)
     x, nfe = _along(denoiser, data * _data_scale(denoiser), flow, lambda d: (d.t_min, d.t_max))
     return Carried(x=denoiser.to_latent(x), nfe=nfe)
 
@@ -102,7 +102,7 @@ def decode(denoiser: Denoiser, latent: Tensor, flow: OdeFlow) -> Carried:
     Raises:
         UserError: latents of another shape than the model's, or not real-valued; or a few-step model without an ODE.
     """
-    _check(denoiser, "latents", latent)
+    check_real(denoiser, "latents", latent)
     x, nfe = _along(denoiser, denoiser.from_latent(latent), flow, lambda d: (d.t_max, d.t_min))
     return Carried(x=x / _data_scale(denoiser), nfe=nfe)
 
@@ -124,7 +124,12 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
     return (weights[0] * a + weights[1] * b).reshape(first.shape).to(first)
 
 
-def _check(denoiser: Denoiser, what: str, x: Tensor) -> None:
+def check_real(denoiser: Denoiser, what: str, x: Tensor) -> None:
+    """Refuse what the model's ODE cannot start from.
+
+    Raises:
+        UserError: a few-step model without an ODE; another shape than the model's; integers.
+    """
     denoiser.check_ode()
     if x.shape[1:] != denoiser.spec.shape:
         allowed = ", ".join(map(str, ("n", *denoiser.spec.shape)))

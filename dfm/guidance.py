@@ -24,6 +24,7 @@ from torch import Tensor
 from dfm.classifiers import Classified
 from dfm.denoiser import Calls, Denoiser
 from dfm.errors import UserError
+from dfm.networks import NetworkDenoiser
 from dfm.schedules import Schedule
 
 Ask = Callable[[Denoiser, Tensor, Tensor], tuple[Tensor, ...]]
@@ -46,6 +47,10 @@ class Guided(Denoiser):
     low: float = 0.0
     high: float = math.inf
     weak_labelled: bool = True
+
+    @property
+    def mixes(self) -> bool:
+        return self.strong.mixes and self.weak.mixes
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         data, noise = self._mixed(lambda d, x, t: d.expectations(x, t), x, t)
@@ -179,6 +184,11 @@ class ClassifierFree(Scaled):
                 "guidance=cfg: this model was trained without classes; allowed: guidance=none or autoguidance, or a "
                 "model trained with conditional=true label_dropout=0.1"
             )
+        if isinstance(denoiser, NetworkDenoiser) and not denoiser.unlabelled:
+            raise UserError(
+                "guidance=cfg: this model was trained without label_dropout, so it does not know what 'no class' "
+                "means; try guidance=autoguidance, or training with label_dropout=0.1"
+            )
         return guided(denoiser, denoiser.given(None), self.scale, self.low, self.high, weak_labelled=False)
 
 
@@ -239,6 +249,7 @@ class ByClassifier(Seconded):
     )
 
     def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
+        denoiser.check_mixture("guidance=classifier")
         mine, theirs = denoiser.spec, second.spec
         if theirs.shape != mine.shape or mine.num_classes not in (0, theirs.num_classes):
             raise UserError(

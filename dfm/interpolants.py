@@ -110,6 +110,10 @@ class InterpolantDenoiser(NetworkDenoiser):
         velocity = per_sample(da, x) * data + per_sample(db, x) * noise + per_sample(dc, x) * z
         return velocity, per_sample(-1 / self.latent.c(self.schedule, t), x) * z
 
+    @property
+    def mixes(self) -> bool:
+        return False
+
     def check_score(self) -> None:
         """The latent gives a score whatever prior and coupling are."""
 

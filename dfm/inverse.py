@@ -116,7 +116,12 @@ class Task(ABC):
         """
 
     def observe(self, denoiser: Denoiser, data: Tensor) -> Observed:
-        """The denoiser for images of which P data is known, data (B, *D)."""
+        """The denoiser for images of which P data is known, data (B, *D).
+
+        Raises:
+            UserError: a path with more than data and noise on it, or for dps noise that is not standard normal.
+        """
+        denoiser.check_mixture(f"task.method={self.method}", normal=self.method == "dps")
         project = self.projection(denoiser.spec)
         plain = Replaced(
             spec=denoiser.spec, schedule=denoiser.schedule, label=denoiser.label, source=denoiser.source,

@@ -72,6 +72,10 @@ class LangevinDenoiser(NetworkDenoiser):
     def movable(self) -> bool:
         return False
 
+    @property
+    def mixes(self) -> bool:
+        return False
+
     def on(self, schedule: Schedule) -> Self:
         if schedule != self.schedule:
             raise UserError("a path to exp(-f) is not a rescaling of another; allowed: the schedule it was trained on")

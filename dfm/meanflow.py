@@ -38,8 +38,7 @@ class FlowMapDenoiser(NetworkDenoiser):
 
     def mean_output(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """u(x_t, t, s) in units of the velocity's scale at t, on the network's own path."""
-        if x.shape[1:] != self.spec.shape:
-            raise UserError(f"samples have shape {tuple(x.shape[1:])}; this model takes {self.spec.shape}")
+        self.check_asked(x)
         c_in = 1 / self.input_variance(t).sqrt()
         times = [(2 * (self.trained.log_nsr(time) / 2).tanh()).to(x).expand(len(x)) for time in (t, s)]
         return self.network(x * per_sample(c_in, x), times[0], self.label, times[1]).to(x.dtype)  # type: ignore[call-arg]

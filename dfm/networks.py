@@ -31,12 +31,15 @@ class NetworkDenoiser(Denoiser):
     its input variance one, and its output is in units of the target's (``Prediction.scale``).
 
     Args:
+        unlabelled: whether it may be asked without classes: a network with classes knows what that means only if some
+            were hidden in its training (``label_dropout``).
         own_sampler: of a few-step student: the ``Sampler`` that it was made for (a class above this one).
     """
 
     network: Network
     prediction: Prediction
     trained: Schedule
+    unlabelled: bool = True
     own_sampler: object | None = None
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,12 +62,29 @@ class NetworkDenoiser(Denoiser):
         return (a * self.spec.std) ** 2 + (b * self.source.std) ** 2
 
     def output(self, x: Tensor, t: Tensor) -> Tensor:
-        """The bare network on its own path: prediction/scale, (B, *D)."""
-        if x.shape[1:] != self.spec.shape:
-            raise UserError(f"samples have shape {tuple(x.shape[1:])}; this model takes {self.spec.shape}")
+        """The bare network on its own path: prediction/scale, (B, *D).
+
+        Raises:
+            UserError: as ``check_asked``.
+        """
+        self.check_asked(x)
         c_in = 1 / self.input_variance(t).sqrt()
         c_time = self.trained.log_nsr(t).to(x).expand(len(x))
         return self.network(x * per_sample(c_in, x), c_time, self.label).to(x.dtype)
+
+    def check_asked(self, x: Tensor) -> None:
+        """Refuse what the network was not made for.
+
+        Raises:
+            UserError: samples of another shape; or no classes for a network that never saw a hidden one.
+        """
+        if x.shape[1:] != self.spec.shape:
+            raise UserError(f"samples have shape {tuple(x.shape[1:])}; this model takes {self.spec.shape}")
+        if self.label is None and not self.unlabelled:
+            raise UserError(
+                f"this model has {self.spec.num_classes} classes and never saw a hidden one (label_dropout=0), so it "
+                "cannot be asked without; allowed: data with labels, or from Python denoiser.given(labels)"
+            )
 
     @property
     def t_min(self) -> float:

@@ -135,11 +135,8 @@ class Scoring:
             )
 
     def _labels(self, part: Sequence[int]) -> Tensor | None:
-        """Classes of the examples, for a model that wants them."""
-        if self.denoiser.spec.num_classes == 0 or self.split.labels is None:
-            return None
-        own = self.split.labels[list(part)].to(self.device)
-        return own if self.label is None else torch.full_like(own, self.label)
+        own = labels_for(self.denoiser, self.split, part, self.device)
+        return own if self.label is None or own is None else torch.full_like(own, self.label)
 
     def _plain(self, values: Tensor, part: Sequence[int], density: Callable[[Tensor], LogDensity]) -> Scored:
         """Of points, or of integers by a discrete decoder."""
@@ -174,6 +171,13 @@ def dequantized(
     u = uniform(seed, indices, tuple(values.shape[1:]), Purpose.DEQUANTIZE, noise)
     data, log_q = dequantization.draw(values, spec.levels, u, log_nsr)
     return data.float(), log_q
+
+
+def labels_for(denoiser: Denoiser, split: Split, indices: Sequence[int], device: torch.device) -> Tensor | None:
+    """Classes of the examples, int64 (len(indices),), for a model that wants them; else None."""
+    if denoiser.spec.num_classes == 0 or split.labels is None:
+        return None
+    return split.labels[list(indices)].to(device)
 
 
 def examples(

@@ -18,7 +18,7 @@ from dfm.images_io import save_png
 from dfm.likelihood.base import ends
 from dfm.plots import curves
 from dfm.run_dir import write_atomically, write_json
-from dfm.scoring import Scored, examples
+from dfm.scoring import Scored, examples, labels_for
 
 
 def compare_paths(
@@ -54,6 +54,11 @@ def from_oracle(
     config: dict[str, Any], exam: Exam, found: Checkpoint, scored: Scored, trust: Sequence[str]
 ) -> tuple[dict[str, Any], PathDivergence]:
     """Girsanov's divergence from the exact law, beside KL(data, model) by the scores."""
+    if exam.denoiser.spec.num_classes:
+        raise UserError(
+            "against=oracle: the exact law is of all classes together, and this model is asked for one at a time; "
+            "allowed: a model trained with conditional=false"
+        )
     oracle = assemble.oracle(dataset_of(found, config, trust), exam.denoiser.schedule)
     x = held_out(exam)
     divergence = path_divergence(oracle, exam.denoiser, x, seed=exam.seed)
@@ -84,7 +89,16 @@ def from_model(
             f"against={against}: made for {other.spec.name} {other.spec.shape}; allowed: a model of "
             f"{exam.denoiser.spec.name} {exam.denoiser.spec.shape}"
         )
-    gain = path_gain(exam.denoiser, denoiser.on(exam.denoiser.schedule), held_out(exam), seed=exam.seed)
+    if len({exam.denoiser.spec.num_classes, other.spec.num_classes} - {0}) > 1:
+        raise UserError(
+            f"against={against}: it has {other.spec.num_classes} classes; allowed: "
+            f"{exam.denoiser.spec.num_classes}, as the model that is scored, or none"
+        )
+    mine, theirs = (
+        model.given(labels_for(model, exam.split, range(exam.n), exam.device))
+        for model in (exam.denoiser, denoiser.on(exam.denoiser.schedule))
+    )
+    gain = path_gain(mine, theirs, held_out(exam), seed=exam.seed)
     console.say(f"on the same noise {against} is {gain.total:+.4f} +- {gain.stderr:.4f} nats nearer to the data's path")
     return {"gain": gain.total, "gain_stderr": gain.stderr, "n": exam.n}, gain
 

@@ -13,7 +13,7 @@ from dfm.config import choice, overrides
 from dfm.datasets.base import Dataset, Split
 from dfm.denoiser import Denoiser
 from dfm.errors import UserError
-from dfm.guidance import ByClassifier, ClassifierFree, Guidance
+from dfm.guidance import ByClassifier, Guidance
 from dfm.meanflow import FlowMapDenoiser
 from dfm.networks import NetworkDenoiser
 from dfm.samplers import JumpSampler, Sampler
@@ -90,11 +90,6 @@ def guided(
     Raises:
         UserError: the models do not suit, or the weak one would be a network that never saw a hidden class.
     """
-    if isinstance(guidance, ClassifierFree) and found.spec.num_classes and not found.config.get("label_dropout"):
-        raise UserError(
-            "guidance=cfg: this model was trained without label_dropout, so it does not know what 'no class' means; "
-            "try guidance=autoguidance, or training with label_dropout=0.1"
-        )
     if guidance.ckpt is None:
         return guidance.guide(denoiser)
     other, refused = find(guidance.ckpt, "guidance.ckpt")

@@ -123,7 +123,8 @@ def measured(
 
 def exact_divergence(denoiser: NetworkDenoiser, data: Dataset, trust: Any, wanted: Any) -> dict[str, float] | None:
     """The path divergence of the model from the truth, where that is known, and whether its samples keep the law."""
-    if getattr(data, "mixture", None) is None or not (denoiser.source.gaussian and denoiser.independent):
+    known = getattr(data, "mixture", None) is not None and denoiser.spec.num_classes == 0
+    if not (known and denoiser.mixes and denoiser.source.gaussian and denoiser.independent):
         return None
     true: MixtureDenoiser = assemble.oracle(data, denoiser.schedule)
     found = path_divergence(true, denoiser, held_out(data, wanted.n, wanted.seed).to(torch.float32), seed=wanted.seed)

@@ -112,6 +112,8 @@ class Churn(Stepper):
     def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trip) -> Tensor:
         schedule, level = denoiser.schedule, denoiser.schedule.log_nsr(t)
         gamma = min(self.churn / trip.steps, math.sqrt(2) - 1)
+        if gamma > 0:
+            denoiser.check_mixture("sampler=churn")
         if gamma > 0 and self.nsr_min <= float(level.exp()) <= self.nsr_max and float(t) < denoiser.t_max:
             raised = schedule.time_of_log_nsr(level + math.log1p(gamma)).clamp_max(denoiser.t_max)
             (a, b), (a_up, b_up) = schedule.ab(t), schedule.ab(raised)
