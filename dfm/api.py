@@ -20,7 +20,7 @@ from dfm.grids import NoiseShare
 from dfm.likelihood import Likelihood, OdeLikelihood
 from dfm.models.oracle import Oracle
 from dfm.networks import NetworkDenoiser
-from dfm.samplers import GridSampler, Sampler
+from dfm.samplers import GridSampler, JumpSampler, Sampler
 from dfm.sampling import check_count, checked_labels, sample_batches
 from dfm.steppers import Midpoint
 
@@ -57,11 +57,12 @@ def denoiser_of(checkpoint: Checkpoint, device: torch.device, trust: Sequence[st
             )
         _check_form(checkpoint, trust)
         fresh = assemble.denoiser(checkpoint.config, checkpoint.spec, trust)
-        learned, own = assemble.objective(checkpoint.config, trust), students_sampler(checkpoint, trust)[0]
+        learned, settings = assemble.objective(checkpoint.config, trust), students_sampler(checkpoint, trust)[0]
+        own = None if settings is None else assemble.sampler({"sampler": settings}, trust)
         return replace(
             fresh, network=_ready(fresh.module(), checkpoint, device), has_ode=learned.has_ode,
             unlabelled=not checkpoint.spec.num_classes or bool(checkpoint.config.get("label_dropout")),
-            own_sampler=None if own is None else assemble.sampler({"sampler": own}, trust),
+            own_sampler=own if learned.has_ode or isinstance(own, JumpSampler) else None,
         )  # fmt: skip
 
 

@@ -78,7 +78,12 @@ def save_weights(checkpoint: Checkpoint, run: Path) -> None:
     ema = checkpoint.state["ema"]
     weights = {name: ema[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(ema)}
     spec = {**asdict(checkpoint.spec), "shape": list(checkpoint.spec.shape)}
-    told = json.loads(json.dumps({"config": checkpoint.config, "spec": spec, "step": checkpoint.step}))  # as it is read
+    number = checkpoint.state.get("objective", {}).get(ROUND)
+    facts = {
+        "config": checkpoint.config, "spec": spec, "step": checkpoint.step,
+        "round": None if number is None else int(number),
+    }  # fmt: skip
+    told = json.loads(json.dumps(facts))  # as it is read
     metadata = {"dfm": json.dumps(told), "sha256": digest([told, weights])}
     write_atomically(run / WEIGHTS, safetensors.torch.save(weights, metadata=metadata))
 
@@ -95,6 +100,7 @@ def set_aside(run: Path, step: int) -> list[Path]:
 
 
 WEIGHTS = "weights.safetensors"
+ROUND = "teacher.round"  # of a student: which round it is in, and so for how many steps it was made
 
 
 def digest(content: Any) -> str:
@@ -187,7 +193,10 @@ def _unpacked(path: Path) -> dict[str, Any]:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
     if digest([told, dict(sorted(weights.items()))]) != metadata["sha256"]:
         raise UserError(f"{path} is not a whole file of weights (its checksum is another one); try its checkpoint")
-    return {"config": told["config"], "spec": told["spec"], "state": {"step": told["step"], "ema": weights}}
+    state = {"step": told["step"], "ema": weights}
+    if told.get("round") is not None:
+        state["objective"] = {ROUND: torch.tensor(int(told["round"]))}
+    return {"config": told["config"], "spec": told["spec"], "state": state}
 
 
 @contextmanager

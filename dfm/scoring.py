@@ -82,7 +82,7 @@ class Scoring:
     @property
     def start(self) -> float:
         """The log nsr at which the model's density is taken."""
-        low, _ = ends(self.denoiser, None)
+        low, _ = ends(self.denoiser, self.likelihood.begins(self.denoiser.spec))
         levels = self.denoiser.spec.levels
         return self.dequantization.start(levels, low) if levels is not None and self.dequantizes else low
 

@@ -12,6 +12,7 @@ import dfm
 from dfm import checkpoint, run_dir
 from dfm.errors import UserError
 from dfm.guidance import guided
+from dfm.samplers import JumpSampler
 from dfm.sampling import stored
 
 TRAIN = [text for text in TINY if not text.startswith(("likelihood", "sampler"))]
@@ -65,6 +66,46 @@ def test_from_python_a_student_is_drawn_from_as_by_the_command(
                 use(student_of, images)
     with pytest.raises(UserError, match="no ODE"):
         dfm.sample(twice, 1)
+
+
+def test_a_student_between_its_rounds_is_for_as_many_steps_in_either_file(tiny_run: Path, command: Command) -> None:
+    """Rounds to 4, 2 and 1 steps, a step each: what was learned first is sampled in 4."""
+    words = [*TRAIN, "objective=progressive", "objective.start=8", f"init={tiny_run}", "nll.n=0", "trainer.max_steps=3"]
+    run = command("train", *words, "trainer.checkpoint_every=1", "trainer.keep_checkpoints=9").run
+    for path, steps in zip(reversed(run_dir.checkpoints(run)), (4, 2, 1), strict=True):
+        found = checkpoint.read(path)
+        checkpoint.save_weights(found, Path())
+        for ckpt in (path, Path("weights.safetensors")):
+            sampler = dfm.load(ckpt).own_sampler
+            assert isinstance(sampler, JumpSampler)
+            assert sampler.steps == steps
+
+
+def test_a_sampler_that_does_not_suit_a_student_is_told(tiny_run: Path, command: Command) -> None:
+    words = [*TRAIN, "objective=progressive", "objective.start=8", "objective.steps=4", f"init={tiny_run}", "nll.n=0"]
+    student = command("train", *words).run
+
+    def sampled(*more: str) -> tuple[str, np.ndarray]:
+        outcome = command("sample", f"ckpt={student}", "n=2", *more)
+        return outcome.out, np.load(outcome.run / "samples.npz")["samples"]
+
+    told, own = sampled()
+    assert "try" not in told
+    assert "made for 4" in sampled("sampler=jump")[0]
+    assert "renoise=True" in sampled("sampler=consistency", "sampler.steps=4")[0]
+    told, named = sampled("sampler=jump", "sampler.steps=4")
+    assert "try" not in told
+    assert np.array_equal(named, own)
+    settings = json.loads((command("sample", f"ckpt={student}", "n=1", "grid.power=3").run / "sample.json").read_text())
+    assert settings["settings"]["grid"]["power"] == 3, "the grid's own keys are heeded"
+    assert (settings["settings"]["steps"], settings["nfe"]) == (4, 4)
+
+
+def test_a_student_trained_with_an_ode_sampler_is_not_followed_along_an_ode_unasked(command: Command) -> None:
+    run = command("train", *TRAIN, "objective=consistency", "sampler=heun", "nll.n=0").run
+    assert "try without sampler=" in command("sample", f"ckpt={run}", "n=1", "sampler.steps=2").out
+    with pytest.raises(UserError, match="no ODE"):
+        dfm.sample(dfm.load(run), 1)
 
 
 def test_a_reflow_that_ends_as_a_flow_has_a_density_and_tells_its_straightness(

@@ -2,16 +2,18 @@
 
 import contextlib
 import io
+import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dfm import assemble
 from dfm.errors import UserError
 from dfm.flows import Carried
 from dfm.networks import NetworkDenoiser
@@ -90,8 +92,15 @@ def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_latents(given: str | None) -> tuple[Tensor, Tensor | None]:
-    """Latents float32 (n, *D) and labels (n,) or None, from a file or a run directory of ``dfm encode``.
+def prior_of(config: Mapping[str, Any]) -> str:
+    """A run's prior as it stands beside latents: a latent of one means nothing to another."""
+    return json.dumps(config.get("prior") or assemble.ABSENT["prior"], sort_keys=True)
+
+
+def read_latents(given: str | None) -> tuple[Tensor, Tensor | None, str | None]:
+    """Latents float32 (n, *D), labels (n,) or None, and ``prior_of`` their run if it stands there.
+
+    They are of a file or a run directory of ``dfm encode``.
 
     Raises:
         UserError: there are none.
@@ -104,6 +113,7 @@ def read_latents(given: str | None) -> tuple[Tensor, Tensor | None]:
         with np.load(path, allow_pickle=False) as content:
             latents = torch.from_numpy(content["latents"]).float()
             labels = torch.from_numpy(content["labels"]).long() if "labels" in content.files else None
+            prior = str(content["prior"]) if "prior" in content.files else None
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"latents={given}: no latents there ({type(error).__name__}); allowed: latents.npz of dfm encode, or its "
@@ -111,4 +121,4 @@ def read_latents(given: str | None) -> tuple[Tensor, Tensor | None]:
         ) from None
     if latents.ndim < 2 or len(latents) == 0:
         raise UserError(f"latents={given}: no latent in it; allowed: an array (n, *D)")
-    return latents, labels
+    return latents, labels, prior

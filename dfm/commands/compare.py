@@ -40,6 +40,7 @@ def job(cfg: DictConfig) -> None:
     wanted = settings(config, CompareSettings)
     from dfm import assemble, images_io
     from dfm.commands.arrays import in_batches, save_npz
+    from dfm.commands.idle import check_flow
     from dfm.commands.loaded import loaded
     from dfm.devices import resolve_device
     from dfm.flows import decode
@@ -51,6 +52,7 @@ def job(cfg: DictConfig) -> None:
         raise UserError("other= is not given; allowed: a second checkpoint or run directory")
     trust = assemble.trusted(config)
     flow = assemble.flow(config, trust)
+    check_flow(flow)
     check_count(wanted.n, wanted.batch_size)
     device = resolve_device(wanted.device)
     given = {"ckpt": wanted.ckpt, "other": wanted.other}

@@ -38,7 +38,8 @@ def job(cfg: DictConfig) -> None:
     config, directory = plain(cfg), run_directory()
     wanted = settings(config, DecodeSettings)
     from dfm import assemble
-    from dfm.commands.arrays import in_batches, read_latents
+    from dfm.commands.arrays import in_batches, prior_of, read_latents
+    from dfm.commands.idle import check_flow
     from dfm.commands.loaded import loaded
     from dfm.commands.sample import store
     from dfm.devices import resolve_device
@@ -48,13 +49,19 @@ def job(cfg: DictConfig) -> None:
 
     trust = assemble.trusted(config)
     flow = assemble.flow(config, trust)
+    check_flow(flow)
     check_count(1, wanted.batch_size)
-    latents, labels = read_latents(wanted.latents)
+    latents, labels, prior = read_latents(wanted.latents)
     device = resolve_device(wanted.device)
     found, denoiser = loaded(config, wanted.ckpt, device, trust)
     if tuple(latents.shape[1:]) != found.spec.shape:
         raise UserError(
             f"latents={wanted.latents}: of shape {tuple(latents.shape[1:])}; this model takes {found.spec.shape}"
+        )
+    if prior not in (None, prior_of(found.config)):
+        raise UserError(
+            f"latents={wanted.latents}: of a model with the prior {prior}, this one has {prior_of(found.config)}; "
+            "allowed: two models with one prior, since a latent of the one means nothing to the other"
         )
     if not bool(latents.isfinite().all()):
         raise UserError(f"latents={wanted.latents}: numbers that are not finite; allowed: finite latents")

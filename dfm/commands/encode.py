@@ -36,11 +36,13 @@ def job(cfg: DictConfig) -> None:
     """Encode the first examples of a split."""
     config, directory = plain(cfg), run_directory()
     wanted = settings(config, EncodeSettings)
+    import numpy as np
     import torch
 
     from dfm import assemble, images_io
-    from dfm.commands.arrays import in_batches, save_npz
+    from dfm.commands.arrays import in_batches, prior_of, save_npz
     from dfm.commands.compare import side_by_side
+    from dfm.commands.idle import check_flow
     from dfm.commands.loaded import examples_of, loaded
     from dfm.devices import resolve_device
     from dfm.flows import decode, encode
@@ -51,6 +53,7 @@ def job(cfg: DictConfig) -> None:
 
     trust = assemble.trusted(config)
     flow = assemble.flow(config, trust)
+    check_flow(flow)
     check_count(wanted.n, wanted.batch_size)
     device = resolve_device(wanted.device)
     found, denoiser = loaded(config, wanted.ckpt, device, trust)
@@ -70,7 +73,10 @@ def job(cfg: DictConfig) -> None:
         "latent_mean": float(latents.mean()), "latent_std": float(latents.std(correction=0)),
         "prior_mean": denoiser.source.mean, "prior_std": denoiser.source.std,
     }  # fmt: skip
-    arrays = {"latents": latents.cpu().float().numpy(), "indices": torch.tensor(list(indices)).numpy()}
+    arrays = {
+        "latents": latents.cpu().float().numpy(), "indices": torch.tensor(list(indices)).numpy(),
+        "prior": np.array(prior_of(found.config)),
+    }  # fmt: skip
     save_npz(directory / "latents.npz", {**arrays, **({} if labels is None else {"labels": labels.numpy()})})
     both = [stored(part, found.spec) for part in (given, back)]
     images_io.save_png(side_by_side(both, found.spec), directory / "grid.png")

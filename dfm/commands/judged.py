@@ -11,10 +11,11 @@ from torch import Tensor
 
 from dfm import assemble, console
 from dfm.checkpoint import Checkpoint, find
+from dfm.commands.idle import refuse_idle
 from dfm.commands.loaded import check_jumps, dataset_of, guided, loaded, own_sampler
 from dfm.commands.sample import store
-from dfm.commands.stored import read_samples
-from dfm.config import overrides, variant
+from dfm.commands.stored import read_labels, read_samples
+from dfm.config import variant
 from dfm.datasets.base import Dataset, DatasetSpec
 from dfm.denoiser import Denoiser
 from dfm.devices import checked_precision, products
@@ -62,9 +63,7 @@ def origin(
         if wanted.ckpt is None:
             raise UserError("neither ckpt= nor samples= is given; allowed: one of them; try ckpt=latest")
         return source_of(config, wanted.ckpt, device, trust)
-    for text in overrides():
-        if text.lstrip("+").partition("=")[0].split(".")[0] in OF_DRAWING:
-            raise UserError(f"{text} with samples=: it has no effect on samples that are drawn; try without it")
+    refuse_idle(OF_DRAWING, "on samples that are drawn")
     return find(wanted.ckpt)[0] if wanted.ckpt is not None else None, None
 
 
@@ -176,13 +175,21 @@ def draw(wanted: "EvalSettings", source: Source, device: torch.device) -> Sample
 
 
 def read(wanted: "EvalSettings", spec: DatasetSpec) -> Samples:
-    """Stored samples, all or the first n.
+    """Stored samples, all or the first n; of one class if there is ``label``: by the classes stored beside them.
 
     Raises:
         UserError: there are none such, or fewer than n.
     """
     assert wanted.samples is not None
     values = read_samples(wanted.samples, spec)
+    if isinstance(wanted.label, int):
+        labels = read_labels(wanted.samples, len(values))
+        if labels is None:
+            console.warn(
+                f"label={wanted.label}: no classes stand beside these samples; all are taken to be of this one"
+            )
+        elif not len(values := values[labels == wanted.label]):
+            raise UserError(f"label={wanted.label}: none of {wanted.samples} is of this class; try without label=")
     if wanted.n is not None and wanted.n > len(values):
         raise UserError(f"n={wanted.n}: there are {len(values)} samples in {wanted.samples}; allowed: at most as many")
     unknown = dict.fromkeys(("sampler", "settings", "guidance", "schedule", "nfe", "seconds", "computed_in"))

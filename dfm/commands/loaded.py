@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from dfm import assemble, console
 from dfm.api import classifier_of, denoiser_of, students_sampler
 from dfm.checkpoint import Checkpoint, find, made_use_of
+from dfm.commands.idle import refuse_idle
 from dfm.config import choice, overrides
 from dfm.datasets.base import Dataset, Split
 from dfm.denoiser import Denoiser
@@ -55,27 +57,39 @@ def own_sampler(config: dict[str, Any], found: Checkpoint, trust: Sequence[str])
     with the command's default hold for it too.
     """
     own, steps = students_sampler(found, trust)
-    named = [text for text in overrides() if text.partition("=")[0] in ("sampler", "grid")]
     if own is None:
-        return assemble.sampler(config, trust), config["sampler"], choice("sampler")
-    if named:
-        if "Jump" not in str(config["sampler"]["_target_"]):
-            console.warn(f"{' '.join(named)}: a few-step model has its own sampler; try without sampler= and grid=")
-        return assemble.sampler(config, trust), config["sampler"], choice("sampler")
-    node = own_settings(own, config["sampler"], overrides())
+        sampler = assemble.sampler(config, trust)
+        if sampler.adaptive:
+            refuse_idle(("grid",), "on an adaptive sampler, which chooses its times by sampler.solver.rtol and atol")
+        return sampler, config["sampler"], choice("sampler")
+    named = any(text.partition("=")[0] in ("sampler", "grid") for text in overrides())
+    node = config["sampler"] if named else own_settings(own, config, overrides())
+    with nullcontext() if named else made_use_of(found):
+        sampler = assemble.sampler({"sampler": node}, trust)
+    tell_what_does_not_suit(sampler, node, own, steps)
+    return sampler, node, choice("sampler") if named else "own"
+
+
+def tell_what_does_not_suit(sampler: Sampler, node: dict[str, Any], own: dict[str, Any], steps: int | None) -> None:
+    """Warn of a sampler that is not what a student was made for: its settings are ``own``, its steps ``steps``."""
+    if not isinstance(sampler, JumpSampler):
+        name = node["_target_"].rpartition(".")[2]
+        console.warn(f"{name}: a few-step model has its own sampler; try without sampler= and grid=, or sampler=jump")
+        return
     if steps is not None and node["steps"] != steps:
         console.warn(f"sampler.steps={node['steps']}: this student was made for {steps}; try leaving it out")
-    with made_use_of(found):
-        return assemble.sampler({"sampler": node}, trust), node, "own"
+    if node["renoise"] != own.get("renoise", node["renoise"]):
+        console.warn(f"sampler.renoise={node['renoise']}: this student was made for the other; try without sampler=")
 
 
-def own_settings(own: dict[str, Any], composed: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """A sampler's settings with the ``sampler.KEY=`` of the command line in their places."""
+def own_settings(own: dict[str, Any], config: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """A sampler's settings with the ``sampler.KEY=`` and ``grid.KEY=`` of the command line in their places."""
     found = copy.deepcopy(own)
     for text in given:
         first, *path = text.partition("=")[0].lstrip("+").split(".")
-        if first == "sampler" and path:
-            into, source = found, composed
+        if first in ("sampler", "grid") and path:
+            path = ["grid", *path] if first == "grid" else path
+            into, source = found, config["sampler"]
             for key in path[:-1]:
                 into, source = into.setdefault(key, {}), source[key]
             into[path[-1]] = source[path[-1]]
@@ -126,9 +140,16 @@ def examples_of(found: Checkpoint, config: dict[str, Any], name: str, trust: Seq
     """A split of the checkpoint's data set, with the keys of it that the command replaces.
 
     Raises:
-        UserError: there is no such split, or it is empty.
+        UserError: there is no such split, it is empty, or its examples or classes are not as those of the training.
     """
-    split = dataset_of(found, config, trust).split(name)
+    data, spec = dataset_of(found, config, trust), found.spec
+    split = data.split(name)
     if len(split) == 0:
-        raise UserError(f"split={name}: {found.spec.name} has no examples in it; try split=train")
+        raise UserError(f"split={name}: {spec.name} has no examples in it; try split=train")
+    there = (tuple(split.values.shape[1:]), data.levels, data.num_classes if spec.num_classes else 0)
+    if there != (spec.shape, spec.levels, spec.num_classes):
+        raise UserError(
+            f"split={name}: shape, levels and classes of {data.name} are now {there}; allowed: "
+            f"{(spec.shape, spec.levels, spec.num_classes)}, as when this model was trained"
+        )
     return split

@@ -37,6 +37,7 @@ def job(cfg: DictConfig) -> None:
     from dfm import assemble
     from dfm.commands.against import compare_paths
     from dfm.commands.classified import check_classes, classify
+    from dfm.commands.idle import check_likelihood
     from dfm.commands.loaded import examples_of, loaded
     from dfm.commands.scored import Exam, score
     from dfm.devices import resolve_device
@@ -47,6 +48,7 @@ def job(cfg: DictConfig) -> None:
     trust = assemble.trusted(config)
     refuse_augmentation(config)
     likelihood = assemble.likelihood(config, trust)
+    check_likelihood(likelihood)
     chosen = assemble.dequantization(config, trust) if config.get("dequantization") else None
     check_count(1 if wanted.n is None else wanted.n, wanted.batch_size)
     members = team()

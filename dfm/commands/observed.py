@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dfm import images_io
 from dfm.checkpoint import Checkpoint
+from dfm.commands.idle import refuse_idle
 from dfm.commands.loaded import examples_of
 from dfm.datasets.base import DatasetSpec, Split
 from dfm.denoiser import Denoiser
@@ -30,7 +31,10 @@ def observed(
         UserError: the task does not suit the data, or there are not so many images.
     """
     if isinstance(task, NoTask):
+        refuse_idle(("mask", "split", "task."), "without a task such as task=inpaint")
         return denoiser, None
+    if not isinstance(task, Inpaint):
+        refuse_idle(("mask",), "without task=inpaint")
     if isinstance(task, Inpaint) and (task.mask or "").lower().endswith(".png"):
         task = replace(task, known=torch.from_numpy(images_io.read_mask(Path(str(task.mask)))))
     task.projection(found.spec)  # what cannot be is said before anything is read

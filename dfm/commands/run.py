@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from dfm import assemble, checkpoint, console, images_io
 from dfm.commands.begun import begin
+from dfm.commands.idle import check_objective
 from dfm.commands.pictures import picture
 from dfm.config import build, conform, overrides, settings
 from dfm.datasets.base import Split
@@ -75,6 +76,7 @@ class Run:
             remove_unfinished(directory)
         if not resume:
             assemble.check_used(config)
+            check_objective(config, assemble.is_classifier(config))
         trust = assemble.trusted(config)
         self.config, self.directory = config, directory
         self.samples = settings(config["samples"], GridSettings, "samples")

@@ -69,7 +69,13 @@ class Exam:
         else:
             noise = self.own if self.chosen is None else self.chosen.of_run(self.own)
             entries = [Entry(name=named(likelihood), likelihood=likelihood, dequantization=noise)]
-        return [replace(e, likelihood=e.likelihood.suited(spec, e.dequantization)) for e in entries]
+        suited = [replace(e, likelihood=e.likelihood.suited(spec, e.dequantization)) for e in entries]
+        if self.chosen is not None and suited[0].likelihood.discrete(spec):
+            raise UserError(
+                f"dequantization=: likelihood={named(suited[0].likelihood)} with this decoder scores integers as they "
+                "are; allowed: leave it out, or likelihood=ode, likelihood.decoder=gaussian"
+            )
+        return suited
 
     def subset(self) -> list[int]:
         """The examples that are scored again, evenly spread."""

@@ -38,6 +38,16 @@ def read_samples(given: str, spec: DatasetSpec) -> Tensor:
         raise UserError(f"samples={given}: {error}") from None
 
 
+def read_labels(given: str, n: int) -> Tensor | None:
+    """The classes int64 (n,) that stand beside n stored samples, or None where none do."""
+    path = Path(given) / "samples.npz" if Path(given).is_dir() else Path(given)
+    if not path.is_file():  # a folder of PNGs
+        return None
+    with np.load(path, allow_pickle=False) as content:
+        labels = torch.from_numpy(content["labels"]) if "labels" in content else None
+    return labels if labels is not None and labels.shape == (n,) else None
+
+
 def _stored(given: str, spec: DatasetSpec) -> Tensor:
     path = Path(given)
     if spec.levels is not None and next(path.glob("*.png"), None) and not (path / "samples.npz").exists():

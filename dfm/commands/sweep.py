@@ -10,6 +10,7 @@ from torch import Tensor
 from dfm import assemble, console
 from dfm.bounds import path_divergence
 from dfm.checks import exact_end, followed, law_at, rms, starts
+from dfm.commands.idle import refuse_idle
 from dfm.commands.loaded import loaded
 from dfm.config import options, variant
 from dfm.datasets.base import Dataset
@@ -37,6 +38,7 @@ def on_checkpoint(config: dict[str, Any], wanted: Any, directory: Path, trust: A
     where the model's own ODE would take the same latents. A sampler whose ode error is small and whose energy distance
     is not is no longer the problem: the network is.
     """
+    refuse_idle(("sampler", "likelihood", "dataset"), "on a sweep of a checkpoint: samplers=[heun,ddim] chooses")
     device = resolve_device(wanted.device)
     # the command's defaults for the oracle are not choices of a user's for a checkpoint
     given = {**config, "schedule": config["schedule"] if chosen("schedule") else None}

@@ -75,6 +75,10 @@ class Likelihood(ABC):
         """Whether integer levels are scored as they are, without dequantisation."""
         return False
 
+    def begins(self, spec: DatasetSpec) -> float | None:
+        """The log nsr at which a decoder of integers begins; None: nothing but the model sets it."""
+        return None
+
     def suited(self, spec: DatasetSpec, dequantization: Dequantization) -> Self:
         """This estimator for the data and the dequantisation at hand, what was left open decided.
 

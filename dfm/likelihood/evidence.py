@@ -81,6 +81,9 @@ class EvidenceBound(Likelihood):
     def discrete(self, spec: DatasetSpec) -> bool:
         return spec.levels is not None and self.decoder in ("vdm", "ddpm")
 
+    def begins(self, spec: DatasetSpec) -> float | None:
+        return sharp(spec.levels, self.cut) if spec.levels is not None and self.discrete(spec) else None
+
     def suited(self, spec: DatasetSpec, dequantization: Dequantization) -> "EvidenceBound":
         centred = spec.levels is not None and isinstance(dequantization, TruncatedNormal)
         chosen = self if self.decoder != "auto" else replace(self, decoder="vdm" if centred else "gaussian")
