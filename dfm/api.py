@@ -149,9 +149,9 @@ def sample(
         raise UserError(f"n={n} of a denoiser that was given {len(labels)} classes; allowed: n={len(labels)}")
     own = getattr(denoiser, "own_sampler", None)
     how = sampler or (own if isinstance(own, Sampler) else None)
-    if how is None:
-        denoiser.check_ode()
-        how = DEFAULT_SAMPLER
+    if how is None and not denoiser.has_ode:
+        raise UserError("a few-step model has no ODE for the default sampler; try sampler=dfm.load(ckpt).own_sampler")
+    how = how or DEFAULT_SAMPLER
     place = torch.device(device) if device is not None else device_of(denoiser)
     moments = sample_batches(denoiser, how, range(n), seed=seed, batch_size=batch_size, labels=labels, device=place)
     return torch.cat([m.state.x.cpu() for m in moments if m.state.final])

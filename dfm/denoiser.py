@@ -71,8 +71,8 @@ class Denoiser(ABC):
 
     @property
     def movable(self) -> bool:
-        """Whether ``on`` another path is possible."""
-        return True
+        """Whether ``on`` another path is possible; ``expectations`` must then heed ``schedule``."""
+        return False
 
     @property
     def mixes(self) -> bool:
@@ -80,7 +80,16 @@ class Denoiser(ABC):
         return True
 
     def on(self, schedule: Schedule) -> Self:
-        """The same knowledge on another path: x/a is the same variable at equal nsr."""
+        """The same knowledge on another path: x/a is the same variable at equal nsr.
+
+        Raises:
+            UserError: it is not ``movable``.
+        """
+        if schedule != self.schedule and not self.movable:
+            raise UserError(
+                f"{type(self).__name__} knows its own path only; allowed: the schedule that it has, or a class whose "
+                "expectations heed self.schedule and whose movable is true"
+            )
         return replace(self, schedule=schedule)
 
     def given(self, label: Tensor | None) -> Self:

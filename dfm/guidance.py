@@ -233,6 +233,15 @@ class Autoguidance(Seconded):
                 f"guidance.ckpt={self.ckpt}: a model of {theirs.name} {theirs.shape}, {theirs.num_classes} classes; "
                 f"allowed: {mine.shape}, {mine.num_classes} classes, as the model that it guides"
             )
+        if second.source != denoiser.source or second.independent != denoiser.independent:
+            raise UserError(
+                f"guidance.ckpt={self.ckpt}: a model of another prior or coupling; allowed: those of the model that it "
+                "guides, since the two must be of one path"
+            )
+        if denoiser.has_ode and not second.has_ode:
+            raise UserError(
+                f"guidance.ckpt={self.ckpt}: a few-step model, whose jumps are no E[data | x_t]; allowed: its teacher"
+            )
         return guided(denoiser, second.on(denoiser.schedule), self.scale, self.low, self.high)
 
 
@@ -274,6 +283,7 @@ def guided(
     """weak + scale (strong - weak) where low <= nsr <= high (None: no bound)."""
     return Guided(
         spec=strong.spec, schedule=strong.schedule, label=strong.label, source=strong.source,
-        independent=strong.independent, has_ode=strong.has_ode, strong=strong, weak=weak, scale=scale, low=low,
-        high=math.inf if high is None else high, weak_labelled=weak_labelled,
+        independent=strong.independent and weak.independent, has_ode=strong.has_ode and weak.has_ode,
+        strong=strong, weak=weak, scale=scale, low=low, high=math.inf if high is None else high,
+        weak_labelled=weak_labelled,
     )  # fmt: skip

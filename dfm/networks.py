@@ -61,6 +61,10 @@ class NetworkDenoiser(Denoiser):
         a, b = self.trained.ab(t)
         return (a * self.spec.std) ** 2 + (b * self.source.std) ** 2
 
+    @property
+    def movable(self) -> bool:
+        return True
+
     def output(self, x: Tensor, t: Tensor) -> Tensor:
         """The bare network on its own path: prediction/scale, (B, *D).
 

@@ -21,6 +21,10 @@ class MixtureDenoiser(Denoiser):
 
     mixture: GaussianMixture
 
+    @property
+    def movable(self) -> bool:
+        return True
+
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self.schedule.ab(t)
         data = self.mixture.denoise((x / per_sample(a, x)).flatten(1), b / a).reshape(x.shape)
@@ -63,6 +67,10 @@ class EmpiricalDenoiser(Denoiser):
                 f"empirical denoiser: points {tuple(self.points.shape)} of {self.points.dtype}; allowed: finite "
                 f"numbers of shape (n, {', '.join(map(str, self.spec.shape))}) with n at least 1"
             )
+
+    @property
+    def movable(self) -> bool:
+        return True
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         y, nsr = self._at(x, t)

@@ -180,7 +180,7 @@ class JumpSampler(Sampler):
         noise = StepNoise(seed, indices, None)
         for step, (t, s) in enumerate(pairwise(times)):
             if self.renoise:
-                denoiser.check_mixture("a sampler that adds noise anew (renoise)")
+                denoiser.check_mixture("sampler.renoise=true beyond one step")
                 noise.step, noise.part = step, 0
                 a, b = denoiser.schedule.ab(s)
                 x = per_sample(a, x) * denoiser.jump(x, t) + per_sample(b, x) * noise.draw(x)

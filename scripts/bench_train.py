@@ -266,14 +266,12 @@ def main() -> None:
         return
     measured = list(rounds(given.only, layout, given.rounds, given.seconds))
     rate = statistics.median(r["matrix"] for r in measured)
-    rows = []
+    sizes = [text for key in ("batch", "size", "channels", "device") for text in (f"--{key}", str(vars(given)[key]))]
+    arguments, rows = [*sizes, *(f"--{key}" for key in ("compile", "bf16") if vars(given)[key])], []
     for name in given.only:
         images = [r[name] * layout.batch for r in measured]
         cost = flops(name, layout)
         share = statistics.median(r[name] * layout.batch * cost / r["matrix"] for r in measured)
-        arguments = [a for a in sys.argv[1:] if a != "--profile"]
-        if "--only" in arguments:
-            arguments = arguments[: arguments.index("--only")]
         rows.append([
             name, f"{statistics.median(images):.1f}", f"{min(images):.1f} to {max(images):.1f}", f"{cost / 1e9:.2f}",
             f"{share:.0%}", f"{peak_memory(name, arguments):.2f}",

@@ -12,10 +12,10 @@ flow_matching and torchdiffeq integrate as they do by themselves: in the model's
 import argparse
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -193,11 +193,24 @@ def steps_of_default(task: Task, config: dict[str, Any], n: int) -> int:
 def whole(*arguments: str) -> tuple[float, float]:
     """(seconds, peak memory in MiB) of a command of dfm in a process of its own."""
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "dfm", *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"failed: dfm {' '.join(arguments)}")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
+    with tempfile.NamedTemporaryFile() as told:
+        done = subprocess.run([sys.executable, "-c", TELLING, told.name, *arguments], stdout=subprocess.DEVNULL)
+        if done.returncode:
+            raise SystemExit(f"failed: dfm {' '.join(arguments)}")
+        peak = int(Path(told.name).read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    return time.perf_counter() - began, peak
+
+
+# Its own peak: that of wait4 begins with the peak of the process that started it.
+TELLING = """
+import pathlib, sys
+from dfm.cli import main
+told = sys.argv.pop(1)
+try:
+    main()
+finally:
+    pathlib.Path(told).write_text(pathlib.Path("/proc/self/status").read_text())
+"""
 
 
 def growth_with_n(ckpt: str, out: Path) -> Iterator[str]:

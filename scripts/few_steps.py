@@ -30,7 +30,7 @@ from dfm.grids import LogNsr, Rho
 from dfm.images_io import grid, nhwc, save_png
 from dfm.quality import frechet_distance
 from dfm.quantization import quantize
-from dfm.run_dir import checkpoints, read_metrics
+from dfm.run_dir import checkpoints, read_metrics, step_of
 from dfm.samplers import GridSampler, JumpSampler, Sampler
 from dfm.sampling import stored
 from dfm.steppers import Heun
@@ -116,9 +116,10 @@ def train(run: Path, overrides: list[str]) -> None:
     (run / "done").touch()
 
 
-def seconds(run: Path) -> float:
-    """What the training of a run took."""
-    return max(line["seconds"] for line in read_metrics(run / "metrics.jsonl") if "seconds" in line)
+def seconds(run: Path, step: int | None = None) -> float:
+    """What the training of a run took, all of it or to a step."""
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if "seconds" in line]
+    return max(line["seconds"] for line in lines if step is None or line["step"] <= step)
 
 
 def figure(
@@ -176,7 +177,7 @@ def main() -> None:
             for n in numbers:
                 row, shown = figure(path, sampler(student, n), features, references, given)
                 pictures.append(shown)
-                print(f"| {student.name}, {path.stem} | {n} | {row} | {seconds(run):.0f} |", flush=True)
+                print(f"| {student.name}, {path.stem} | {n} | {row} | {seconds(run, step_of(path)):.0f} |", flush=True)
 
     save_png(grid(nhwc(torch.cat(pictures)), SHOWN), given.out / "few_steps.png")
 

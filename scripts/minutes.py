@@ -33,6 +33,7 @@ import dfm
 from dfm import assemble
 from dfm.api import device_of
 from dfm.batches import Batches
+from dfm.broadcast import per_sample
 from dfm.config import composed
 from dfm.console import table
 from dfm.datasets.base import Dataset, DatasetSpec, Split
@@ -41,7 +42,7 @@ from dfm.dequantization import Uniform
 from dfm.devices import resolve_device
 from dfm.features import Features, features_for
 from dfm.likelihood import OdeLikelihood
-from dfm.networks import NetworkDenoiser
+from dfm.networks import NetworkDenoiser, same_point
 from dfm.predictions import Edm as EdmPrediction
 from dfm.quality import frechet_distance
 from dfm.quantization import bits_per_dimension, quantize
@@ -56,15 +57,18 @@ Loss = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TheirVelocity(Denoiser):
-    """A network v(t, x) of torchcfm on dfm's linear path: its time runs from noise, 0, to data, 1."""
+    """A network v(t, x) of torchcfm, trained on the linear path and asked on any: its time is 0 at noise, 1 at data."""
 
     network: nn.Module
 
+    @property
+    def movable(self) -> bool:
+        return True
+
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        there = (1 - t).to(x).expand(len(x))
-        velocity = -self.network(there, x)
-        tau = t.to(x).reshape(-1, *[1] * (x.ndim - 1))
-        return x - tau * velocity, x + (1 - tau) * velocity
+        x, tau = same_point(x, t, self.schedule, Linear())
+        velocity = -self.network((1 - tau).to(x).expand(len(x)), x)
+        return x - per_sample(tau, x) * velocity, x + per_sample(1 - tau, x) * velocity
 
 
 class LogSigma(nn.Module):
@@ -76,7 +80,7 @@ class LogSigma(nn.Module):
 
     def forward(self, x: Tensor, log_nsr: Tensor, label: Tensor | None = None) -> Tensor:
         """F(c_in x; ln(sigma)/4), (B, C, H, W)."""
-        out: Tensor = self.inner(x, log_nsr / 8).sample
+        out: Tensor = self.inner(x, log_nsr / 4).sample
         return out
 
 
@@ -128,7 +132,7 @@ def edm(spec: DatasetSpec, device: torch.device) -> Recipe:
         sigma = (1.2 * torch.randn((len(data), 1, 1, 1), generator=generator, device=data.device) - 1.2).exp()
         x = data + sigma * torch.randn(data.shape, generator=generator, device=data.device)
         total = sigma**2 + std**2
-        out = inner(x / total.sqrt(), 2 * sigma.flatten().log())
+        out = inner(x / total.sqrt(), sigma.flatten().log())
         found = std**2 / total * x + sigma * std / total.sqrt() * out
         return (total / (sigma * std) ** 2 * (found - data).square()).mean()
 

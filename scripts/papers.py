@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dfm.config import composed, options
 from dfm.datasets.digits import Digits
 from dfm.distances import energy_distance, energy_spread
 from dfm.quantization import to_eight_bits
@@ -62,7 +63,8 @@ def own_sampler(run: Path) -> list[str]:
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
     assert isinstance(config, dict)
     names = {
-        "Ddim": "ancestral", "Heun": "heun", "Euler": "euler", "PredictorCorrector": "predictor_corrector",
+        "Ddim": "ancestral", "Heun": "heun", "Euler": "euler", "Midpoint": "midpoint",
+        "PredictorCorrector": "predictor_corrector",
     }  # fmt: skip
     if "stepper" not in config["sampler"]:
         return []  # a few-step model: dfm sample takes its own
@@ -72,9 +74,8 @@ def own_sampler(run: Path) -> list[str]:
         name = "annealed_langevin"
     if stepper.get("eta") == 0.0:
         name = "ddim"
-    grid = config["grid"]["_target_"].rpartition(".")[2]
-    grids = {"LogNsr": "log_nsr", "Rho": "rho", "Integers": "integers", "Uniform": "uniform"}
-    return [f"sampler={name}", f"sampler.steps={config['sampler']['steps']}", f"grid={grids[grid]}"]
+    grid = next(option for option in options("grid") if composed("sample", f"grid={option}")["grid"] == config["grid"])
+    return [f"sampler={name}", f"sampler.steps={config['sampler']['steps']}", f"grid={grid}"]
 
 
 def row(name: str, out: Path, test: torch.Tensor) -> str | None:

@@ -25,7 +25,10 @@ FLOW = ["n=2", "flow.solver=euler", "flow.steps=1"]
         (["nll", "likelihood.solver=dopri5", "likelihood.steps=9"], "likelihood.rtol"),
         (["nll", "likelihood.solver=dopri5", "grid@likelihood.grid=rho"], "likelihood.rtol"),
         (["nll", "likelihood.atol=1e-3"], "rk5"),
-        (["nll", "likelihood=ode_exact", "likelihood.probes=2"], "no probes"),
+        (["nll", "likelihood.steps=2", "likelihood.tolerance=0.1"], "beside likelihood.steps"),
+        (["nll", "likelihood.chunk=2"], "hutchinson"),
+        (["nll", "likelihood=bound_sde", "likelihood.variance=forward"], "continuous time"),
+        (["nll", "likelihood=bound_sde", "likelihood.decoder=gaussian", "likelihood.cut=9"], "gaussian"),
         (["nll", "likelihood=bound_discrete", "dequantization=uniform"], "as they are"),
         (["nll", "likelihood=bound_discrete", "dequantization=importance"], "as they are"),
         (["nll", "likelihood=bound_sde", "dequantization=truncated_normal"], "as they are"),
@@ -50,12 +53,14 @@ def test_idle_settings_are_refused(arguments: list[str], says: str, tiny_run: Pa
         ["objective=classifier", "weight=edm"],
         ["objective=classifier", "prior=laplace"],
         ["objective=classifier", "prediction=noise"],
+        ["likelihood.solver=dopri5"],
     ],
 )
 def test_groups_that_the_objective_takes_none_of_are_refused(arguments: list[str], command: Command) -> None:
     tiny = [text for text in TINY if not ("model=mlp" in arguments and text.startswith("model"))]
     outcome = command("train", *arguments, *tiny, code=1)
-    assert f"{arguments[-1]}: it has no effect on" in outcome.err
+    idle = "likelihood.steps=2" if "likelihood" in arguments[-1] else arguments[-1]
+    assert f"{idle}: it has no effect on" in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
 
 
@@ -66,6 +71,12 @@ def test_what_is_heeded_is_taken(tiny_run: Path, command: Command) -> None:
     quick = ["n=2", "audit=2"]
     command("nll", f"ckpt={tiny_run}", *quick, "likelihood.steps=1", "grid@likelihood.grid=rho", "likelihood.probes=2")
     command("train", "objective=consistency", "density=log_nsr", "pacing=easy", *TINY, "nll.n=0")
+
+
+def test_in_a_multirun_what_another_job_heeds_is_a_warning(tiny_run: Path, command: Command) -> None:
+    outcome = command("sample", "-m", f"ckpt={tiny_run}", "n=1", "sampler=dopri5,euler", "grid=rho")
+    assert outcome.out.count("grid=rho: it has no effect on an adaptive sampler") == 1
+    assert len(list(Path("multirun").rglob("samples.npz")) + list(Path("outputs").rglob("*/samples.npz"))) == 2
 
 
 def test_a_discrete_bound_begins_where_its_decoder_does(tiny_run: Path, command: Command) -> None:

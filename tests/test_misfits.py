@@ -1,6 +1,6 @@
 """Questions that a model has no answer to are refused: each of these once gave a wrong number or picture in silence."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from dfm.classifiers import NoisyClassifier
 from dfm.datasets.base import DatasetSpec
 from dfm.denoiser import Calls, Denoiser
 from dfm.errors import UserError
-from dfm.guidance import ByClassifier, ClassifierFree, guided
+from dfm.guidance import Autoguidance, ByClassifier, ClassifierFree, guided
 from dfm.inverse import Inpaint
 from dfm.likelihood import EvidenceBound, OdeLikelihood
 from dfm.mixtures import GaussianMixture
@@ -26,7 +26,7 @@ from dfm.networks import NetworkDenoiser
 from dfm.predictions import Data
 from dfm.priors import Laplace
 from dfm.samplers import GridSampler, JumpSampler
-from dfm.schedules import Linear
+from dfm.schedules import Edm, Linear
 from dfm.steppers import Churn
 
 SHAPE = (1, 4, 4)
@@ -88,6 +88,40 @@ def test_a_score_moves_the_expected_noise_of_normal_noise_only(change: dict[str,
         with pytest.raises(UserError, match="standard normal noise"):
             refused()
     replace(task, method="replacement").observe(replace(plain, **change), known)  # type: ignore[arg-type]
+
+
+def test_two_models_of_one_path_guide() -> None:
+    strong, by = images(), Autoguidance(ckpt="x")
+    assert by.guide(strong, images()).has_ode
+    for weak in (replace(images(), independent=False), replace(images(), source=Laplace())):
+        with pytest.raises(UserError, match="another prior or coupling"):
+            by.guide(strong, weak)
+    with pytest.raises(UserError, match="few-step"):
+        by.guide(strong, replace(images(), has_ode=False))
+    mixed = guided(strong, replace(images(), independent=False), 2.0)
+    with pytest.raises(UserError, match="standard normal noise"):
+        mixed.check_mixture("noise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnePath(Denoiser):
+    """N(0, 0.3^2) on the linear path, whatever ``schedule`` says."""
+
+    def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = t.to(x).reshape(-1, *[1] * (x.ndim - 1))
+        data = (1 - t) * 0.09 / ((1 - t) ** 2 * 0.09 + t**2) * x
+        return data, (x - (1 - t) * data) / t
+
+
+def test_a_denoiser_of_ones_own_that_knows_one_path_is_not_asked_on_another() -> None:
+    spec = DatasetSpec(name="g", shape=(3,), levels=None, num_classes=0, mean=0.0, std=0.3)
+    own, data = OnePath(spec=spec, schedule=Linear()), 0.3 * torch.randn(20, 3, generator=torch.manual_seed(0))
+    exact = torch.distributions.Normal(0.0, 0.3).log_prob(data.double()).sum(1)
+    found = dfm.log_likelihood(own, data, OdeLikelihood(steps=32, divergence="exact"))
+    assert torch.allclose(found, exact, atol=1e-3)
+    with pytest.raises(UserError, match="its own path only"):
+        own.on(Edm())
+    assert own.on(Linear()) == own
 
 
 def test_a_latent_on_the_path_is_not_replaced() -> None:

@@ -39,7 +39,7 @@ def job(cfg: DictConfig) -> None:
     config, directory = plain(cfg), run_directory()
     wanted = settings(config, CompareSettings)
     from dfm import assemble, images_io
-    from dfm.commands.arrays import in_batches, save_npz
+    from dfm.commands.arrays import in_batches, prior_of, save_npz
     from dfm.commands.idle import check_flow
     from dfm.commands.loaded import loaded
     from dfm.devices import resolve_device
@@ -63,7 +63,7 @@ def job(cfg: DictConfig) -> None:
             f"ckpt= makes {specs[0].name} {specs[0].shape}, other= {specs[1].name} {specs[1].shape}; "
             "allowed: two models of data of one shape"
         )
-    priors = [found.config["prior"] for found, _ in pair]
+    priors = [prior_of(found.config) for found, _ in pair]
     if priors[0] != priors[1]:
         raise UserError(
             f"ckpt= has the prior {priors[0]}, other= {priors[1]}; allowed: two models with one prior, since a latent "

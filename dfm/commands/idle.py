@@ -3,10 +3,14 @@
 from collections.abc import Collection
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from dfm import console
 from dfm.config import overrides
 from dfm.errors import UserError
 from dfm.flows import OdeFlow
-from dfm.likelihood import Likelihood, OdeLikelihood, Several
+from dfm.likelihood import EvidenceBound, Likelihood, OdeLikelihood, Several
 
 # Groups that some objectives take no part of; the classifier sees standard normal noise and predicts classes.
 OF_OBJECTIVE = ("weight", "density", "pacing")
@@ -14,7 +18,7 @@ OF_DENOISERS = ("prior", "prediction")
 
 
 def refuse_idle(keys: Collection[str], why: str) -> None:
-    """Refuse the keys if the command line names them.
+    """Refuse the keys if the command line names them; in a multirun, whose other jobs may heed them, warn.
 
     Args:
         keys: ``grid`` means the group and all below it, ``task.`` only what is below.
@@ -27,7 +31,10 @@ def refuse_idle(keys: Collection[str], why: str) -> None:
         name = text.lstrip("+").partition("=")[0]
         name = name.partition("@")[2] or name
         if any(name.startswith(key) if key.endswith(".") else f"{name}.".startswith(f"{key}.") for key in keys):
-            raise UserError(f"{text}: it has no effect {why}; try without it")
+            message = f"{text}: it has no effect {why}; try without it"
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                raise UserError(message)
+            console.warn(message)
 
 
 def check_flow(flow: OdeFlow) -> None:
@@ -48,6 +55,11 @@ def check_likelihood(likelihood: Likelihood | Several) -> None:
     Raises:
         UserError: as ``refuse_idle``.
     """
+    if isinstance(likelihood, EvidenceBound):
+        if likelihood.time == "continuous":
+            refuse_idle(("likelihood.grid", "likelihood.variance"), "on a bound in continuous time")
+        if likelihood.decoder == "gaussian":
+            refuse_idle(("likelihood.cut",), "on likelihood.decoder=gaussian")
     if not isinstance(likelihood, OdeLikelihood):
         return
     if likelihood.adaptive:
@@ -55,8 +67,10 @@ def check_likelihood(likelihood: Likelihood | Several) -> None:
         refuse_idle(keys, "on likelihood.solver=dopri5, which chooses its steps by likelihood.rtol and atol")
     else:
         refuse_idle(("likelihood.rtol", "likelihood.atol"), f"on likelihood.solver={likelihood.solver}")
-    if likelihood.divergence == "exact":
-        refuse_idle(("likelihood.probe", "likelihood.probes"), "on an exact divergence, which needs no probes")
+    if likelihood.steps is not None:
+        refuse_idle(("likelihood.tolerance",), "beside likelihood.steps, which it is to find")
+    if likelihood.divergence == "hutchinson":
+        refuse_idle(("likelihood.chunk",), "on likelihood.divergence=hutchinson")
 
 
 def check_objective(config: dict[str, Any], classifier: bool) -> None:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from dfm import assemble, checkpoint, console, images_io
 from dfm.commands.begun import begin
-from dfm.commands.idle import check_objective
+from dfm.commands.idle import check_likelihood, check_objective
 from dfm.commands.pictures import picture
 from dfm.config import build, conform, overrides, settings
 from dfm.datasets.base import Split
@@ -90,6 +90,8 @@ class Run:
             self.objective = self.objective.placed(directory)
         self.sampler = assemble.sampler(config, trust)
         self.likelihood = assemble.likelihood(config, trust)
+        if not resume:
+            check_likelihood(self.likelihood)
         self.dequantization = assemble.dequantization(config, trust)
         self.dataset = assemble.dataset(config, trust)
         conditional = conform(config["conditional"], bool, "conditional") or assemble.is_classifier(config)

@@ -104,7 +104,10 @@ class Folder(Dataset):
 
     @cached_property
     def _images(self) -> list[str]:
-        """All images as paths below the root, with '/', in the order train, validation, test and then by name."""
+        """All images as paths below the root, with '/', in the order train, validation, test, in each by their hashes.
+
+        So the first n of a split are of all classes, and not of those whose names come first.
+        """
         if not self._root.is_dir():
             raise UserError(
                 f"dataset folder: {self._root} is not a folder; give dataset.path=DIR, a folder with images"
@@ -120,7 +123,7 @@ class Folder(Dataset):
                 f"dataset folder: {self._root} has images ({loose[0]}) beside sub-folders with images; "
                 "allowed: one or the other, or dataset.labels=false"
             )
-        return sorted(images, key=lambda image: SPLITS.index(self._split_of(image)))
+        return sorted(images, key=lambda image: (SPLITS.index(self._split_of(image)), _share(image)))
 
     @cached_property
     def _counts(self) -> Mapping[str, int]:
@@ -128,8 +131,8 @@ class Folder(Dataset):
         return Counter(self._split_of(image) for image in self._images)
 
     def _split_of(self, image: str) -> str:
-        """By a number in [0, 1) made from the path: below ``test``, below ``test + validation``, above."""
-        share = int.from_bytes(hashlib.sha256(image.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
+        """By ``_share``: below ``test``, below ``test + validation``, above."""
+        share = _share(image)
         return "test" if share < self.test else "validation" if share < self.test + self.validation else "train"
 
     def _load(self) -> Mapping[str, Split]:
@@ -198,6 +201,11 @@ class Folder(Dataset):
                 f"dataset folder: {len(broken)} of {len(values)} images in {self._root} cannot be used: "
                 f"{'; '.join(broken[:_NAMED])}{more}; repair or remove them"
             )
+
+
+def _share(image: str) -> float:
+    """A number in [0, 1) made from an image's path below the root."""
+    return int.from_bytes(hashlib.sha256(image.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
 
 
 def decode(path: Path, height_width: tuple[int, int], channels: int) -> np.ndarray:
