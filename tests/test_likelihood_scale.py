@@ -34,6 +34,10 @@ class ReflectedGaussian(Denoiser):
     variances: Tensor
     normal: Tensor
 
+    @property
+    def movable(self) -> bool:
+        return True
+
     def reflect(self, x: Tensor) -> Tensor:
         n = self.normal.to(x)
         return x - 2 * (x @ n)[:, None] * n
