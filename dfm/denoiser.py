@@ -152,8 +152,7 @@ class Denoiser(ABC):
         Raises:
             UserError: the noise is not standard normal or depends on the data.
         """
-        if not (self.source.gaussian and self.independent):
-            why = "a prior other than gaussian" if not self.source.gaussian else "a coupling other than independent"
+        if why := self._odd_noise():
             raise UserError(
                 f"the score is not known: this model has {why}, so there is no SDE to sample from; "
                 "allowed: sampler=euler, midpoint, heun, rk4 or dopri5, or objective=interpolant in training"
@@ -172,12 +171,17 @@ class Denoiser(ABC):
         """
         if not self.mixes:
             raise UserError(f"{who}: this model's path is no mixture of data and noise alone; allowed: one that is")
-        if normal and not (self.source.gaussian and self.independent):
-            why = "a prior other than gaussian" if not self.source.gaussian else "a coupling other than independent"
+        if normal and (why := self._odd_noise()):
             raise UserError(
                 f"{who} needs standard normal noise that is independent of the data, and this model has {why}; "
                 "allowed: a model trained with prior=gaussian coupling=independent"
             )
+
+    def _odd_noise(self) -> str:
+        """What keeps the noise from being standard normal and independent of the data; empty if nothing does."""
+        if not self.source.gaussian:
+            return "a prior other than gaussian"
+        return "" if self.independent else "a coupling other than independent"
 
     def check_ode(self) -> None:
         """Refuse a model that leads to the data in a few jumps and is no E[data | x_t].

@@ -185,6 +185,8 @@ def test_stored_samples_of_a_class_are_taken_by_their_classes(conditional_run: P
     outcome = command("eval", *words[:2], "samples=plain.npz", "label=3")
     assert "no classes stand beside" in outcome.out
     assert "60 samples" in outcome.out
+    np.savez("words.npz", samples=content["samples"], labels=np.array(["three"] * 60))
+    assert "no classes stand beside" in command("eval", *words[:2], "samples=words.npz", "label=3").out
     np.savez("few.npz", samples=content["samples"][:3], labels=content["labels"][:3])
     assert "none of few.npz" in command("eval", *words[:2], "samples=few.npz", "label=3", code=1).err
 

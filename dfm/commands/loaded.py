@@ -42,11 +42,11 @@ def loaded(
     for message in refused:
         console.warn(message)
     denoiser = denoiser_of(found, device, trust)
-    if ode and not denoiser.has_ode:
-        raise UserError(
-            f"{found.path}: a few-step model without an ODE, and so without density and latents; allowed: its teacher, "
-            "or a run of another objective"
-        )
+    if ode:
+        try:
+            denoiser.check_ode()
+        except UserError as error:
+            raise UserError(f"{found.path}: {error}") from None
     return found, denoiser.on(assemble.schedule(config, trust)) if config.get("schedule") else denoiser
 
 

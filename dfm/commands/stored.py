@@ -43,8 +43,11 @@ def read_labels(given: str, n: int) -> Tensor | None:
     path = Path(given) / "samples.npz" if Path(given).is_dir() else Path(given)
     if not path.is_file():  # a folder of PNGs
         return None
-    with np.load(path, allow_pickle=False) as content:
-        labels = torch.from_numpy(content["labels"]) if "labels" in content else None
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            labels = torch.from_numpy(content["labels"]) if "labels" in content else None
+    except (ValueError, TypeError):  # objects or words: no classes
+        return None
     return labels if labels is not None and labels.shape == (n,) else None
 
 
