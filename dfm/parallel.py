@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dfm.distributed import Team
 from dfm.errors import UserError
+from dfm.trainer_config import TrainerConfig
 
 
 class Replicated:
@@ -87,26 +88,31 @@ def unused() -> UserError:
     )
 
 
-def check(kind: str, parts: int, shardable: bool, compiled: bool, team: Team) -> None:
+def check(config: TrainerConfig, shardable: bool, team: Team) -> None:
     """Refuse what the processes of ``team`` cannot share.
 
     Args:
-        parts: of a batch.
         shardable: whether the objective allows ``fsdp``.
-        compiled: whether the network is to be compiled.
 
     Raises:
         UserError: as it says.
     """
-    if parts % team.size:
+    if config.accumulate % team.size:
         raise UserError(
-            f"trainer.accumulate={parts} on {team.size} processes, which share the parts of a batch; allowed: "
-            f"multiples of {team.size}"
+            f"trainer.accumulate={config.accumulate} on {team.size} processes, which share the parts of a batch; "
+            f"allowed: multiples of {team.size}"
         )
-    if kind == "fsdp" and compiled:
+    if config.parallel != "fsdp":
+        return
+    if config.compile:
         raise UserError(
             "trainer.parallel=fsdp with trainer.compile=true: they do not go together; allowed: one of them; try "
             "trainer.compile=false"
         )
-    if kind == "fsdp" and not shardable:
+    if config.optimizer == "muon":
+        raise UserError(
+            "trainer.parallel=fsdp with trainer.optimizer=muon, which needs whole matrices; allowed: one of them; try "
+            "trainer.optimizer=adamw"
+        )
+    if not shardable:
         raise UserError("trainer.parallel=fsdp: this objective needs the whole network in every process; allowed: ddp")

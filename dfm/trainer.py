@@ -23,6 +23,7 @@ from dfm.diagnosis import Trouble, diagnose, given_up, merged, out_of_memory, un
 from dfm.distributed import Team
 from dfm.ema import Ema
 from dfm.objectives import Loss, Model, Objective, noted
+from dfm.optimizers import optimizer
 from dfm.parallel import check, held, unused
 from dfm.seeding import Purpose, lent_seed, training_generator
 from dfm.trainer_config import TrainerConfig
@@ -74,7 +75,7 @@ class Trainer:
     ) -> None:
         self.config, self.objective, self.device, self.team = config, objective, device, team or Team()
         checked_precision(config.precision, device)
-        check(config.parallel, config.accumulate, objective.shardable, config.compile, self.team)
+        check(config, objective.shardable, self.team)
         self.dequantization = dequantization or Uniform()
         self.augmentation = Augmentation(flip=flip, label_dropout=label_dropout, num_classes=denoiser.spec.num_classes)
         images = len(denoiser.spec.shape) == 3
@@ -88,8 +89,12 @@ class Trainer:
         forward = torch.compile(self.parallel.forward) if config.compile else self.parallel.forward
         self.denoiser = replace(denoiser, network=forward)
         self.batches = Batches(split, config.batch_size, config.seed, pinned=device.type == "cuda")
-        self.parameters = [*self.network.parameters(), *(p for p in self.learned.parameters() if p.requires_grad)]
-        self.optimizer = self._make_optimizer()
+        of_network = list(self.network.parameters())
+        of_objective = [p for p in self.learned.parameters() if p.requires_grad]
+        self.parameters = [*of_network, *of_objective]
+        # apart, since what is parted and what is whole cannot be moved by one call; none for an oracle, whose loss is
+        # the floor of the objective
+        self.optimizer = optimizer(config, (of_network, of_objective))
         self.step, self.seconds = 0, 0.0
         self.averaged_since, self.skipped_in_a_row = 0, 0
 
@@ -186,8 +191,9 @@ class Trainer:
         self.ema.network.load_state_dict(self._shares(state["ema"]))
         self.learned.load_state_dict(state.get("objective", {}), strict="objective" in state)
         if self.optimizer:
+            moved = [p for group in self.optimizer.param_groups for p in group["params"]]
             slots = {
-                i: {key: self.parallel.share(value, self.parameters[i]) for key, value in slot.items()}
+                i: {key: self.parallel.share(value, moved[i]) for key, value in slot.items()}
                 for i, slot in state["optimizer"]["state"].items()
             }
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
@@ -195,16 +201,6 @@ class Trainer:
     def _shares(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         own = self.network.state_dict()
         return {name: self.parallel.share(value, own.get(name)) for name, value in weights.items()}
-
-    def _make_optimizer(self) -> torch.optim.Optimizer | None:
-        if not self.parameters:  # an oracle has nothing to train: its loss is the floor of the objective
-            return None
-        config, of_network = self.config, len(list(self.network.parameters()))
-        # apart, since what is parted and what is whole cannot be moved by one call
-        groups = [{"params": part} for part in (self.parameters[:of_network], self.parameters[of_network:]) if part]
-        return torch.optim.AdamW(
-            groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )  # fmt: skip
 
     def _take(self, batch: Batch) -> StepReport:
         """One optimiser step, or none where the loss or the gradient is not finite."""

@@ -16,7 +16,9 @@ class TrainerConfig:
         max_steps: optimiser steps. max_minutes: stop earlier, after this many minutes of training (null: never).
         batch_size: examples an optimiser step; ``accumulate`` splits it into that many parts,
             taken one after the other or shared by the processes of torchrun.
-        lr: peak rate of AdamW, reached after ``warmup_steps``, then ``cosine`` to zero or ``constant``.
+        optimizer: ``adamw``, or ``muon``: orthogonalised steps of matrices and filters, AdamW for the rest (see
+            ``dfm.optimizers``; not with fsdp).
+        lr: peak rate, reached after ``warmup_steps``, then ``cosine`` to zero or ``constant``.
         clip_grad: bound on the gradient's norm (null: none).
         max_skipped: steps in a row that may be skipped for a loss or gradient that is not finite; then the run stops.
         ema_decay: of the averaged weights. checkpoint_every, sample_every, validate_every, log_every: in steps, 0 for
@@ -39,6 +41,7 @@ class TrainerConfig:
     max_minutes: float | None = None
     batch_size: int = 128
     accumulate: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 100

@@ -14,6 +14,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "configs" not in p.parts)
 LAYERS: list[set[str]] = [
     {"errors", "distributed", "interruption", "devices"},
     {"broadcast", "expressions", "mixtures", "seeding", "uncertainty"},
+    {"trainer_config"},
     {"schedules"},
     {"predictions", "grids", "densities", "datasets", "models"},
     {"weights", "quantization", "dequantization", "couplings", "adaptive"},
@@ -25,7 +26,7 @@ LAYERS: list[set[str]] = [
     {"steppers", "oracles", "interpolants", "langevin"},
     {"objectives", "guidance", "inverse"},
     {"consistency", "distillation", "meanflow"},
-    {"samplers", "flows", "ema", "parallel", "sharding", "batches", "figures", "trainer_config"},
+    {"samplers", "flows", "ema", "optimizers", "parallel", "sharding", "batches", "figures"},
     {"likelihood", "bounds"},
     {"sampling", "scoring", "report", "trainer", "diagnosis", "loggers", "run_dir", "distances", "quality", "checks"},
     {"checkpoint", "images_io", "plots", "console"},

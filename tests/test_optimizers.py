@@ -1,0 +1,139 @@
+"""Muon against the singular value decomposition, against torch's own, and AdamW for what is no matrix."""
+
+import copy
+
+import pytest
+import torch
+from conftest import TINY, Command
+from torch import Tensor, nn
+
+from dfm.optimizers import Muon, optimizer, orthogonalised
+from dfm.trainer_config import TrainerConfig
+
+RATE, DECAY = 0.01, 0.1
+
+
+def matrices(m: int, n: int, least: float, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(G, U, S, V^T) of three random matrices G = U S V^T with S from 1 down to ``least``."""
+    generator = torch.Generator().manual_seed(seed)
+    u, _, vt = torch.linalg.svd(torch.randn(3, m, n, generator=generator), full_matrices=False)
+    s = torch.logspace(0, float(torch.tensor(least).log10()), min(m, n)).expand(3, -1)
+    return u * s[:, None] @ vt, u, s, vt
+
+
+@pytest.mark.parametrize(("m", "n"), [(16, 16), (8, 72), (64, 12)])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_singular_vectors_stay_and_singular_values_become_one(m: int, n: int, scale: float) -> None:
+    given, u, _, vt = matrices(m, n, 0.05)
+    core = u.mT @ orthogonalised(scale * given) @ vt.mT  # diagonal if the vectors are kept
+    values = torch.diagonal(core, dim1=1, dim2=2)
+    assert 0.65 < float(values.min()) <= float(values.max()) < 1.25
+    assert torch.allclose(core, torch.diag_embed(values), atol=1e-4)
+
+
+def test_a_matrix_without_numbers_stays_so() -> None:
+    assert not orthogonalised(torch.zeros(2, 4, 6)).any()
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(32, 5))
+
+
+def taken(moved: nn.Module, chosen: torch.optim.Optimizer, steps: int = 4) -> list[Tensor]:
+    """The parameters after a few steps on one batch."""
+    x = torch.randn(7, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    for _ in range(steps):
+        chosen.zero_grad()
+        moved(x).square().mean().backward()
+        chosen.step()
+    return [p.detach().contiguous() for p in moved.parameters()]
+
+
+def muon(moved: nn.Module) -> Muon:
+    return Muon([{"params": list(moved.parameters())}], lr=RATE, weight_decay=DECAY, fused=True)
+
+
+def test_it_is_torchs_muon_on_matrices() -> None:
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    given, gradients = torch.randn(12, 20), torch.randn(5, 12, 20)
+    mine, theirs = nn.Parameter(given.clone()), nn.Parameter(given.clone())
+    ours = Muon([{"params": [mine]}], lr=RATE, weight_decay=DECAY)
+    other = torch.optim.Muon([theirs], lr=RATE, weight_decay=DECAY, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for gradient in gradients:
+        mine.grad, theirs.grad = gradient.clone(), gradient.clone()
+        ours.step()
+        other.step()
+    moved = (theirs - given).detach()
+    # theirs iterates in bfloat16, of three digits
+    assert float(((mine - theirs).norm() / moved.norm()).detach()) < 0.03
+
+
+def test_what_is_no_matrix_moves_as_by_adamw() -> None:
+    """With the matrices held, biases and norms see the same gradients under both."""
+    one, other = network(), network()
+    for held in (one, other):
+        for p in held.parameters():
+            p.requires_grad_(p.ndim < 2)
+    plain = torch.optim.AdamW(other.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
+    for mine, theirs in zip(taken(one, muon(one)), taken(other, plain), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_convolution_moves_as_its_filters_laid_flat() -> None:
+    """One row an output; in either memory layout."""
+    flat = nn.Parameter(torch.randn(8, 27))
+    gradients = torch.randn(3, 8, 27)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        filters = nn.Parameter(flat.detach().view(8, 3, 3, 3).clone(memory_format=layout))
+        row = nn.Parameter(flat.detach().clone())
+        both = [Muon([{"params": [p]}], lr=RATE, weight_decay=DECAY) for p in (filters, row)]
+        for gradient in gradients:
+            filters.grad, row.grad = gradient.view(8, 3, 3, 3).clone(memory_format=layout), gradient.clone()
+            for chosen in both:
+                chosen.step()
+        assert torch.allclose(filters.detach().reshape(8, 27), row.detach(), atol=1e-6)
+        assert filters.is_contiguous(memory_format=layout)
+
+
+def test_matrices_of_one_shape_do_not_mix() -> None:
+    """Batched or alone, a matrix takes the same steps."""
+    together = [nn.Parameter(torch.randn(6, 9, generator=torch.Generator().manual_seed(k))) for k in range(3)]
+    alone = [nn.Parameter(p.detach().clone()) for p in together]
+    gradients = torch.randn(3, 6, 9)
+    for k in range(3):
+        together[k].grad, alone[k].grad = gradients[k].clone(), gradients[k].clone()
+        Muon([{"params": [alone[k]]}], lr=RATE).step()
+    Muon([{"params": together}], lr=RATE).step()
+    for one, other in zip(together, alone, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_its_state_goes_on() -> None:
+    """Four steps are two, a copy of the state, and two."""
+    whole, stopped = network(), network()
+    expected = taken(whole, muon(whole), 4)
+    first = muon(stopped)
+    taken(stopped, first, 2)
+    second = muon(stopped)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for mine, theirs in zip(taken(stopped, second, 2), expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_trainer_has_the_one_that_was_asked_for() -> None:
+    parameters = list(network().parameters())
+    for name, kind in (("adamw", torch.optim.AdamW), ("muon", Muon)):
+        found = optimizer(TrainerConfig(max_steps=1, optimizer=name), (parameters, []))  # type: ignore[arg-type]
+        assert type(found) is kind
+    assert optimizer(TrainerConfig(max_steps=1), ([], [])) is None
+
+
+def test_a_run_has_its_momentum_and_another_optimiser_is_another_run(command: Command) -> None:
+    run = command("train", *TINY, "trainer.optimizer=muon", "trainer.max_steps=2").run
+    state = torch.load(next((run / "checkpoints").glob("step_*.pt")), weights_only=True)["state"]["optimizer"]["state"]
+    assert any("momentum" in slot for slot in state.values())
+    assert any("exp_avg" in slot for slot in state.values())
+    told = command("train", f"resume={run}", "trainer.optimizer=adamw", "trainer.max_steps=3", code=1)
+    assert "trainer.optimizer is muon, given adamw" in told.err
