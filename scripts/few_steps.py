@@ -90,7 +90,10 @@ class Plan:
 PLANS = {
     "digits": Plan(["experiment=digits_flow"], [], 1500, 5, 1000, 1500, []),
     "fashion": Plan(
-        ["experiment=fashion_flow", "model=unet_small", "density=uniform", "trainer.lr=1e-3"],
+        [
+            "experiment=fashion_flow", "model=unet_small", "density=uniform", "trainer.optimizer=adamw",
+            "trainer.lr=1e-3",
+        ],
         ["trainer.max_minutes=25", "nll.n=0"], 1000, 4, 250, 400, ["objective.n=2048", "objective.solver_steps=9"],
     ),
 }  # fmt: skip

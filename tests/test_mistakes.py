@@ -29,6 +29,7 @@ MISTAKES = {
     "density": ["train", "schedule=edm", "density=logit_normal", *TINY],
     "batch": ["train", "trainer.batch_size=0"],
     "betas": ["train", "trainer.betas=[1,0]"],
+    "optimiser": ["train", "trainer.optimizer=sgd"],
     "braces": ["train", "schedule={0:0}"],
     "code": ["train", "model._target_=os.system"],
     "singular": ["train", "schedule=linear", "schedule.t_max=1.0"],

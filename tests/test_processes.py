@@ -40,7 +40,8 @@ FSDP = ["trainer.parallel=fsdp", "trainer.channels_last=false"]
 @pytest.mark.parametrize(
     "also",
     [
-        LEARNED,
+        [*LEARNED, "trainer.optimizer=muon"],
+        pytest.param(LEARNED, marks=LONG),
         pytest.param([*LEARNED, *FSDP], marks=LONG),
         # forward mode through the wrapped network
         pytest.param(["objective=meanflow", "density=uniform"], marks=LONG),
@@ -272,6 +273,9 @@ def test_a_sweep_leaves_one_directory(tmp_path: Path) -> None:
     assert len(list((tmp_path / "outputs").glob("*/*-train-sweep"))) == 1
 
 
-def test_fsdp_is_not_compiled(command: Command) -> None:
-    told = command("train", *TINY, "trainer.parallel=fsdp", "trainer.compile=true", code=1).err
-    assert "do not go together" in told
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [("trainer.compile=true", "do not go together"), ("trainer.optimizer=muon", "which needs whole matrices")],
+)
+def test_fsdp_does_not_go_with_all(command: Command, other: str, said: str) -> None:
+    assert said in command("train", *TINY, "trainer.parallel=fsdp", other, code=1).err
