@@ -112,7 +112,7 @@ def check(config: TrainerConfig, shardable: bool, team: Team) -> None:
     if config.optimizer == "muon":
         raise UserError(
             "trainer.parallel=fsdp with trainer.optimizer=muon, which needs whole matrices; allowed: one of them; try "
-            "trainer.optimizer=adamw"
+            "trainer.parallel=ddp"
         )
     if not shardable:
         raise UserError("trainer.parallel=fsdp: this objective needs the whole network in every process; allowed: ddp")

@@ -89,12 +89,9 @@ class Trainer:
         forward = torch.compile(self.parallel.forward) if config.compile else self.parallel.forward
         self.denoiser = replace(denoiser, network=forward)
         self.batches = Batches(split, config.batch_size, config.seed, pinned=device.type == "cuda")
-        of_network = list(self.network.parameters())
-        of_objective = [p for p in self.learned.parameters() if p.requires_grad]
-        self.parameters = [*of_network, *of_objective]
-        # apart, since what is parted and what is whole cannot be moved by one call; none for an oracle, whose loss is
-        # the floor of the objective
-        self.optimizer = optimizer(config, (of_network, of_objective))
+        self.parameters = [*self.network.parameters(), *(p for p in self.learned.parameters() if p.requires_grad)]
+        # none for an oracle, whose loss is the floor of the objective
+        self.optimizer = optimizer(config, self.network, self.learned)
         self.step, self.seconds = 0, 0.0
         self.averaged_since, self.skipped_in_a_row = 0, 0
 

@@ -1,13 +1,15 @@
 """Muon against the singular value decomposition, against torch's own, and AdamW for what is no matrix."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY, Command
 from torch import Tensor, nn
 
-from dfm.optimizers import Muon, optimizer, orthogonalised
+from dfm import checkpoint, run_dir
+from dfm.optimizers import Muon, matrices_of, optimizer, orthogonalised
 from dfm.trainer_config import TrainerConfig
 
 RATE, DECAY = 0.01, 0.1
@@ -51,15 +53,16 @@ def taken(moved: nn.Module, chosen: torch.optim.Optimizer, steps: int = 4) -> li
 
 
 def muon(moved: nn.Module) -> Muon:
-    return Muon([{"params": list(moved.parameters())}], lr=RATE, weight_decay=DECAY, fused=True)
+    config = TrainerConfig(max_steps=1, optimizer="muon", lr=RATE, weight_decay=DECAY, betas=(0.9, 0.999))
+    found = optimizer(config, moved, nn.Module())
+    assert isinstance(found, Muon)
+    return found
 
 
 def test_it_is_torchs_muon_on_matrices() -> None:
-    if not hasattr(torch.optim, "Muon"):
-        pytest.skip("this torch has no Muon")
     given, gradients = torch.randn(12, 20), torch.randn(5, 12, 20)
     mine, theirs = nn.Parameter(given.clone()), nn.Parameter(given.clone())
-    ours = Muon([{"params": [mine]}], lr=RATE, weight_decay=DECAY)
+    ours = Muon([mine], lr=RATE, weight_decay=DECAY)
     other = torch.optim.Muon([theirs], lr=RATE, weight_decay=DECAY, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     for gradient in gradients:
         mine.grad, theirs.grad = gradient.clone(), gradient.clone()
@@ -88,7 +91,7 @@ def test_a_convolution_moves_as_its_filters_laid_flat() -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         filters = nn.Parameter(flat.detach().view(8, 3, 3, 3).clone(memory_format=layout))
         row = nn.Parameter(flat.detach().clone())
-        both = [Muon([{"params": [p]}], lr=RATE, weight_decay=DECAY) for p in (filters, row)]
+        both = [Muon([p], lr=RATE, weight_decay=DECAY) for p in (filters, row)]
         for gradient in gradients:
             filters.grad, row.grad = gradient.view(8, 3, 3, 3).clone(memory_format=layout), gradient.clone()
             for chosen in both:
@@ -104,8 +107,8 @@ def test_matrices_of_one_shape_do_not_mix() -> None:
     gradients = torch.randn(3, 6, 9)
     for k in range(3):
         together[k].grad, alone[k].grad = gradients[k].clone(), gradients[k].clone()
-        Muon([{"params": [alone[k]]}], lr=RATE).step()
-    Muon([{"params": together}], lr=RATE).step()
+        Muon([alone[k]], lr=RATE).step()
+    Muon(together, lr=RATE).step()
     for one, other in zip(together, alone, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
 
@@ -122,18 +125,76 @@ def test_its_state_goes_on() -> None:
         assert torch.equal(mine, theirs)
 
 
+def test_what_has_no_gradient_stays() -> None:
+    """Even under weight decay, as AdamW does; its neighbour of one shape moves."""
+    still, moving = (nn.Parameter(torch.ones(4, 6)) for _ in range(2))
+    chosen = Muon([still, moving], lr=RATE, weight_decay=DECAY)
+    moving.grad = torch.randn(4, 6)
+    chosen.step()
+    assert torch.equal(still, torch.ones(4, 6))
+    assert not torch.equal(moving, still)
+
+
+def test_a_closure_forms_the_gradients() -> None:
+    moved = nn.Parameter(torch.randn(4, 6))
+    chosen = Muon([moved], lr=RATE)
+
+    def closure() -> Tensor:
+        loss = moved.square().sum()
+        loss.backward()
+        return loss
+
+    before = float(moved.detach().square().sum())
+    assert float(chosen.step(closure).detach()) == pytest.approx(before)
+    assert float(moved.detach().square().sum()) < before
+
+
+def test_single_rows_and_tables_of_classes_are_no_matrices() -> None:
+    inner = nn.Linear(6, 4)
+    parts = nn.ModuleList([nn.Embedding(10, 4), inner, nn.Linear(4, 1), nn.Conv2d(1, 8, 1), nn.GroupNorm(2, 4)])
+    assert [id(p) for p in matrices_of(parts)] == [id(inner.weight)]
+
+
 def test_the_trainer_has_the_one_that_was_asked_for() -> None:
-    parameters = list(network().parameters())
+    """Of the network alone; what the objective learns is AdamW's in both."""
+    learned, given = nn.Linear(5, 4), {"lr": 0.02, "weight_decay": 0.3, "betas": (0.8, 0.9)}
     for name, kind in (("adamw", torch.optim.AdamW), ("muon", Muon)):
-        found = optimizer(TrainerConfig(max_steps=1, optimizer=name), (parameters, []))  # type: ignore[arg-type]
+        config = TrainerConfig(max_steps=1, optimizer=name, **given)  # type: ignore[arg-type]
+        found = optimizer(config, moved := network(), learned)
         assert type(found) is kind
-    assert optimizer(TrainerConfig(max_steps=1), ([], [])) is None
+        groups = found.param_groups
+        assert all(group[key] == value for group in groups for key, value in given.items())
+        held = [id(p) for group in groups for p in group["params"]]
+        assert sorted(held) == sorted(id(p) for p in [*moved.parameters(), *learned.parameters()])
+        assert [id(p) for p in groups[-1]["params"]] == [id(p) for p in learned.parameters()]
+        assert groups[-1].get("momentum") is None
+    assert optimizer(TrainerConfig(max_steps=1), nn.Module(), nn.Module()) is None
 
 
-def test_a_run_has_its_momentum_and_another_optimiser_is_another_run(command: Command) -> None:
-    run = command("train", *TINY, "trainer.optimizer=muon", "trainer.max_steps=2").run
-    state = torch.load(next((run / "checkpoints").glob("step_*.pt")), weights_only=True)["state"]["optimizer"]["state"]
-    assert any("momentum" in slot for slot in state.values())
-    assert any("exp_avg" in slot for slot in state.values())
-    told = command("train", f"resume={run}", "trainer.optimizer=adamw", "trainer.max_steps=3", code=1)
-    assert "trainer.optimizer is muon, given adamw" in told.err
+def test_a_run_goes_on_with_its_momentum(command: Command) -> None:
+    """Two steps and two more are four, to the last bit."""
+    words = [*TINY, "trainer.optimizer=muon", "trainer.lr_schedule=constant", "trainer.warmup_steps=0", "nll.n=0"]
+    whole = command("train", *words, "trainer.max_steps=4").run
+    stopped = command("train", *words, "trainer.max_steps=2").run
+    command("train", f"resume={stopped}", "trainer.max_steps=4")
+    states = [checkpoint.read(run_dir.checkpoints(run)[0]).state for run in (whole, stopped)]
+    slots = [state["optimizer"]["state"] for state in states]
+    assert {"momentum", "exp_avg"} <= {key for slot in slots[0].values() for key in slot}
+    for mine, theirs in zip(*(slot.values() for slot in slots), strict=True):
+        assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
+    for name, value in states[0]["network"].items():
+        assert torch.equal(value, states[1]["network"][name]), name
+
+
+@pytest.mark.parametrize("how", ["resume=auto", "resume=run"])
+def test_another_optimiser_is_another_run(command: Command, how: str) -> None:
+    """Said also of a run from before there was a choice, whose configuration does not name it."""
+    words = [*TINY, "nll.n=0", "hydra.run.dir=run"]
+    command("train", *words)
+    again = words if how == "resume=auto" else []
+    told = command("train", *again, how, "trainer.optimizer=muon", code=1).err
+    assert "trainer.optimizer is adamw, given muon" in told
+    stored = Path("run/config.yaml")
+    stored.write_text("".join(line for line in stored.open() if "optimizer:" not in line))
+    told = command("train", *again, how, "trainer.optimizer=muon", code=1).err
+    assert "trainer.optimizer is not there, given muon" in told

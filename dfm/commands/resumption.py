@@ -58,20 +58,22 @@ def started_or_continued(directory: Path, cfg: DictConfig) -> DictConfig:
     """The composed configuration for a fresh run, or that of the run that is in ``directory`` already.
 
     The whole command line is given again, as a cluster's requeue does, so what is composed must be what the run has;
-    keys that the run was begun without, by an older dfm, stay away.
+    keys that the run was begun without, by an older dfm, stay away unless the command line names them.
 
     Raises:
         UserError: the directory is another one each time, or the configuration is not the run's.
     """
-    named = HydraConfig.get().overrides.hydra
-    if not any(text.split("=")[0] in ("hydra.run.dir", "hydra.sweep.dir") for text in named):
+    about_hydra = HydraConfig.get().overrides.hydra
+    if not any(text.split("=")[0] in ("hydra.run.dir", "hydra.sweep.dir") for text in about_hydra):
         raise UserError(
             "resume=auto: in which directory? allowed: hydra.run.dir=DIR beside it, or hydra.sweep.dir=DIR with -m"
         )
     if not (is_run(directory) and checkpoints(directory)):
         cfg.resume = None
         return cfg
-    changes = changed(stored_in(directory), cfg, None)
+    stored = stored_in(directory)
+    named = given_keys() & dict(leaves(plain(cfg))).keys()
+    changes = {**changed(stored, cfg, None), **changed(stored, cfg, named)}
     # what may change does so only where it is asked for: an older default is the run's own
     asked = {key: pair for key, pair in changes.items() if key not in CHANGEABLE or key in given_keys()}
     return merged(directory, cfg, asked, f"resume=auto: {directory} holds another run")
