@@ -1,6 +1,7 @@
 """What one GPU does: training with each option of ``trainer``, sampling and likelihoods of the CIFAR-10 presets.
 
-Usage: python scripts/bench_gpu.py [--seconds 4] [--batch 128] [--only TEXT]   (scripts/bench_gpu.sh runs the tests too)
+Usage: python scripts/bench_gpu.py [--seconds 2.5] [--batch 128] [--only TEXT]
+scripts/bench_gpu.sh runs the tests too.
 
 Images are random, of CIFAR-10's form: nothing is downloaded, and nothing but speed and memory is measured. Training is
 all of ``dfm train``'s step (batches, noise and times, loss, clipping, AdamW, moving average). ``share`` is the FLOPs of
@@ -138,7 +139,7 @@ def averaged(device: torch.device) -> NetworkDenoiser:
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=2.5)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--only", default="", help="lines with this in them")
     given = parser.parse_args()

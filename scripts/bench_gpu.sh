@@ -5,6 +5,8 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-.venv/bin/python}
-"$python" -m pytest -n 4 -rf --tb=short tests/test_gpu.py
+# Two threads each: as many as there are cores in each of four processes wait for each other for minutes. Verbose: a
+# test that does not end is the one without a line.
+OMP_NUM_THREADS=2 "$python" -m pytest -n 4 -vv -rf --tb=short --durations=6 tests/test_gpu.py
 tests=$?
 "$python" scripts/bench_gpu.py "$@" && exit "$tests"

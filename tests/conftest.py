@@ -143,7 +143,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 TINY = (
     "model.channels=8", "model.groups=4", "trainer.batch_size=8", "samples.n=4", "sampler.steps=2",
-    "likelihood.steps=2", "nll.n=4", "trainer.max_steps=2",
+    "likelihood.solver=euler", "likelihood.steps=2", "nll.n=4", "trainer.max_steps=2",
 )  # fmt: skip
 
 

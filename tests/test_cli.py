@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import TINY, Command
 from PIL import Image
+from test_presets import QUICK
 
 from dfm import assemble
 from dfm.api import DEFAULT_SAMPLER
@@ -103,7 +104,7 @@ def test_any_schedule_and_sampler_on_one_checkpoint(tiny_run: Path, command: Com
         run = command("sample", f"ckpt={tiny_run}", f"schedule={schedule}", f"sampler={sampler}", "n=2", *steps).run
         assert (run / "samples.npz").exists()
     for schedule in names["schedule"]:
-        command("nll", f"ckpt={tiny_run}", f"schedule={schedule}", "n=2", "likelihood.steps=1")
+        command("nll", f"ckpt={tiny_run}", f"schedule={schedule}", "n=2", *QUICK)
 
 
 def test_a_conditional_model(command: Command) -> None:

@@ -25,8 +25,8 @@ def nats(run: Path) -> np.ndarray:
     return table[:, 1]
 
 
-QUICK = ("likelihood.ode.steps=1", "likelihood.ode_exact.steps=1", "likelihood.bound_sde.steps=4",
-         "likelihood.bound_discrete.steps=4", "likelihood.samples=2")  # fmt: skip
+QUICK = ("likelihood.ode.steps=1", "likelihood.ode_exact.steps=1", "likelihood.ode_exact.solver=euler",
+         "likelihood.bound_sde.steps=4", "likelihood.bound_discrete.steps=4", "likelihood.samples=2")  # fmt: skip
 
 
 def test_all_estimators_side_by_side(tiny_run: Path, command: Command) -> None:

@@ -9,7 +9,8 @@ from dataset_files import overrides_for
 from dfm import assemble
 from dfm.config import composed, config_dir
 
-SMALL = ("trainer.max_steps=2", "trainer.batch_size=4", "samples.n=2", "nll.n=2", "likelihood.steps=1")
+QUICK = ("likelihood.solver=euler", "likelihood.steps=1")
+SMALL = ("trainer.max_steps=2", "trainer.batch_size=4", "samples.n=2", "nll.n=2", *QUICK)
 FAST = (*SMALL, "sampler.steps=1")
 UNET = ("model.channels=8", "model.groups=4")
 
@@ -29,8 +30,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "objective=langevin": (*POINTS, "sampler=euler_maruyama"),
     "latent=root": ("objective=interpolant",),
 }
-# likelihood=all has its steps one level down.
-ALL = tuple(f"likelihood.{name}.steps=1" for name in ("ode", "ode_exact", "bound_sde", "bound_discrete"))
+# likelihood=all has its numbers one level down; the bounds have no solver.
+ODES, BOUNDS = ("ode", "ode_exact"), ("bound_sde", "bound_discrete")
+ALL = (
+    *(f"likelihood.{name}.solver=euler" for name in ODES), *(f"likelihood.{name}.steps=1" for name in (*ODES, *BOUNDS)),
+)  # fmt: skip
 NOT_ALONE = (
     ("objective", "progressive"), ("objective", "reflow"), ("grid", "integers"), ("dequantization", "importance"),
 )  # fmt: skip
@@ -52,7 +56,11 @@ def test_options_that_go_with_the_default(group: str, option: str, command: Comm
     beside = NEEDS.get(f"{group}={option}", ())
     thin = () if "model=mlp" in beside else UNET
     no_density = ("nll.n=0",) if option == "dataset" else ()  # a prior whose density is not known
-    fast = [*(text for text in FAST if text != "likelihood.steps=1"), *ALL] if option == "all" else FAST
+    fast = list(FAST)
+    if option == "all":
+        fast = [*(text for text in FAST if text not in QUICK), *ALL]
+    if option in BOUNDS:
+        fast.remove(QUICK[0])
     run = command("train", f"{group}={option}", *beside, *thin, *fast, *shorter, *no_density).run
     assert (run / "checkpoints" / "step_00000002.pt").exists()
 
@@ -93,8 +101,10 @@ def test_experiments(option: str, command: Command, tmp_path: Path) -> None:
     """Two steps of each, at full width but for the sampling and for all but one of the large U-Nets."""
     kind = "cifar10" if option.startswith("cifar") else {"fashion_flow": "fashion_mnist"}.get(option)
     where = overrides_for(kind, tmp_path) if kind else []
-    smaller = ["trainer.batch_size=2", "samples.n=1", "nll.n=1", "nll.batch_size=1", "likelihood.steps=1"]
+    smaller = ["trainer.batch_size=2", "samples.n=1", "nll.n=1", "nll.batch_size=1", *QUICK]
     smaller += ["trainer.compile=false", "trainer.precision=fp32"]  # what the large ones have for a card
+    if option.endswith("vdm"):
+        smaller.remove(QUICK[0])  # scored by a bound
     if kind == "cifar10" and option != "cifar_flow":
         smaller.append("model.channels=32")
     if option.endswith("rectified"):

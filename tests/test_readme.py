@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Command
 from dataset_files import overrides_for
-from test_presets import ALL
+from test_presets import ALL, QUICK
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 COMMANDS = sorted({re.split(r"\s#", line)[0].strip() for line in re.findall(r"^dfm .*$", README, re.MULTILINE)})
 WIDE = [text for text in TINY if not text.startswith("model.")]
 WIDE_ODE = ["flow.solver=heun", "flow.steps=2"]
 SMALLER = {
-    "train": [*TINY], "sample": ["n=4", "sampler.steps=2"], "nll": ["n=4", "likelihood.steps=2"],
+    "train": [*TINY], "sample": ["n=4", "sampler.steps=2"], "nll": ["n=4", *QUICK],
     "check": ["n=20", "steps=[4]", "samplers=[euler]"], "encode": ["n=2", *WIDE_ODE],
     "decode": WIDE_ODE, "compare": ["n=2", *WIDE_ODE],
     "eval": ["features=classifier", "features.cache=cache", "features.recipe.steps=2"],
@@ -31,8 +31,10 @@ def test_command(line: str, command: Command, tmp_path: Path) -> None:
     smaller = list(SMALLER[name])
     if "likelihood=all" in line:
         smaller = ["n=4", "audit=2", *ALL]
+    if "bound" in line:
+        smaller.remove(QUICK[0])  # it has no solver
     if "ode_exact" in line or "importance" in line:
-        smaller = ["n=2", "audit=2", "likelihood.steps=1"]
+        smaller = ["n=2", "audit=2", *QUICK]
     if name == "eval" and "samples=" not in line:
         smaller += ["n=4", *SMALLER["sample"][1:]]
     if "cifar" in line:
@@ -44,6 +46,8 @@ def test_command(line: str, command: Command, tmp_path: Path) -> None:
         smaller += ["objective.n=4", "objective.solver_steps=1"]
     if "model=mlp" in line:
         smaller = [text for text in WIDE if "nll.n=0" not in line or not text.startswith("nll.")]
+    if "langevin" in line:
+        smaller.append("dataset.n_validation=8")  # a chain of a thousand steps for each batch
     if name != "train" or "RUN_OF_TRAIN" in line:
         classes = ("conditional=true", "label_dropout=0.1") if "cfg" in line or "per_class" in line else ()
         made = {"RUN_OF_TRAIN": str(command("train", *TINY, *classes).run)}
