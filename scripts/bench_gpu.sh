@@ -5,8 +5,8 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-.venv/bin/python}
-# Two threads each: sixteen in each of four processes, on sixteen cores, waited for each other for minutes. Verbose: a
-# test that does not end is the one without a line.
+# Two threads each: with sixteen in each of four processes, on sixteen cores, four tests had not ended after nine
+# minutes. Verbose: a test that does not end is the one without a line.
 OMP_NUM_THREADS=2 timeout -k 5 240 "$python" -m pytest -n 4 -vv -rf --tb=short --durations=6 tests/test_gpu.py
 tests=$?
 "$python" scripts/bench_gpu.py "$@" && exit "$tests"
