@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import SCHEDULES
@@ -80,6 +81,21 @@ def test_draws_depend_on_their_arguments_alone() -> None:
         seeding.normal(3, [1], (4,), Purpose.STEP, 3),
     ]
     assert all(not torch.equal(other[0], draw[1]) for other in others)
+
+
+def test_each_row_is_a_fresh_philox_of_its_own() -> None:
+    """By NumPy's generator, made anew with key (seed, index) and counter (0, part, step, purpose) for each."""
+    shapes, last = {"normal": (3,), "uniform": (5,), "rademacher": (7,)}, 2**63 - 1
+    for name, shape in shapes.items():
+        found = getattr(seeding, name)(last, [5, 0, 2**40], shape, Purpose.PROBE, 6)
+        for row, index in zip(found, [5, 0, 2**40], strict=True):
+            counter = np.array([0, 0, 6, 3], dtype=np.uint64)
+            own = np.random.Generator(np.random.Philox(key=np.array([last, index], dtype=np.uint64), counter=counter))
+            one = {
+                "normal": lambda g: g.standard_normal(3), "uniform": lambda g: g.random(5),
+                "rademacher": lambda g: g.integers(0, 2, 7) * 2.0 - 1,
+            }[name](own)  # fmt: skip
+            assert np.array_equal(row.numpy(), one)
 
 
 def test_draws_have_their_moments() -> None:

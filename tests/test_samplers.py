@@ -282,8 +282,10 @@ def test_samples_of_the_oracle_have_the_moments_of_the_mixture(mixture: Gaussian
     second = torch.einsum("k,kij->ij", mixture.weights, mixture.covariances) + torch.einsum(
         "k,ki,kj->ij", mixture.weights, mixture.means, mixture.means
     )
+    generator = torch.Generator().manual_seed(6)
+    draw = lambda step, part, x: torch.randn(x.shape, dtype=x.dtype, generator=generator)  # noqa: E731
     for stepper, steps in ((Heun(), 40), (EulerMaruyama(), 300)):
-        sampler = GridSampler(stepper=stepper, grid=LogNsr(), steps=steps)
+        sampler = GridSampler(stepper=stepper, grid=LogNsr(), steps=steps, noise=draw)
         x = sampler.run(denoiser, start(denoiser, 5, range(n), double=True), 5).x
         outer = x[:, :, None] * x[:, None, :]
         for values, expected in ((x, mixture.mean), (outer.flatten(1), second.flatten())):
