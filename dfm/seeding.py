@@ -59,7 +59,7 @@ def checked_seed(seed: int) -> int:
 def streams(
     seed: int, indices: Iterable[int], purpose: Purpose, step: int = 0, part: int = 0
 ) -> Iterator[np.random.Generator]:
-    """``stream`` of each index in turn: one generator, which is moved on, to be drawn from before the next is asked for.
+    """``stream`` of each index in turn: one generator that is moved on, to be drawn from before the next is asked for.
 
     Five times as fast as a generator for each, whose making costs more than the few numbers of a point or small image.
     """

@@ -1,6 +1,6 @@
 """What one GPU does: training with each option of ``trainer``, sampling and likelihoods of the CIFAR-10 presets.
 
-Usage: python scripts/bench_gpu.py [--seconds 2.5] [--batch 128] [--only TEXT]
+Usage: python scripts/bench_gpu.py [--seconds 2.5] [--batch 128] [--only TEXT] [--profile]
 scripts/bench_gpu.sh runs the tests too.
 
 Images are random, of CIFAR-10's form: nothing is downloaded, and nothing but speed and memory is measured. Training is
@@ -16,6 +16,8 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from dfm import assemble
@@ -101,7 +103,22 @@ def trained(preset: str, name: str, given: argparse.Namespace, device: torch.dev
     work = 3 * flops(made.ema.network, device)
     with contextlib.closing(cast("Generator[StepReport]", made.steps())) as steps:
         images = given.batch * per_second(lambda: next(steps), given.seconds, 5)
+        if given.profile:
+            profiled(lambda: next(steps))
     return row(f"train {preset}, {name}", images, work, rate, given.batch)
+
+
+def profiled(action: Callable[[], object], times: int = 3) -> None:
+    """Print what the card computes in an action, and the kernels that take longest."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        for _ in range(times):
+            action()
+        torch.cuda.synchronize()
+    kernels = [e for e in found.key_averages() if e.device_type == DeviceType.CUDA and e.self_device_time_total > 0]
+    total, count = sum(e.self_device_time_total for e in kernels) / 1000, sum(e.count for e in kernels)
+    print(f"  the card computes {total / times:.1f} ms of it, in {count / times:.0f} kernels", flush=True)
+    for each in sorted(kernels, key=lambda e: -e.self_device_time_total)[:15]:
+        print(f"  {each.self_device_time_total / 1000 / times:7.2f} ms {each.count / times:6.1f}x {each.key[:100]}")
 
 
 def drawn(precision: str, batch: int, given: argparse.Namespace, device: torch.device, rate: float) -> list[str]:
@@ -142,6 +159,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.5)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--only", default="", help="lines with this in them")
+    parser.add_argument("--profile", action="store_true", help="of training: which kernels take how long")
     given = parser.parse_args()
     device = resolve_device("cuda")
     rate, rows = matrix_rate(device), []

@@ -95,9 +95,9 @@ def test_the_likelihood_does_not_depend_on_the_batch_size(tiny_run: Path, comman
 
 
 def test_any_schedule_and_sampler_on_one_checkpoint(tiny_run: Path, command: Command) -> None:
-    """Every schedule by an ODE and an SDE, and every sampler, on what was trained on the linear path."""
+    """Every schedule by its SDE and its ODE (the likelihood's), and every sampler, on what the linear path trained."""
     names = {kind: [p.stem for p in (config_dir() / kind).glob("*.yaml")] for kind in ("schedule", "sampler")}
-    pairs = [(schedule, sampler) for schedule in names["schedule"] for sampler in ("heun", "ancestral")]
+    pairs = [(schedule, "ancestral") for schedule in names["schedule"]]
     for schedule, sampler in [*pairs, *(("vp", sampler) for sampler in names["sampler"])]:
         adaptive = sampler in ("dopri5", "bosh3", "heun_euler")
         steps = ["sampler.solver.rtol=0.1", "sampler.solver.atol=0.1"] if adaptive else ["sampler.steps=2"]

@@ -10,7 +10,7 @@ from dfm import assemble
 from dfm.config import composed, config_dir
 
 QUICK = ("likelihood.solver=euler", "likelihood.steps=1")
-SMALL = ("trainer.max_steps=2", "trainer.batch_size=4", "samples.n=2", "nll.n=2", *QUICK)
+SMALL = ("trainer.max_steps=2", "trainer.batch_size=16", "samples.n=2", "nll.n=2", *QUICK)
 FAST = (*SMALL, "sampler.steps=1")
 UNET = ("model.channels=8", "model.groups=4")
 
@@ -52,7 +52,7 @@ def test_options_that_go_with_the_default(group: str, option: str, command: Comm
 
     Those that do not go alone have tests of their own: students of a teacher in test_students, importance in test_nll.
     """
-    shorter = ("trainer.max_steps=2", "trainer.batch_size=4") if group == "trainer" else ()
+    shorter = ("trainer.max_steps=2", "trainer.batch_size=16") if group == "trainer" else ()
     beside = NEEDS.get(f"{group}={option}", ())
     thin = () if "model=mlp" in beside else UNET
     no_density = ("nll.n=0",) if option == "dataset" else ()  # a prior whose density is not known
@@ -98,21 +98,21 @@ def test_models(option: str, command: Command, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", options("experiment"))
 def test_experiments(option: str, command: Command, tmp_path: Path) -> None:
-    """Two steps of each, at full width but for the sampling and for all but one of the large U-Nets."""
+    """Two steps of each, at full width but for the sampling and the large U-Nets."""
     kind = "cifar10" if option.startswith("cifar") else {"fashion_flow": "fashion_mnist"}.get(option)
     where = overrides_for(kind, tmp_path) if kind else []
     smaller = ["trainer.batch_size=2", "samples.n=1", "nll.n=1", "nll.batch_size=1", *QUICK]
     smaller += ["trainer.compile=false", "trainer.precision=fp32"]  # what the large ones have for a card
     if option.endswith("vdm"):
         smaller.remove(QUICK[0])  # scored by a bound
-    if kind == "cifar10" and option != "cifar_flow":
-        smaller.append("model.channels=32")
+    if kind == "cifar10":
+        smaller.append("model.channels=64" if option == "cifar_flow" else "model.channels=32")
     if option.endswith("rectified"):
         data = ["dataset=cifar10", *where] if kind else []
         like = [] if kind == "cifar10" else ["model=unet_digits"]
-        thin = ["model=unet", "model.channels=32"] if kind == "cifar10" else []
+        thin = ["model=unet", "model.channels=32", "model.blocks_per_level=1"] if kind == "cifar10" else []
         teacher = command("train", *data, *like, *thin, *FAST).run
-        smaller += [f"init={teacher}", "objective.n=2", "objective.solver_steps=1"]
+        smaller += [f"init={teacher}", "objective.n=2", "objective.solver_steps=1", *thin[2:]]
     command("train", f"experiment={option}", *where, *smaller, "trainer.max_steps=2", "sampler.steps=2")
 
 
