@@ -94,17 +94,16 @@ def test_the_likelihood_does_not_depend_on_the_batch_size(tiny_run: Path, comman
     assert np.allclose(values(7), values(2), rtol=1e-5)
 
 
-def test_any_schedule_and_sampler_on_one_checkpoint(tiny_run: Path, command: Command) -> None:
-    """Every schedule by its SDE and its ODE (the likelihood's), and every sampler, on what the linear path trained."""
-    names = {kind: [p.stem for p in (config_dir() / kind).glob("*.yaml")] for kind in ("schedule", "sampler")}
-    pairs = [(schedule, "ancestral") for schedule in names["schedule"]]
-    for schedule, sampler in [*pairs, *(("vp", sampler) for sampler in names["sampler"])]:
-        adaptive = sampler in ("dopri5", "bosh3", "heun_euler")
-        steps = ["sampler.solver.rtol=0.1", "sampler.solver.atol=0.1"] if adaptive else ["sampler.steps=2"]
-        run = command("sample", f"ckpt={tiny_run}", f"schedule={schedule}", f"sampler={sampler}", "n=2", *steps).run
+def test_any_schedule_on_one_checkpoint(tiny_run: Path, command: Command) -> None:
+    """Every schedule by its SDE and its ODE (the likelihood's), on what was trained on the linear path.
+
+    Every sampler in this way: see test_presets.
+    """
+    for schedule in [p.stem for p in (config_dir() / "schedule").glob("*.yaml")]:
+        words = [f"ckpt={tiny_run}", f"schedule={schedule}", "n=2"]
+        run = command("sample", *words, "sampler=ancestral", "sampler.steps=2").run
         assert (run / "samples.npz").exists()
-    for schedule in names["schedule"]:
-        command("nll", f"ckpt={tiny_run}", f"schedule={schedule}", "n=2", *QUICK)
+        command("nll", *words, *QUICK)
 
 
 def test_a_conditional_model(command: Command) -> None:
