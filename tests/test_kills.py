@@ -78,7 +78,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-SHORT = ("in a step", "inside a checkpoint write", "between a line and the checkpoint")
+SHORT = ("inside a checkpoint write", "between a line and the checkpoint")
 
 
 @pytest.mark.parametrize("moment", [pytest.param(m, marks=[] if m in SHORT else pytest.mark.faults) for m in MOMENTS])

@@ -53,8 +53,7 @@ def signalled(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals
     monkeypatch.setattr(Run, "log_step", log_step)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3)])
 def test_a_signal_lets_the_step_end_and_a_requeue_goes_on(
     number: signal.Signals, code: int, step: int, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
