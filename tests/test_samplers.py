@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, oracle
+from conftest import SCHEDULES, oracle, quick
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
@@ -142,9 +142,7 @@ def test_euler_maruyama_obeys_its_variance_recursion(strength: float, schedule: 
     """Variance of 20,000 numbers against the recursion: within 4.5 standard errors, sqrt(2/n) of the variance."""
     denoiser, n, steps = oracle(GAUSSIAN, schedule), 10_000, 20
     x = start(denoiser, 1, range(n), double=True)
-    generator = torch.Generator().manual_seed(1)
-    draw = lambda step, part, x: torch.randn(x.shape, dtype=x.dtype, generator=generator)  # noqa: E731
-    sampler = GridSampler(stepper=EulerMaruyama(strength=strength), grid=LogNsr(), steps=steps, noise=draw)
+    sampler = GridSampler(stepper=EulerMaruyama(strength=strength), grid=LogNsr(), steps=steps, noise=quick(1))
     *_, (end, _) = sampler.path(denoiser, x, 1, range(n))
     times = sampler.time_grid(denoiser)
     expected = em_variance(schedule, times, strength, denoiser.start_moments()[1] ** 2)
@@ -282,10 +280,8 @@ def test_samples_of_the_oracle_have_the_moments_of_the_mixture(mixture: Gaussian
     second = torch.einsum("k,kij->ij", mixture.weights, mixture.covariances) + torch.einsum(
         "k,ki,kj->ij", mixture.weights, mixture.means, mixture.means
     )
-    generator = torch.Generator().manual_seed(6)
-    draw = lambda step, part, x: torch.randn(x.shape, dtype=x.dtype, generator=generator)  # noqa: E731
     for stepper, steps in ((Heun(), 40), (EulerMaruyama(), 300)):
-        sampler = GridSampler(stepper=stepper, grid=LogNsr(), steps=steps, noise=draw)
+        sampler = GridSampler(stepper=stepper, grid=LogNsr(), steps=steps, noise=quick(6))
         x = sampler.run(denoiser, start(denoiser, 5, range(n), double=True), 5).x
         outer = x[:, :, None] * x[:, None, :]
         for values, expected in ((x, mixture.mean), (outer.flatten(1), second.flatten())):

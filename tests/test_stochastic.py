@@ -1,13 +1,12 @@
 """Stochastic samplers on Gaussian data, where a step is x -> k x + noise: exact recursions of mean and variance."""
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, oracle
+from conftest import SCHEDULES, oracle, quick
 from torch import Tensor
 
 from dfm.grids import LogNsr
@@ -28,12 +27,6 @@ def coefficients(schedule: Schedule, t: Tensor) -> tuple[float, float, float]:
     """(a, b, variance of x_t)."""
     a, b = (float(c) for c in schedule.ab(t))
     return a, b, a * a * C * C + b * b
-
-
-def quick(seed: int) -> Callable[[int, int, Tensor], Tensor]:
-    """Standard normals from one generator: many at once, where no test asks which sample got which."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda step, part, x: torch.randn(x.shape, dtype=x.dtype, generator=generator)
 
 
 def run(
