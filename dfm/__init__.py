@@ -6,15 +6,22 @@ From Python: ``dfm.load(ckpt)`` gives a Denoiser, ``dfm.sample(denoiser, n)`` dr
 line's help and completion never pay for torch.
 """
 
+import importlib
 from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["decode", "encode", "load", "log_likelihood", "sample"]
 
+HOMES = {
+    "load": "dfm.runs.loading",
+    "sample": "dfm.sampling.draw",
+    "log_likelihood": "dfm.likelihood.scoring",
+    "encode": "dfm.sampling.ode_flow",
+    "decode": "dfm.sampling.ode_flow",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from dfm import api
-
-        return getattr(api, name)
+    if name in HOMES:
+        return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module 'dfm' has no attribute '{name}'")

@@ -1,6 +1,6 @@
 """``python -m dfm``: the same as the command ``dfm``."""
 
-from dfm.cli import main
+from dfm.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -20,18 +20,18 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from dfm import assemble
-from dfm.config import composed
-from dfm.console import table
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.devices import checked_precision, products, resolve_device
-from dfm.likelihood import OdeLikelihood
-from dfm.networks import NetworkDenoiser
-from dfm.samplers import GridSampler
-from dfm.sampling import sample_batches
-from dfm.steppers import Heun
-from dfm.trainer import StepReport, Trainer
-from dfm.trainer_config import TrainerConfig
+from dfm.basics.devices import check_precision, products, resolve_device
+from dfm.cli.command_line import composed
+from dfm.cli.console import table
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.runs import parts as assemble
+from dfm.sampling.draw import sample_batches
+from dfm.sampling.samplers import GridSampler
+from dfm.sampling.steppers.ode import Heun
+from dfm.training.trainer import StepReport, Trainer
+from dfm.training.trainer_config import TrainerConfig
 
 SPEC = DatasetSpec(name="noise", shape=(3, 32, 32), levels=256, num_classes=0, mean=0.0, std=0.5)
 TRUST = ("dfm",)
@@ -127,7 +127,7 @@ def drawn(precision: str, batch: int, given: argparse.Namespace, device: torch.d
     sampler = GridSampler(stepper=Heun(), steps=18)
 
     def draw() -> None:
-        with products(checked_precision(precision, device), device):
+        with products(check_precision(precision, device), device):
             for _ in sample_batches(denoiser, sampler, range(batch), seed=0, batch_size=batch, device=device):
                 pass
 

@@ -76,12 +76,12 @@ def measure(given: argparse.Namespace) -> None:
         next(steps)
         start = time.time() - began
         end = time.perf_counter() + given.seconds
-        # all processes of a team go on until the last of them is done: a step is for all
-        while trainer.team.greatest(float(len(times) < 3 or time.perf_counter() < end)):
+        # all processes of a world go on until the last of them is done: a step is for all
+        while trainer.world.all_max(float(len(times) < 3 or time.perf_counter() < end)):
             before = time.perf_counter()
             next(steps)
             times.append(time.perf_counter() - before)
-    if trainer.team.first:
+    if trainer.world.first:
         print(json.dumps({"image": sorted(times)[len(times) // 2] / given.batch, "memory": memory[0], "start": start}))
 
 
@@ -89,22 +89,22 @@ def made(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # torch is
     """The trainer, on random images or on a folder's."""
     import torch
 
-    from dfm.datasets.base import Dataset, DatasetSpec, Split
-    from dfm.datasets.folder import Folder
-    from dfm.densities import Uniform
-    from dfm.devices import resolve_device
-    from dfm.distributed import team
+    from dfm.basics.devices import resolve_device
+    from dfm.basics.processes import world
+    from dfm.data.dataset import Dataset, DatasetSpec, Split
+    from dfm.data.image_folder import ImageFolder
+    from dfm.denoising.network_denoiser import NetworkDenoiser
+    from dfm.denoising.predictions import Velocity
     from dfm.models.unet import UNet
-    from dfm.networks import NetworkDenoiser
-    from dfm.objectives import Regression
-    from dfm.predictions import Velocity
-    from dfm.schedules import Linear
-    from dfm.trainer import Trainer
-    from dfm.trainer_config import TrainerConfig
-    from dfm.weights import Uniform as UniformWeight
+    from dfm.paths.interpolating import Linear
+    from dfm.training.objectives.densities import UniformDensity
+    from dfm.training.objectives.loss_weights import UniformWeight
+    from dfm.training.objectives.regression import Regression
+    from dfm.training.trainer import Trainer
+    from dfm.training.trainer_config import TrainerConfig
 
     if given.folder:
-        data: Dataset = Folder(path=given.folder, size=given.size, cache=f"{given.folder}.cache", labels=False)
+        data: Dataset = ImageFolder(path=given.folder, size=given.size, cache=f"{given.folder}.cache", labels=False)
         spec, split = data.spec, data.split("train")
     else:
         shape = (3, given.size, given.size)
@@ -115,12 +115,12 @@ def made(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # torch is
         shape=spec.shape, channels=given.channels, channel_multipliers=(1, 2), blocks_per_level=2,
         attention_levels=(1,), groups=8,
     )  # fmt: skip
-    path, members = Linear(), team()
-    denoiser = NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=Velocity(), network=network)
+    path, members = Linear(), world()
+    denoiser = NetworkDenoiser(spec=spec, schedule=path, trained_schedule=path, prediction=Velocity(), network=network)
     config = TrainerConfig(max_steps=1 << 30, batch_size=given.batch, accumulate=members.size)
-    objective = Regression(density=Uniform(), weight=UniformWeight())
+    objective = Regression(density=UniformDensity(), weight=UniformWeight())
     device = resolve_device("auto", members.local)
-    return Trainer(config, denoiser, objective, split, device=device, team=members)
+    return Trainer(config, denoiser, objective, split, device=device, world=members)
 
 
 def ask(axis: str, value: int, given: argparse.Namespace, folder: str = "") -> dict[str, float]:
@@ -228,7 +228,7 @@ def main() -> None:
     if given.out is None:
         parser.error("--out DIR is needed")
     given.out.mkdir(parents=True, exist_ok=True)
-    from dfm.console import table
+    from dfm.cli.console import table
 
     found: list[Line] = []
     rows = []

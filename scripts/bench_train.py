@@ -29,20 +29,20 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dfm import assemble
-from dfm.config import composed
-from dfm.console import table
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.densities import Uniform
-from dfm.devices import resolve_device
+from dfm.basics.devices import resolve_device
+from dfm.cli.command_line import composed
+from dfm.cli.console import table
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Velocity
 from dfm.models.unet import UNet
-from dfm.networks import NetworkDenoiser
-from dfm.objectives import Regression
-from dfm.predictions import Velocity
-from dfm.schedules import Linear
-from dfm.trainer import Trainer
-from dfm.trainer_config import TrainerConfig
-from dfm.weights import Uniform as UniformWeight
+from dfm.paths.interpolating import Linear
+from dfm.runs import parts as assemble
+from dfm.training.objectives.densities import UniformDensity
+from dfm.training.objectives.loss_weights import UniformWeight
+from dfm.training.objectives.regression import Regression
+from dfm.training.trainer import Trainer
+from dfm.training.trainer_config import TrainerConfig
 
 NAMES = ("dfm", "dfm trainer", "diffusers", "diffusers channels_last", "torchcfm", "torchcfm channels_last")
 
@@ -142,8 +142,8 @@ def trained(network: nn.Module, layout: Layout) -> tuple[nn.Module, Callable[[],
         precision="bf16" if layout.bf16 else "fp32",
     )  # fmt: skip
     path = Linear()
-    denoiser = NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=Velocity(), network=network)
-    objective = Regression(density=Uniform(), weight=UniformWeight())
+    denoiser = NetworkDenoiser(spec=spec, schedule=path, trained_schedule=path, prediction=Velocity(), network=network)
+    objective = Regression(density=UniformDensity(), weight=UniformWeight())
     trainer = Trainer(config, denoiser, objective, Split(values=images, labels=None), device=layout.device)
     steps = trainer.steps()
     return trainer.network, lambda: void(next(steps))

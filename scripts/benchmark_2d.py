@@ -35,21 +35,25 @@ from torchcfm.conditional_flow_matching import (
 )
 from torchcfm.models import MLP as TorchcfmMLP  # noqa: N811
 
-from dfm.couplings import Independent, OptimalTransport
-from dfm.datasets.base import DatasetSpec
-from dfm.datasets.toys import EightGaussians, Moons, Points, SwissRoll
-from dfm.densities import Uniform
-from dfm.distances import wasserstein_2
-from dfm.ema import Ema
-from dfm.interpolants import InterpolantDenoiser, RootLatent
+from dfm.data.dataset import DatasetSpec
+from dfm.data.toys import EightGaussians, Moons, Points, SwissRoll
+from dfm.denoising.interpolant import InterpolantDenoiser
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Velocity
+from dfm.evaluation.distances import wasserstein_2
 from dfm.models.mlp import MLP
-from dfm.networks import NetworkDenoiser
-from dfm.objectives import Interpolation, Objective, Regression
-from dfm.predictions import Velocity
-from dfm.priors import FromDataset, Gaussian, Prior
-from dfm.schedules import Linear, Schedule, VariancePreserving
-from dfm.steppers import RK4
-from dfm.weights import Uniform as UniformWeight
+from dfm.paths.interpolant_latents import RootLatent
+from dfm.paths.interpolating import Linear
+from dfm.paths.priors import DatasetPrior, GaussianPrior, Prior
+from dfm.paths.schedule import Schedule
+from dfm.paths.variance_preserving import VariancePreserving
+from dfm.sampling.steppers.ode import RK4
+from dfm.training.ema import Ema
+from dfm.training.objectives.base import Objective
+from dfm.training.objectives.couplings import IndependentCoupling, OptimalTransport
+from dfm.training.objectives.densities import UniformDensity
+from dfm.training.objectives.loss_weights import UniformWeight
+from dfm.training.objectives.regression import Interpolation, Regression
 
 PAIRS = (("normal", "eight_gaussians"), ("eight_gaussians", "moons"), ("normal", "moons"), ("normal", "swiss_roll"))
 METHODS = ("flow", "ot_flow", "interpolant", "vp", "told", "torchcfm I-CFM", "torchcfm OT-CFM")
@@ -94,11 +98,11 @@ def ours(method: str, source: str, target: str, seed: int) -> tuple[nn.Module, L
         std=float(data.var(0).mean().sqrt()),
     )
     path: Schedule = VariancePreserving() if method == "vp" else Linear()
-    prior: Prior = Gaussian() if source == "normal" else FromDataset(dataset=LAWS[source](seed=seed))
+    prior: Prior = GaussianPrior() if source == "normal" else DatasetPrior(dataset=LAWS[source](seed=seed))
     known = {"spec": spec, "schedule": path, "trained": path, "prediction": Velocity(), "source": prior}
     kind = Interpolation if method == "interpolant" else Regression
-    coupling = OptimalTransport() if method == "ot_flow" else Independent()
-    objective: Objective = kind(density=Uniform(), weight=UniformWeight(), coupling=coupling)
+    coupling = OptimalTransport() if method == "ot_flow" else IndependentCoupling()
+    objective: Objective = kind(density=UniformDensity(), weight=UniformWeight(), coupling=coupling)
 
     def denoiser(module: nn.Module) -> NetworkDenoiser:
         if method == "interpolant":

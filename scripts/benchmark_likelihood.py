@@ -28,19 +28,20 @@ import torch
 from torch import Tensor
 
 import dfm
-from dfm import assemble
-from dfm.checkpoint import find
-from dfm.datasets.base import DatasetSpec
-from dfm.denoiser import Calls, Denoiser
-from dfm.likelihood import Hutchinson, OdeLikelihood
-from dfm.likelihood.base import ends
+from dfm.basics.seeding import Purpose, rademacher
+from dfm.data.dataset import DatasetSpec
+from dfm.denoising.denoiser import Denoiser, EvaluationCount
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Velocity
+from dfm.likelihood.divergence import Hutchinson
+from dfm.likelihood.error_bars import choose_steps
+from dfm.likelihood.estimator import ends
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.likelihood.scoring import Scoring, examples
 from dfm.models.unet import UNet
-from dfm.networks import NetworkDenoiser
-from dfm.predictions import Velocity
-from dfm.report import settled
-from dfm.schedules import Linear
-from dfm.scoring import Scoring, examples
-from dfm.seeding import Purpose, rademacher
+from dfm.paths.interpolating import Linear
+from dfm.runs import parts as assemble
+from dfm.runs.checkpoint import find
 
 TARGETS = (5e-3, 5e-4)  # bits/dim, at which the methods are compared
 Solved = tuple[Tensor, float]
@@ -88,7 +89,7 @@ class Task:
         """torchdiffeq on (x, integral of div u), as in Song et al. 2021, with one step size for the batch."""
         from torchdiffeq import odeint
 
-        calls, divergence = Calls(), Hutchinson(self.probes[None])
+        calls, divergence = EvaluationCount(), Hutchinson(self.probes[None])
         counted, (x, log_a) = self.denoiser.counted(calls), self.ends()
 
         def derivative(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -104,7 +105,7 @@ class Task:
         """The package's compute_likelihood; its time s runs from noise at 0 to data at 1."""
         from flow_matching.solver import ODESolver
 
-        calls, (low, high) = Calls(), (self.denoiser.t_min, self.denoiser.t_max)
+        calls, (low, high) = EvaluationCount(), (self.denoiser.t_min, self.denoiser.t_max)
         counted, (x, log_a) = self.denoiser.counted(calls), self.ends()
 
         class Field(torch.nn.Module):
@@ -185,7 +186,7 @@ def steps_of_default(task: Task, config: dict[str, Any], n: int) -> int:
         denoiser=task.denoiser, likelihood=OdeLikelihood(), split=data.split("test"), seed=0, batch_size=64,
         device=torch.device("cpu"), dequantization=assemble.dequantization(config, ("dfm",)),
     )  # fmt: skip
-    chosen = settled(scoring, list(range(min(n, 64)))).likelihood
+    chosen = choose_steps(scoring, list(range(min(n, 64)))).likelihood
     assert isinstance(chosen, OdeLikelihood)
     return chosen.moves
 
@@ -228,7 +229,7 @@ def growth(batch: int = 16) -> Iterator[str]:
         spec = DatasetSpec(name="x", shape=(3, side, side), levels=256, num_classes=0, mean=0.0, std=0.5)
         net = UNet(shape=spec.shape, channels=32, channel_multipliers=(1, 2), blocks_per_level=2, groups=8).eval()
         path = Linear()
-        denoiser = NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=Velocity(), network=net)
+        denoiser = NetworkDenoiser(spec=spec, schedule=path, trained_schedule=path, prediction=Velocity(), network=net)
         task = Task(denoiser, torch.rand(batch, *spec.shape) * 2 - 1)
         cases: list[tuple[str, dict[str, Any]]] = [(f"{k} probes", {"probes": k}) for k in (1, 2, 4, 8)]
         cases.append(("bf16", {"precision": "bf16"}))

@@ -23,17 +23,19 @@ from pathlib import Path
 import torch
 
 import dfm
-from dfm import assemble
-from dfm.checkpoint import find
-from dfm.features import Features, features_for
-from dfm.grids import LogNsr, Rho
-from dfm.images_io import grid, nhwc, save_png
-from dfm.quality import frechet_distance
-from dfm.quantization import quantize
-from dfm.run_dir import checkpoints, read_metrics, step_of
-from dfm.samplers import GridSampler, JumpSampler, Sampler
-from dfm.sampling import stored
-from dfm.steppers import Heun
+from dfm.data.pixel_levels import quantize
+from dfm.evaluation.classifier_features import features_for
+from dfm.evaluation.features import Features
+from dfm.evaluation.sample_quality import frechet_distance
+from dfm.runs import parts as assemble
+from dfm.runs.checkpoint import find
+from dfm.runs.directory import checkpoints, step_of
+from dfm.runs.images import grid, nhwc, save_png
+from dfm.runs.metrics import read_metrics
+from dfm.sampling.draw import stored
+from dfm.sampling.grids import LogNsrGrid, RhoGrid
+from dfm.sampling.samplers import GridSampler, JumpSampler, Sampler
+from dfm.sampling.steppers.ode import Heun
 
 SHOWN = 16  # samples of each row in the picture
 
@@ -143,7 +145,7 @@ def figure(
 
 def sampler(student: Student, steps: int) -> JumpSampler:
     """As ``sampler=consistency`` and ``sampler=jump``."""
-    return JumpSampler(steps=steps, renoise=True, grid=LogNsr()) if student.renoise else JumpSampler(steps=steps)
+    return JumpSampler(steps=steps, renoise=True, grid=LogNsrGrid()) if student.renoise else JumpSampler(steps=steps)
 
 
 def main() -> None:
@@ -167,7 +169,7 @@ def main() -> None:
     print(f"as many training examples: {frechet_distance(floor, references):.2f}")
     print("| model | NFE | Fréchet distance | training, s |\n|---|---|---|---|")
     ways: list[tuple[str, int, Sampler]] = [("jump", n, JumpSampler(steps=n)) for n in (1, 2, 4, 8, 32)]
-    ways += [("Heun", 2 * n + 1, GridSampler(stepper=Heun(), steps=n, grid=Rho())) for n in (3, 15)]
+    ways += [("Heun", 2 * n + 1, GridSampler(stepper=Heun(), steps=n, grid=RhoGrid())) for n in (3, 15)]
     pictures = []
     for way, nfe, how in ways:
         row, shown = figure(teacher, how, features, references, given)

@@ -21,14 +21,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from dfm import assemble, figures
-from dfm.config import config_dir, options
-from dfm.datasets.base import Dataset, DatasetSpec, moments
-from dfm.errors import UserError, unknown
-from dfm.images_io import save_png
-from dfm.oracles import EmpiricalDenoiser, MixtureDenoiser
-from dfm.plots import DATA, MARK, NOISY, Arrows, Dots, Lines, Panel, Shades, panels
-from dfm.schedules import Schedule
+from dfm.basics.errors import UserError, unknown
+from dfm.cli.command_line import config_dir, options
+from dfm.data.dataset import Dataset, DatasetSpec, moments
+from dfm.denoising.exact import EmpiricalDenoiser, MixtureDenoiser
+from dfm.evaluation import lecture_figures as figures
+from dfm.paths.schedule import Schedule
+from dfm.runs import parts as assemble
+from dfm.runs.charts import DATA, MARK, NOISY, Arrows, Dots, Lines, Panel, Shades, panels
+from dfm.runs.images import save_png
 
 DEFAULT = ("moons", "mixture")
 

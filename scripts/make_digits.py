@@ -1,8 +1,8 @@
-"""Make dfm/datasets/digits.npz from scikit-learn's copy of the UCI handwritten digits.
+"""Make dfm/data/digits.npz from scikit-learn's copy of the UCI handwritten digits.
 
     python scripts/make_digits.py [OUT]
 
-OUT is the file to write; by default dfm/datasets/digits.npz beside this script's folder. Needs scikit-learn, a second
+OUT is the file to write; by default dfm/data/digits.npz beside this script's folder. Needs scikit-learn, a second
 and no network; the same input gives the same bytes with the same NumPy and zlib. The file holds no pickled objects:
 
     images  uint8 (1797, 8, 8)  grey levels 0 to 16, in the order of the UCI's optdigits.tes
@@ -29,7 +29,7 @@ def spread(total: int, chosen: int) -> np.ndarray:
 def assign(labels: np.ndarray) -> np.ndarray:
     """The split of each example, uint8 (N,), stratified by class and free of any random number generator.
 
-    Examples are put in order by class and, inside a class, by the SHA-256 of their index, which mixes the writers. An
+    Examples are put in order by class and, inside a class, by the SHA-256 of their index, which is_linear_path the writers. An
     evenly spaced choice along that order is the test split, and one along the rest is validation: each class gets its
     share to within one example.
     """
@@ -45,7 +45,7 @@ def assign(labels: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Write the file and say how large it is."""
-    default = Path(__file__).resolve().parent.parent / "dfm" / "datasets" / "digits.npz"
+    default = Path(__file__).resolve().parent.parent / "dfm" / "data" / "digits.npz"
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else default
     digits = load_digits()
     labels = digits.target.astype(np.uint8)

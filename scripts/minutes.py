@@ -30,27 +30,28 @@ from few_steps import train
 from torch import Tensor, nn
 
 import dfm
-from dfm import assemble
-from dfm.api import device_of
-from dfm.batches import Batches
-from dfm.broadcast import per_sample
-from dfm.config import composed
-from dfm.console import table
-from dfm.datasets.base import Dataset, DatasetSpec, Split
-from dfm.denoiser import Denoiser
-from dfm.dequantization import Uniform
-from dfm.devices import resolve_device
-from dfm.features import Features, features_for
-from dfm.likelihood import OdeLikelihood
-from dfm.networks import NetworkDenoiser, same_point
-from dfm.predictions import Edm as EdmPrediction
-from dfm.quality import frechet_distance
-from dfm.quantization import bits_per_dimension, quantize
-from dfm.report import settled
-from dfm.run_dir import read_metrics
-from dfm.samplers import Sampler
-from dfm.schedules import Edm, Linear
-from dfm.scoring import Scoring
+from dfm.basics.devices import resolve_device
+from dfm.basics.per_sample import per_sample
+from dfm.cli.command_line import composed
+from dfm.cli.console import table
+from dfm.data.dataset import Dataset, DatasetSpec, Split
+from dfm.data.dequantization import UniformDequantization
+from dfm.data.pixel_levels import bits_per_dimension, quantize
+from dfm.denoising.denoiser import Denoiser, device_of
+from dfm.denoising.network_denoiser import NetworkDenoiser, same_point
+from dfm.denoising.predictions import Edm as EdmPrediction
+from dfm.evaluation.classifier_features import features_for
+from dfm.evaluation.features import Features
+from dfm.evaluation.sample_quality import frechet_distance
+from dfm.likelihood.error_bars import choose_steps
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.likelihood.scoring import Scoring
+from dfm.paths.interpolating import Linear
+from dfm.paths.variance_exploding import Edm
+from dfm.runs import parts as assemble
+from dfm.runs.metrics import read_metrics
+from dfm.sampling.samplers import Sampler
+from dfm.training.batches import Batches
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -62,7 +63,7 @@ class TheirVelocity(Denoiser):
     network: nn.Module
 
     @property
-    def movable(self) -> bool:
+    def can_change_schedule(self) -> bool:
         return True
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +140,9 @@ def edm(spec: DatasetSpec, device: torch.device) -> Recipe:
     path = Edm()
 
     def denoiser(trained: nn.Module) -> Denoiser:
-        return NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=EdmPrediction(), network=trained)
+        return NetworkDenoiser(
+            spec=spec, schedule=path, trained_schedule=path, prediction=EdmPrediction(), network=trained
+        )
 
     optimizer = torch.optim.Adam(inner.parameters(), lr=1e-3)
     return Recipe(inner, loss, optimizer, 10_000, 500_000, denoiser)
@@ -158,7 +161,7 @@ def trained(
     batches = Batches(split, batch, 0).stream(0, 0)
     began = time.perf_counter()
     while not end(time.perf_counter() - began, count):
-        data = Uniform().training(next(batches).to(device).values, levels, generator)
+        data = UniformDequantization().training(next(batches).to(device).values, levels, generator)
         recipe.optimizer.param_groups[0]["lr"] = rate * min(1.0, (count + batch) / max(1.0, recipe.warm_up))
         recipe.optimizer.zero_grad()
         recipe.loss(data, generator).backward()
@@ -177,9 +180,9 @@ def bits(denoiser: Denoiser, split: Split, n: int, steps: int | None, seed: int 
     scoring = Scoring(
         denoiser=denoiser, likelihood=OdeLikelihood(steps=steps), split=split, seed=seed, batch_size=128,
         device=device_of(denoiser),
-        dequantization=Uniform(),
+        dequantization=UniformDequantization(),
     )  # fmt: skip
-    scoring = settled(scoring, list(range(16)))
+    scoring = choose_steps(scoring, list(range(16)))
     dims = split.values[0].numel()
     found = torch.as_tensor([bits_per_dimension(v, dims) for v in scoring.all(range(n)).nats.tolist()])
     return float(found.mean()), float(found.std() / n**0.5), getattr(scoring.likelihood, "steps", 0) or 0

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dfm.config import composed, options
-from dfm.datasets.digits import Digits
-from dfm.distances import energy_distance, energy_spread
-from dfm.quantization import to_eight_bits
+from dfm.cli.command_line import composed, options
+from dfm.data.digits import Digits
+from dfm.data.pixel_levels import to_eight_bits
+from dfm.evaluation.distances import energy_distance, energy_spread
 
 PRESETS = (
     "flow", "ot_flow", "rectified", "interpolant", "edm", "ddpm", "iddpm", "ncsn", "vp", "subvp", "ve", "vdm",

@@ -20,18 +20,19 @@ from pathlib import Path
 
 import torch
 
-from dfm import assemble
-from dfm.checkpoint import find
-from dfm.config import composed
-from dfm.console import table
-from dfm.datasets.base import Split
-from dfm.devices import resolve_device
-from dfm.errors import UserError
-from dfm.features import Features, features_for
-from dfm.networks import NetworkDenoiser
-from dfm.quality import frechet_distance
-from dfm.samplers import Sampler
-from dfm.sampling import as_data, batch_of, sample_batches
+from dfm.basics.devices import resolve_device
+from dfm.basics.errors import UserError
+from dfm.cli.command_line import composed
+from dfm.cli.console import table
+from dfm.data.dataset import Split
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.evaluation.classifier_features import features_for
+from dfm.evaluation.features import Features
+from dfm.evaluation.sample_quality import frechet_distance
+from dfm.runs import parts as assemble
+from dfm.runs.checkpoint import find
+from dfm.sampling.draw import as_data, batch_of, sample_batches
+from dfm.sampling.samplers import Sampler
 
 TRUST = ("dfm",)
 OF_ODE = ("euler", "midpoint", "heun", "rk4", "rk5", "adams_bashforth", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "jump")

@@ -11,26 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from dfm.datasets.base import DatasetSpec
-from dfm.datasets.digits import Digits
-from dfm.features import ClassifierFeatures, features_for
-from dfm.mixtures import GaussianMixture, mixture_of
-from dfm.oracles import MixtureDenoiser
-from dfm.schedules import (
-    Cosine,
-    Custom,
-    Ddpm,
-    Edm,
-    Linear,
-    OrnsteinUhlenbeck,
-    Polynomial,
-    RandomWalk,
-    Schedule,
-    SubVariancePreserving,
-    Trigonometric,
-    VarianceExploding,
-    VariancePreserving,
-)
+from dfm.data.dataset import DatasetSpec
+from dfm.data.digits import Digits
+from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
+from dfm.denoising.exact import MixtureDenoiser
+from dfm.evaluation.classifier_features import ClassifierFeatures, features_for
+from dfm.paths.custom import Custom
+from dfm.paths.interpolating import Linear, Polynomial, Trigonometric
+from dfm.paths.schedule import Schedule
+from dfm.paths.variance_exploding import Edm, RandomWalk, VarianceExploding
+from dfm.paths.variance_preserving import Cosine, Ddpm, OrnsteinUhlenbeck, SubVariancePreserving, VariancePreserving
 
 SCHEDULES: dict[str, Schedule] = {
     "ou": OrnsteinUhlenbeck(),
@@ -131,7 +121,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def run(*arguments: str, code: int = 0) -> Outcome:
         from hydra.core.global_hydra import GlobalHydra
 
-        from dfm.cli import main
+        from dfm.cli.main import main
 
         monkeypatch.setattr(sys, "argv", ["dfm", *arguments])
         GlobalHydra.instance().clear()
@@ -187,5 +177,5 @@ def digits_features(tmp_path_factory: pytest.TempPathFactory) -> ClassifierFeatu
 def kept_features(digits_features: ClassifierFeatures, monkeypatch: pytest.MonkeyPatch) -> ClassifierFeatures:
     """The same, where the command looks for it; it may not be trained again."""
     monkeypatch.setenv("DFM_DATA", str(digits_features.folder.parent))
-    monkeypatch.setattr("dfm.features.classifier.Trainer", None)
+    monkeypatch.setattr("dfm.evaluation.classifier_features.Trainer", None)
     return digits_features

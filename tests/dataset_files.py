@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dfm.datasets import SPLITS, Dataset
-from dfm.errors import UserError
+from dfm.basics.errors import UserError
+from dfm.data.dataset import SPLITS, Dataset
 
 RNG = np.random.default_rng(0)
 TRAIN_IMAGES, TEST_IMAGES = (RNG.integers(0, 256, (n, 28, 28), dtype=np.uint8) for n in (30, 12))

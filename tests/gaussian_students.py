@@ -6,17 +6,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.densities import Uniform as UniformDensity
-from dfm.densities import UniformLogNsr
-from dfm.distillation import Progressive, Taught
-from dfm.networks import NetworkDenoiser
-from dfm.predictions import Data
-from dfm.reflow import Reflow
-from dfm.schedules import Schedule
-from dfm.trainer import Trainer
-from dfm.trainer_config import TrainerConfig
-from dfm.weights import Uniform as UniformWeight
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Data
+from dfm.paths.schedule import Schedule
+from dfm.training.few_steps.progressive import Progressive
+from dfm.training.few_steps.reflow import Reflow
+from dfm.training.few_steps.rounds import TaughtInRounds
+from dfm.training.objectives.densities import LogNsrDensity, UniformDensity
+from dfm.training.objectives.loss_weights import UniformWeight
+from dfm.training.trainer import Trainer
+from dfm.training.trainer_config import TrainerConfig
 
 MEAN, STD = 0.4, 0.5
 SPEC = DatasetSpec(name="line", shape=(1,), levels=None, num_classes=0, mean=MEAN, std=STD)
@@ -66,7 +66,7 @@ def exact(c: Tensor) -> Tensor:
 
 def denoiser(schedule: Schedule, slope: Slope) -> NetworkDenoiser:
     return NetworkDenoiser(
-        spec=SPEC, schedule=schedule, trained=schedule, prediction=Data(), network=Affine(slope)
+        spec=SPEC, schedule=schedule, trained_schedule=schedule, prediction=Data(), network=Affine(slope)
     )  # fmt: skip
 
 
@@ -75,10 +75,10 @@ def progressive(start: int, steps: int = 1, **more: object) -> Progressive:
 
 
 def reflow(**more: object) -> Reflow:
-    return Reflow(density=UniformLogNsr(), weight=UniformWeight(), **more)  # type: ignore[arg-type]
+    return Reflow(density=LogNsrDensity(), weight=UniformWeight(), **more)  # type: ignore[arg-type]
 
 
-def trained(objective: Taught, model: NetworkDenoiser, steps: int, lr: float = 0.02) -> Trainer:
+def trained(objective: TaughtInRounds, model: NetworkDenoiser, steps: int, lr: float = 0.02) -> Trainer:
     points = MEAN + STD * torch.randn(4096, 1, generator=torch.Generator().manual_seed(0))
     config = TrainerConfig(
         max_steps=steps, batch_size=128, lr=lr, ema_decay=0.999, warmup_steps=1, clip_grad=None, betas=(0.9, 0.95)

@@ -7,10 +7,10 @@ from conftest import SCHEDULES, oracle
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from dfm.adaptive import BogackiShampine, DormandPrince, EmbeddedPair, HeunEuler, Progress
-from dfm.errors import UserError
-from dfm.mixtures import GaussianMixture
-from dfm.samplers import start
+from dfm.basics.errors import UserError
+from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.sampling.adaptive_solver import BogackiShampine, DormandPrince, EmbeddedPair, HeunEuler, Progress
+from dfm.sampling.samplers import start
 
 
 def last(progress: object) -> Progress:
@@ -70,7 +70,7 @@ def test_cheap_pairs_go_where_dormand_prince_goes(pair: type[EmbeddedPair], mixt
     x = start(denoiser, 4, range(5), double=True)
     ends = [
         last(
-            p(rtol=tol, atol=tol).solve(lambda rows: denoiser.rows(rows).velocity, x, denoiser.t_max, denoiser.t_min)
+            p(rtol=tol, atol=tol).solve(lambda rows: denoiser.select(rows).velocity, x, denoiser.t_max, denoiser.t_min)
         ).x
         for p, tol in ((DormandPrince, 1e-9), (pair, 1e-5))
     ]
@@ -140,7 +140,7 @@ def test_the_oracle_against_scipy(mixture: GaussianMixture) -> None:
     denoiser = oracle(mixture, SCHEDULES["linear"])
     x = start(denoiser, 4, range(5), double=True)
     solver = DormandPrince(rtol=1e-9, atol=1e-9)
-    end = last(solver.solve(lambda rows: denoiser.rows(rows).velocity, x, denoiser.t_max, denoiser.t_min)).x
+    end = last(solver.solve(lambda rows: denoiser.select(rows).velocity, x, denoiser.t_max, denoiser.t_min)).x
     for i in range(5):
         exact = solve_ivp(
             lambda t, y: denoiser.velocity(torch.from_numpy(y)[None], torch.tensor(t, dtype=torch.float64))[0].numpy(),

@@ -10,11 +10,14 @@ import torch
 from conftest import oracle
 from torch import Tensor
 
-from dfm.mixtures import GaussianMixture
-from dfm.oracles import MixtureDenoiser
-from dfm.samplers import GridSampler
-from dfm.schedules import Ddpm, Edm
-from dfm.steppers import Ddim, DpmSolver2M, DpmSolver3M, Euler, Heun, Stepper
+from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.denoising.exact import MixtureDenoiser
+from dfm.paths.variance_exploding import Edm
+from dfm.paths.variance_preserving import Ddpm
+from dfm.sampling.samplers import GridSampler
+from dfm.sampling.steppers.base import Stepper
+from dfm.sampling.steppers.exponential import Ddim, DpmSolver2M, DpmSolver3M
+from dfm.sampling.steppers.ode import Euler, Heun
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -180,12 +183,12 @@ def test_the_third_order_solver_as_published_halves_a_weight(chain: MixtureDenoi
 
 def test_the_grids_of_the_papers() -> None:
     """Karras levels of diffusers between the same ends are the rho grid."""
-    from dfm.grids import Rho
+    from dfm.sampling.grids import RhoGrid
 
     scheduler = diffusers.EulerDiscreteScheduler(beta_schedule="linear", use_karras_sigmas=True)
     scheduler.set_timesteps(STEPS)
     theirs = karras_times(scheduler)
-    mine = Rho().times(STEPS - 1, Edm(), theirs[-1], theirs[0])
+    mine = RhoGrid().times(STEPS - 1, Edm(), theirs[-1], theirs[0])
     assert mine.tolist() == pytest.approx(theirs, rel=1e-4)
     assert all(later < earlier for earlier, later in pairwise(mine.tolist()))
     assert math.isclose(float(mine[0]), float(np.max(theirs)))

@@ -11,14 +11,22 @@ from conftest import SCHEDULES, Command, oracle
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from dfm.bounds import path_divergence
-from dfm.checks import ProjectedLaw, exact_end, kolmogorov_tail, law_at, likelihood_bias, order_between, start_gap
-from dfm.distances import energy_distance, energy_spread, wasserstein_2
-from dfm.errors import UserError
-from dfm.likelihood import OdeLikelihood
-from dfm.mixtures import GaussianMixture, mixture_of
-from dfm.samplers import start
-from dfm.schedules import RandomWalk
+from dfm.basics.errors import UserError
+from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
+from dfm.evaluation.distances import energy_distance, energy_spread, wasserstein_2
+from dfm.evaluation.known_law import (
+    ProjectedLaw,
+    exact_end,
+    kolmogorov_tail,
+    law_at,
+    likelihood_bias,
+    order_between,
+    start_gap,
+)
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.likelihood.path_divergence import path_divergence
+from dfm.paths.variance_exploding import RandomWalk
+from dfm.sampling.samplers import start
 
 # ---- distances -------------------------------------------------------------------------------------------------------
 
@@ -120,7 +128,7 @@ def test_orders_from_errors() -> None:
 def test_the_exact_end_returns(mixture: GaussianMixture) -> None:
     denoiser = oracle(mixture, SCHEDULES["linear"])
     x = start(denoiser, 0, range(3), double=True)
-    from dfm.adaptive import DormandPrince
+    from dfm.sampling.adaptive_solver import DormandPrince
 
     end = exact_end(denoiser, x, 0.2)
     *_, back = DormandPrince(rtol=1e-9, atol=1e-9).solve(lambda rows: denoiser.velocity, end, 0.2, denoiser.t_max)

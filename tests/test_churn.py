@@ -9,22 +9,16 @@ from conftest import SCHEDULES, oracle
 from test_stochastic import GAUSSIAN, C, coefficients, quick, run
 from torch import Tensor
 
-from dfm.errors import UserError
-from dfm.grids import LogNsr, Rho, Uniform
-from dfm.mixtures import GaussianMixture
-from dfm.samplers import GridSampler, start
-from dfm.schedules import Edm, Schedule
-from dfm.steppers import (
-    Churn,
-    Ddim,
-    DpmSolver2M,
-    Euler,
-    EulerMaruyama,
-    Heun,
-    Hold,
-    PredictorCorrector,
-    Stepper,
-)
+from dfm.basics.errors import UserError
+from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.paths.schedule import Schedule
+from dfm.paths.variance_exploding import Edm
+from dfm.sampling.grids import LogNsrGrid, RhoGrid, UniformGrid
+from dfm.sampling.samplers import GridSampler, start
+from dfm.sampling.steppers.base import Stepper
+from dfm.sampling.steppers.exponential import Ddim, DpmSolver2M
+from dfm.sampling.steppers.ode import Euler, Heun
+from dfm.sampling.steppers.stochastic import Churn, EulerMaruyama, KeepRatio, PredictorCorrector
 
 # ---- churn -----------------------------------------------------------------------------------------------------------
 
@@ -35,7 +29,7 @@ def test_churn_outside_its_window_is_the_ode_bit_for_bit(
 ) -> None:
     denoiser = oracle(mixture, schedule)
     x = start(denoiser, 0, range(8), double=True)
-    ends = [GridSampler(stepper=s, grid=Rho(), steps=12).run(denoiser, x).x for s in (Heun(), Churn(**closed))]
+    ends = [GridSampler(stepper=s, grid=RhoGrid(), steps=12).run(denoiser, x).x for s in (Heun(), Churn(**closed))]
     assert torch.equal(*ends)
 
 
@@ -45,10 +39,10 @@ def test_churn_acts_inside_its_window_only(schedule: Schedule, mixture: Gaussian
     x = start(denoiser, 0, range(4), double=True)
     window = {"nsr_min": 0.2, "nsr_max": 1.0}
     paths = [
-        list(GridSampler(stepper=s, grid=LogNsr(), steps=24).path(denoiser, x, 0, range(4)))
+        list(GridSampler(stepper=s, grid=LogNsrGrid(), steps=24).path(denoiser, x, 0, range(4)))
         for s in (Heun(), Churn(churn=5.0, **window))
     ]
-    times = LogNsr().times(24, schedule, denoiser.t_min, denoiser.t_max)
+    times = LogNsrGrid().times(24, schedule, denoiser.t_min, denoiser.t_max)
     for k, (one, other) in enumerate(zip(*paths, strict=True)):
         began = float(schedule.log_nsr(times[k]).exp())
         if began > window["nsr_max"]:
@@ -79,8 +73,8 @@ def test_churn_is_karras_algorithm_2() -> None:
 
 
 def test_corrections_obey_the_langevin_recursion(schedule: Schedule) -> None:
-    """With ``Hold`` and z = 1: x -> (a_s/a_t) x, then (1 - e/v) x + sqrt(2 e), to machine precision."""
-    stepper = PredictorCorrector(predictor=Hold(), corrections=3, snr=None, step=0.1)
+    """With ``KeepRatio`` and z = 1: x -> (a_s/a_t) x, then (1 - e/v) x + sqrt(2 e), to machine precision."""
+    stepper = PredictorCorrector(predictor=KeepRatio(), corrections=3, snr=None, step=0.1)
     x, end, times = run(stepper, schedule, 10, 1, noise=lambda step, part, x: torch.ones_like(x))
     for t, s in pairwise(times):
         (a_t, _, _), (a_s, b_s, v_s) = coefficients(schedule, t), coefficients(schedule, s)
@@ -96,7 +90,7 @@ def test_corrections_mend_a_wrong_predictor(schedule: Schedule) -> None:
     Langevin steps of size e on N(0, v) end at v/(1 - e/(2 v)), here at most v/(1 - 0.05).
     """
     n = 5000
-    stepper = PredictorCorrector(predictor=Hold(), corrections=20, snr=None, step=0.1)
+    stepper = PredictorCorrector(predictor=KeepRatio(), corrections=20, snr=None, step=0.1)
     _, end, times = run(stepper, schedule, 40, n, noise=quick(3))
     _, b, v = coefficients(schedule, times[-1])
     if v / b**2 > 50:  # where b^2 is far below the data's variance, steps of 0.1 b^2 forget x too slowly
@@ -138,7 +132,9 @@ def test_w_of_any_shape_keeps_the_marginals() -> None:
     denoiser = oracle(GAUSSIAN, schedule)
     n, steps = 4000, 400
     x = start(denoiser, 1, range(n), double=True)
-    sampler = GridSampler(stepper=EulerMaruyama(strength="1 + sin(4*t)"), grid=Uniform(), steps=steps, noise=quick(4))
+    sampler = GridSampler(
+        stepper=EulerMaruyama(strength="1 + sin(4*t)"), grid=UniformGrid(), steps=steps, noise=quick(4)
+    )
     *_, (end, _) = sampler.path(denoiser, x, 1, range(n))
     assert float(end.square().mean()) == pytest.approx(C**2 + 0.01, rel=4.5 / math.sqrt(n) + 0.03)
 
@@ -167,10 +163,11 @@ def test_without_noise_nothing_is_drawn(stepper: Stepper, mixture: GaussianMixtu
 
 
 def test_the_memory_of_a_trip_does_not_grow(mixture: GaussianMixture) -> None:
-    from dfm.steppers import Trip, UniPC
+    from dfm.sampling.steppers.base import Trajectory
+    from dfm.sampling.steppers.exponential import UniPC
 
-    denoiser, trip = oracle(mixture, SCHEDULES["linear"]), Trip(steps=200, noise=lambda: torch.zeros(1, 2))
-    times = LogNsr().times(200, denoiser.schedule, denoiser.t_min, denoiser.t_max)
+    denoiser, trip = oracle(mixture, SCHEDULES["linear"]), Trajectory(steps=200, noise=lambda: torch.zeros(1, 2))
+    times = LogNsrGrid().times(200, denoiser.schedule, denoiser.t_min, denoiser.t_max)
     x = torch.zeros(1, 2, dtype=torch.float64)
     for t, s in pairwise(times):
         x = UniPC(depth=2).move(denoiser, x, t, s, trip)

@@ -8,8 +8,8 @@ from conftest import Command
 from PIL import Image
 from test_hostile import newest, one_line
 
-from dfm import checkpoint
-from dfm.datasets.base import data_folder
+from dfm.data.dataset import data_folder
+from dfm.runs import checkpoint
 
 
 def evil(tiny_run: Path, *, spec: dict[str, object] | None = None, **config: object) -> None:
@@ -36,8 +36,8 @@ def test_a_configuration_that_asks_for_a_huge_network_gets_no_memory(
 
 def test_a_checkpoint_does_not_say_where_to_write(tiny_run: Path, command: Command, tmp_path: Path) -> None:
     """Its data set reads; a download, or a cache in a place of its choice, is for the command line to ask for."""
-    from dfm.commands.loaded import dataset_of
-    from dfm.datasets.folder import Folder
+    from dfm.cli.from_checkpoint import dataset_of
+    from dfm.data import ImageFolder
 
     found = checkpoint.read(newest(tiny_run))
     node = {"_target_": "dfm.datasets.vision.MNIST", "root": str(tmp_path / "theirs"), "download": True}
@@ -52,10 +52,10 @@ def test_a_checkpoint_does_not_say_where_to_write(tiny_run: Path, command: Comma
     written = checkpoint.Checkpoint(config=config, spec=found.spec, state=found.state)
     theirs = checkpoint.read(checkpoint.save(written, Path("other") / "checkpoints", keep=1))
     read = dataset_of(theirs, {"dataset": {}}, ("dfm",))
-    assert isinstance(read, Folder)
+    assert isinstance(read, ImageFolder)
     assert read.cache == data_folder()
     mine = dataset_of(theirs, {"dataset": {"cache": str(tmp_path)}}, ("dfm",))
-    assert isinstance(mine, Folder)
+    assert isinstance(mine, ImageFolder)
     assert mine.cache == str(tmp_path)
 
 

@@ -12,18 +12,19 @@ from test_guidance import Labelled
 from torch import Tensor
 
 import dfm
-from dfm import assemble
-from dfm.classifiers import NoisyClassifier, accuracy_and_calibration
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.denoiser import Calls
-from dfm.densities import UniformLogNsr
-from dfm.errors import UserError
-from dfm.guidance import ByClassifier, Classified
-from dfm.mixtures import GaussianMixture
-from dfm.models.classifier import ImageClassifier, PointClassifier
-from dfm.objectives import Classification
-from dfm.schedules import Schedule
-from dfm.trainer import Trainer, TrainerConfig
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.denoising.denoiser import EvaluationCount
+from dfm.denoising.noisy_classifier import NoisyClassifier
+from dfm.evaluation.calibration import accuracy_and_calibration
+from dfm.models.classifiers import ImageClassifier, PointClassifier
+from dfm.paths.schedule import Schedule
+from dfm.runs import parts as assemble
+from dfm.sampling.classifier_guidance import ClassifierGuidance, ClassifierGuided
+from dfm.training.objectives.classification import Classification
+from dfm.training.objectives.densities import LogNsrDensity
+from dfm.training.trainer import Trainer, TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Exact:
     schedule: Schedule
     mixture: GaussianMixture
 
-    def on(self, schedule: Schedule) -> "Exact":
+    def on_schedule(self, schedule: Schedule) -> "Exact":
         return replace(self, schedule=schedule)
 
     def log_probabilities(self, x: Tensor, t: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def test_with_the_exact_classifier_scale_one_is_the_conditional_score(
 ) -> None:
     labels = torch.tensor([0, 1, 2, 1])
     plain = oracle(mixture, schedule)
-    steered = ByClassifier(ckpt="x").guide(plain, exact(mixture, SCHEDULES["linear"])).given(labels)
+    steered = ClassifierGuidance(ckpt="x").guide(plain, exact(mixture, SCHEDULES["linear"])).with_labels(labels)
     told = Labelled(
         spec=replace(plain.spec, num_classes=3), schedule=schedule, mixture=mixture, label=labels
     )  # fmt: skip
@@ -80,9 +81,9 @@ def test_the_likelihood_of_a_steered_model_is_the_conditional_one(mixture: Gauss
     """The divergence goes through the classifier's gradient: log p(x | c) of a Gaussian, to 1e-4 nats."""
     path = SCHEDULES["trig"]
     labels = torch.tensor([0, 1, 2])
-    steered = ByClassifier(ckpt="x").guide(oracle(mixture, path), exact(mixture, path)).given(labels)
+    steered = ClassifierGuidance(ckpt="x").guide(oracle(mixture, path), exact(mixture, path)).with_labels(labels)
     points = mixture.means + 0.3
-    from dfm.likelihood import OdeLikelihood
+    from dfm.likelihood.ode import OdeLikelihood
 
     found = dfm.log_likelihood(steered, points, OdeLikelihood(solver="dopri5", divergence="exact"))
     each = torch.stack([
@@ -95,10 +96,10 @@ def test_the_likelihood_of_a_steered_model_is_the_conditional_one(mixture: Gauss
 
 
 def test_outside_the_interval_the_classifier_is_not_called(mixture: GaussianMixture) -> None:
-    path, calls = SCHEDULES["edm"], Calls()
+    path, calls = SCHEDULES["edm"], EvaluationCount()
     plain = oracle(mixture, path)
-    scheme = ByClassifier(ckpt="x", low=0.5, high=2.0)
-    steered = scheme.guide(plain, exact(mixture, path)).given(torch.tensor([0, 1, 2])).counted(calls)
+    scheme = ClassifierGuidance(ckpt="x", low=0.5, high=2.0)
+    steered = scheme.guide(plain, exact(mixture, path)).with_labels(torch.tensor([0, 1, 2])).counted(calls)
     x, t = torch.randn(3, 2, dtype=torch.float64), torch.tensor([0.1, 1.0, 9.0], dtype=torch.float64)
     data, noise = steered.expectations(x, t)
     assert calls.samples == 3 + 1, "three of the model, one of the classifier"
@@ -106,9 +107,11 @@ def test_outside_the_interval_the_classifier_is_not_called(mixture: GaussianMixt
     assert torch.equal(data[[0, 2]], bare[0][[0, 2]])
     assert torch.equal(noise[[0, 2]], bare[1][[0, 2]])
     assert not torch.allclose(data[1], bare[0][1])
-    part = steered.rows(torch.tensor([1]))
+    part = steered.select(torch.tensor([1]))
     assert torch.allclose(part.data(x[1:2], t[1:2]), data[1:2], rtol=1e-12)
-    zero = ByClassifier(ckpt="x", scale=0.0).guide(plain, exact(mixture, path)).given(torch.tensor([0, 1, 2]))
+    zero = (
+        ClassifierGuidance(ckpt="x", scale=0.0).guide(plain, exact(mixture, path)).with_labels(torch.tensor([0, 1, 2]))
+    )
     assert torch.equal(zero.data(x, t), bare[0]), "scale 0 is the model, bit for bit"
 
 
@@ -140,10 +143,10 @@ def test_training_finds_bayes_rule(mixture: GaussianMixture) -> None:
     points, labels = mixture.sample(20_000, generator)
     spec = replace(oracle(mixture, path).spec, num_classes=3)
     network = PointClassifier(shape=(2,), num_classes=3, width=64, depth=2)
-    model = NoisyClassifier(spec=spec, schedule=path, trained=path, network=network)
+    model = NoisyClassifier(spec=spec, schedule=path, trained_schedule=path, network=network)
     config = TrainerConfig(max_steps=400, batch_size=256, lr=3e-3, ema_decay=0.98, warmup_steps=20)
     trainer = Trainer(
-        config, model, Classification(density=UniformLogNsr()),
+        config, model, Classification(density=LogNsrDensity()),
         Split(values=points[:18_000].float(), labels=labels[:18_000]), device=torch.device("cpu"),
     )  # fmt: skip
     for _ in trainer.steps():
@@ -218,12 +221,12 @@ def test_a_classifier_of_other_data_is_refused(mixture: GaussianMixture) -> None
     other = exact(mixture, path)
     spec = DatasetSpec(name="x", shape=(1, 8, 8), levels=None, num_classes=0, mean=0.0, std=1.0)
     with pytest.raises(UserError, match="3 classes"):
-        ByClassifier(ckpt="x").guide(replace(oracle(mixture, path), spec=spec), other)
+        ClassifierGuidance(ckpt="x").guide(replace(oracle(mixture, path), spec=spec), other)
     plain = oracle(mixture, path)
     with pytest.raises(UserError, match="10 classes"):
-        ByClassifier(ckpt="x").guide(replace(plain, spec=replace(plain.spec, num_classes=10)), other)
-    steered = ByClassifier(ckpt="x").guide(oracle(mixture, path), other)
-    assert isinstance(steered, Classified)
+        ClassifierGuidance(ckpt="x").guide(replace(plain, spec=replace(plain.spec, num_classes=10)), other)
+    steered = ClassifierGuidance(ckpt="x").guide(oracle(mixture, path), other)
+    assert isinstance(steered, ClassifierGuided)
     with pytest.raises(UserError, match="label=3"):
         steered.data(torch.zeros(1, 2, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
 

@@ -14,9 +14,9 @@ from conftest import TINY, Command
 from PIL import Image
 from test_presets import QUICK
 
-from dfm import assemble
-from dfm.api import DEFAULT_SAMPLER
-from dfm.config import composed, config_dir
+from dfm.cli.command_line import composed, config_dir
+from dfm.runs import parts as assemble
+from dfm.sampling.draw import DEFAULT_SAMPLER
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,8 +126,8 @@ def test_points(command: Command) -> None:
     result = json.loads((run / "nll.json").read_text())
     assert result["unit"] == "nats"
     assert result["bits_per_dim"] is None
-    from dfm.datasets.mixture import Mixture
-    from dfm.run_dir import read_metrics
+    from dfm.data.toys import Mixture
+    from dfm.runs.metrics import read_metrics
 
     config = __import__("yaml").safe_load((run / "config.yaml").read_text())["dataset"]
     config.pop("_target_")
@@ -177,7 +177,7 @@ def test_a_new_run_never_overwrites_another(tiny_run: Path, command: Command) ->
 
 
 def test_help_lists_the_commands(command: Command) -> None:
-    from dfm.cli import COMMANDS
+    from dfm.cli.main import COMMANDS
 
     for arguments in ([], ["--help"]):
         out = command(*arguments).out
@@ -199,7 +199,7 @@ def test_help_and_cfg_of_each_command(name: str, command: Command) -> None:
 
 LIGHT = """
 import sys
-from dfm.cli import main
+from dfm.cli.main import main
 sys.argv = {argv!r}
 try:
     main()

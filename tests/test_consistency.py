@@ -10,16 +10,16 @@ import torch
 from conftest import SCHEDULES, TINY, Command
 from torch import Tensor, nn
 
-from dfm.consistency import Consistency, Doubling, Easy
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.denoiser import Calls, Denoiser
-from dfm.densities import LogNormal, UniformLogNsr
-from dfm.errors import UserError
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.denoising.denoiser import Denoiser, EvaluationCount
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Edm, Velocity
 from dfm.models.mlp import MLP
-from dfm.networks import NetworkDenoiser
-from dfm.predictions import Edm, Velocity
-from dfm.samplers import JumpSampler, start
-from dfm.trainer import Trainer, TrainerConfig
+from dfm.sampling.samplers import JumpSampler, start
+from dfm.training.few_steps.consistency import Consistency, DoublingPacing, EasyPacing
+from dfm.training.objectives.densities import LogNormalDensity, LogNsrDensity
+from dfm.training.trainer import Trainer, TrainerConfig
 
 MEAN, STD = 0.4, 0.5
 
@@ -28,16 +28,16 @@ def test_easy_pacing_by_hand() -> None:
     """Stage s of 8: lower = sigma (1 - (1 + 8/(1 + e^sigma))/2^(s + 1)), the data where that is negative."""
     sigma = torch.tensor([0.01, 1.0, 10.0], dtype=torch.float64)
     for progress, stage in ((0.0, 0), (0.124, 0), (0.126, 1), (0.5, 4), (1.0, 7)):
-        upper, lower = Easy().pair(sigma, progress)
+        upper, lower = EasyPacing().pair(sigma, progress)
         by_hand = [max(0.0, v * (1 - (1 + 8 / (1 + math.exp(v))) / 2 ** (stage + 1))) for v in sigma.tolist()]
         assert torch.equal(upper, sigma)
         assert lower.tolist() == pytest.approx(by_hand)
-    assert float(Easy().pair(sigma, 0.0)[1][0]) == 0.0, "at first small noise is compared with the data"
+    assert float(EasyPacing().pair(sigma, 0.0)[1][0]) == 0.0, "at first small noise is compared with the data"
 
 
 def test_doubling_pacing_by_hand() -> None:
     """10, 20, ..., 1280 levels and one, each as long as the others: eight stages."""
-    pacing = Doubling()
+    pacing = DoublingPacing()
     found = [pacing.count((k + 0.5) / 8) for k in range(8)]
     assert found == [11, 21, 41, 81, 161, 321, 641, 1281]
     assert pacing.count(1.0) == 1281
@@ -55,16 +55,16 @@ def model(path: str = "edm") -> NetworkDenoiser:
     schedule = SCHEDULES[path]
     row = Edm() if path == "edm" else Velocity()
     return NetworkDenoiser(
-        spec=spec, schedule=schedule, trained=schedule, prediction=row,
+        spec=spec, schedule=schedule, trained_schedule=schedule, prediction=row,
         network=MLP(shape=(1,), width=64, depth=2, time_features=32),
     )  # fmt: skip
 
 
-def trained(path: str, pacing: Easy | Doubling, steps: int) -> Denoiser:
+def trained(path: str, pacing: EasyPacing | DoublingPacing, steps: int) -> Denoiser:
     """A consistency model of N(MEAN, STD^2) from scratch."""
     points = MEAN + STD * torch.randn(8192, 1, generator=torch.Generator().manual_seed(0))
     config = TrainerConfig(max_steps=steps, batch_size=256, lr=2e-3, ema_decay=0.98, warmup_steps=20)
-    objective = Consistency(density=UniformLogNsr(), pacing=pacing)
+    objective = Consistency(density=LogNsrDensity(), pacing=pacing)
     trainer = Trainer(config, model(path), objective, Split(values=points, labels=None), device=torch.device("cpu"))
     for _ in trainer.steps():
         pass
@@ -72,9 +72,10 @@ def trained(path: str, pacing: Easy | Doubling, steps: int) -> Denoiser:
 
 
 @pytest.mark.parametrize(
-    ("path", "pacing"), [("edm", Easy(stages=6)), pytest.param("linear", Doubling(s1=80), marks=pytest.mark.faults)]
+    ("path", "pacing"),
+    [("edm", EasyPacing(stages=6)), pytest.param("linear", DoublingPacing(s1=80), marks=pytest.mark.faults)],
 )
-def test_on_gaussian_data_training_finds_the_map_of_the_ode(path: str, pacing: Easy | Doubling) -> None:
+def test_on_gaussian_data_training_finds_the_map_of_the_ode(path: str, pacing: EasyPacing | DoublingPacing) -> None:
     """f = m + S (y - m)/sqrt(S^2 + nsr^2) with y = x_t/a, and not the denoiser m + S^2 (y - m)/(S^2 + nsr^2)."""
     found = trained(path, pacing, 1500)
     z = torch.linspace(-1.5, 1.5, 7, dtype=torch.float64)[:, None]
@@ -117,7 +118,7 @@ def test_samples_in_few_calls_have_the_law_of_the_data(path: str, steps: int) ->
 def test_both_calls_see_the_same_dropout() -> None:
     """With levels that coincide the two ends are the same, dropout and all: the loss is zero."""
 
-    class Same(Easy):
+    class Same(EasyPacing):
         def pair(self, sigma: Tensor, progress: float) -> tuple[Tensor, Tensor]:
             return sigma, sigma
 
@@ -132,7 +133,7 @@ def test_both_calls_see_the_same_dropout() -> None:
     from dataclasses import replace
 
     net = replace(model(), network=Dropping().train())
-    objective = Consistency(density=LogNormal(), pacing=Same())
+    objective = Consistency(density=LogNormalDensity(), pacing=Same())
     data = torch.randn(16, 1)
     seed = 3
     ends = [objective._ends(net, data, data.flip(0), torch.full((16,), 1.0, dtype=torch.float64), seed) for _ in "ab"]
@@ -186,6 +187,6 @@ def test_sampling_without_a_step_is_refused() -> None:
     exact = Exact(spec=model().spec, schedule=SCHEDULES["edm"])
     with pytest.raises(UserError, match="steps=0"):
         JumpSampler(steps=0, renoise=True).run(exact, x)
-    calls = Calls()
+    calls = EvaluationCount()
     exact.counted(calls)
     assert calls.samples == 0

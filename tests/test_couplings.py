@@ -12,23 +12,32 @@ from conftest import SCHEDULES, oracle
 from scipy import stats
 from torch import Tensor
 
-from dfm.couplings import Coupling, EntropicTransport, Independent, LabelAware, OptimalTransport, squared_distances
-from dfm.datasets.base import DatasetSpec
-from dfm.datasets.digits import Digits
-from dfm.datasets.toys import EightGaussians, Moons
-from dfm.errors import UserError
-from dfm.likelihood import OdeLikelihood
-from dfm.mixtures import mixture_of
-from dfm.networks import NetworkDenoiser
-from dfm.potentials import Potential
-from dfm.predictions import Velocity
-from dfm.priors import FromDataset, Gaussian, Laplace, Mixture, Prior, Uniform
-from dfm.samplers import GridSampler, start
-from dfm.schedules import Linear
-from dfm.seeding import GeneratorDraws, NumberedDraws
-from dfm.steppers import Ddim, EulerMaruyama, Heun
+from dfm.basics.errors import UserError
+from dfm.basics.seeding import GeneratorDraws, NumberedDraws
+from dfm.data.dataset import DatasetSpec
+from dfm.data.digits import Digits
+from dfm.data.gaussian_mixture import mixture_of
+from dfm.data.toys import EightGaussians, Moons
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Velocity
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.paths.interpolating import Linear
+from dfm.paths.potentials import Potential
+from dfm.paths.priors import DatasetPrior, GaussianPrior, LaplacePrior, MixturePrior, Prior, UniformPrior
+from dfm.sampling.samplers import GridSampler, start
+from dfm.sampling.steppers.exponential import Ddim
+from dfm.sampling.steppers.ode import Heun
+from dfm.sampling.steppers.stochastic import EulerMaruyama
+from dfm.training.objectives.couplings import (
+    Coupling,
+    EntropicTransport,
+    IndependentCoupling,
+    LabelAwareCoupling,
+    OptimalTransport,
+    squared_distances,
+)
 
-COUPLINGS = [Independent(), OptimalTransport(), EntropicTransport(), EntropicTransport(reg=0.5)]
+COUPLINGS = [IndependentCoupling(), OptimalTransport(), EntropicTransport(), EntropicTransport(reg=0.5)]
 
 
 def batch(n: int, seed: int, d: int = 2) -> tuple[Tensor, Tensor, torch.Generator]:
@@ -82,7 +91,7 @@ def test_entropic_transport_lies_between_exact_and_independent() -> None:
 def test_label_aware_transport_is_the_best_inside_each_class() -> None:
     data, noise, generator = batch(9, 3)
     label = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2])
-    partners = LabelAware().partners(data, noise, label, generator)
+    partners = LabelAwareCoupling().partners(data, noise, label, generator)
     assert torch.equal(label[partners], label), "a class keeps the noise that was drawn for it"
     cost = squared_distances(data, noise)
     for value in range(3):
@@ -90,7 +99,7 @@ def test_label_aware_transport_is_the_best_inside_each_class() -> None:
         best = min(sum(float(cost[i, j]) for i, j in zip(rows, p, strict=True)) for p in itertools.permutations(rows))
         assert sum(float(cost[i, partners[i]]) for i in rows) == pytest.approx(best, rel=1e-9)
     with pytest.raises(UserError, match="conditional=true"):
-        LabelAware().partners(data, noise, None, generator)
+        LabelAwareCoupling().partners(data, noise, None, generator)
 
 
 def test_transport_over_the_batch_would_bias_a_class() -> None:
@@ -100,7 +109,7 @@ def test_transport_over_the_batch_would_bias_a_class() -> None:
     data = 0.1 * torch.randn(n, 1, generator=generator) + (4.0 * label - 2)[:, None]
     noise = torch.randn(n, 1, generator=generator)
     means = []
-    for coupling in (OptimalTransport(), LabelAware()):
+    for coupling in (OptimalTransport(), LabelAwareCoupling()):
         _, paired = coupling.pair(data, noise, label, generator)
         means.append(float(paired[label == 0].mean()))
     assert means[0] < -0.6
@@ -142,11 +151,11 @@ def test_bad_regularisation_is_refused(bad: dict[str, float]) -> None:
 
 # ---- priors ----------------------------------------------------------------------------------------------------------
 
-MIXTURE = Mixture(means=[[-2.0, 0.0], [1.0, 1.0]], covariances=[0.3, [[0.5, 0.2], [0.2, 0.4]]], weights=[1, 3])
+MIXTURE = MixturePrior(means=[[-2.0, 0.0], [1.0, 1.0]], covariances=[0.3, [[0.5, 0.2], [0.2, 0.4]]], weights=[1, 3])
 LINE: dict[str, tuple[Prior, object]] = {
-    "gaussian": (Gaussian(), stats.norm()),
-    "uniform": (Uniform(), stats.uniform(-math.sqrt(3), 2 * math.sqrt(3))),
-    "laplace": (Laplace(), stats.laplace(scale=math.sqrt(0.5))),
+    "gaussian": (GaussianPrior(), stats.norm()),
+    "uniform": (UniformPrior(), stats.uniform(-math.sqrt(3), 2 * math.sqrt(3))),
+    "laplace": (LaplacePrior(), stats.laplace(scale=math.sqrt(0.5))),
 }
 
 
@@ -165,7 +174,7 @@ def test_draws_and_densities_are_scipys(name: str, numbered: bool) -> None:
 
 
 def test_the_uniform_prior_ends() -> None:
-    assert float(Uniform().log_prob(torch.tensor([[0.0, 5.0]]))) == -math.inf
+    assert float(UniformPrior().log_prob(torch.tensor([[0.0, 5.0]]))) == -math.inf
 
 
 def test_the_mixture_prior_has_its_moments_and_density() -> None:
@@ -186,7 +195,7 @@ def test_the_mixture_prior_has_its_moments_and_density() -> None:
 def test_a_data_set_as_prior() -> None:
     """Training draws from the train split, sampling from the test split; images are dequantised."""
     data = EightGaussians(n_train=50, n_test=7)
-    prior = FromDataset(dataset=data)
+    prior = DatasetPrior(dataset=data)
     for draws, split in ((GeneratorDraws(30, torch.Generator().manual_seed(0)), "train"),
                          (NumberedDraws(0, range(30)), "test")):  # fmt: skip
         known = data.split(split).values
@@ -194,7 +203,7 @@ def test_a_data_set_as_prior() -> None:
             assert bool((known == point.float()).all(1).any())
     with pytest.raises(UserError, match="shape"):
         prior.draw(NumberedDraws(0, range(3)), (3,))
-    images = FromDataset(dataset=Digits()).draw(GeneratorDraws(4, torch.Generator().manual_seed(0)), (1, 8, 8))
+    images = DatasetPrior(dataset=Digits()).draw(GeneratorDraws(4, torch.Generator().manual_seed(0)), (1, 8, 8))
     assert float(images.min()) >= -1
     assert float(images.max()) < 1
     with pytest.raises(UserError, match="no density"):
@@ -202,7 +211,7 @@ def test_a_data_set_as_prior() -> None:
 
 
 def test_numbered_draws_do_not_depend_on_the_batch() -> None:
-    for prior in (Gaussian(), Laplace(), MIXTURE, Potential(f="r2/2", chain_steps=20)):
+    for prior in (GaussianPrior(), LaplacePrior(), MIXTURE, Potential(f="r2/2", chain_steps=20)):
         together = prior.draw(NumberedDraws(3, range(6)), (2,))
         alone = prior.draw(NumberedDraws(3, [4]), (2,))
         assert torch.allclose(together[4], alone[0], atol=1e-12)
@@ -211,12 +220,12 @@ def test_numbered_draws_do_not_depend_on_the_batch() -> None:
 def network(source: Prior, independent: bool = True) -> NetworkDenoiser:
     spec = DatasetSpec(name="x", shape=(2,), levels=None, num_classes=0, mean=0.1, std=0.5)
     return NetworkDenoiser(
-        spec=spec, schedule=Linear(), trained=Linear(), prediction=Velocity(), network=lambda x, t, label: 0 * x,
-        source=source, independent=independent,
+        spec=spec, schedule=Linear(), trained_schedule=Linear(), prediction=Velocity(), network=lambda x, t, label: 0 * x,
+        prior=source, independent=independent,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [network(Laplace()), network(Gaussian(), independent=False)])
+@pytest.mark.parametrize("case", [network(LaplacePrior()), network(GaussianPrior(), independent=False)])
 def test_without_a_score_there_is_no_sde_but_an_ode(case: NetworkDenoiser) -> None:
     x = start(case, 0, range(3))
     assert GridSampler(stepper=Heun(), steps=3).run(case, x).x.shape == (3, 2)
@@ -227,7 +236,7 @@ def test_without_a_score_there_is_no_sde_but_an_ode(case: NetworkDenoiser) -> No
 
 
 def test_start_and_latent_are_inverse_and_have_the_moments_of_x() -> None:
-    for source in (Gaussian(), Laplace(), MIXTURE):
+    for source in (GaussianPrior(), LaplacePrior(), MIXTURE):
         case = network(source)
         y = source.draw(NumberedDraws(0, range(4000)), (2,))
         x = case.from_latent(y)
@@ -239,7 +248,7 @@ def test_start_and_latent_are_inverse_and_have_the_moments_of_x() -> None:
 
 def test_the_likelihood_under_a_laplace_prior_integrates_to_one() -> None:
     """A zero velocity network on points: the density of the data is the prior's, moved and scaled."""
-    case = replace(network(Laplace()), network=lambda x, t, label: 0 * x)
+    case = replace(network(LaplacePrior()), network=lambda x, t, label: 0 * x)
     axis = torch.linspace(-12, 12, 241, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     density = OdeLikelihood(solver="rk4", steps=8, divergence="exact").log_density(case, grid).value.exp()
@@ -247,7 +256,7 @@ def test_the_likelihood_under_a_laplace_prior_integrates_to_one() -> None:
 
 
 def test_flow_from_eight_gaussians_to_moons_keeps_to_its_splits() -> None:
-    case = network(FromDataset(dataset=EightGaussians(n_train=20, n_test=5)))
+    case = network(DatasetPrior(dataset=EightGaussians(n_train=20, n_test=5)))
     assert start(case, 0, range(9)).shape == (9, 2)
     assert Moons(n_train=5).split("train").values.shape == (5, 2)
 
@@ -256,5 +265,5 @@ def test_an_oracle_is_not_touched_by_the_new_prior() -> None:
     """The Gaussian prior's start is a m + sqrt(a^2 V + b^2) z, as it always was."""
     denoiser = oracle(mixture_of([[0.3, 0.3]], 0.25), SCHEDULES["vp"])
     a, b = (float(c) for c in SCHEDULES["vp"].ab(torch.tensor(1.0, dtype=torch.float64)))
-    z = Gaussian().draw(NumberedDraws(5, range(2)), (2,))
+    z = GaussianPrior().draw(NumberedDraws(5, range(2)), (2,))
     assert torch.allclose(start(denoiser, 5, range(2), double=True), a * 0.3 + math.hypot(a * 0.5, b) * z)

@@ -8,12 +8,12 @@ import scipy.stats
 import torch
 from conftest import SCHEDULES, oracle
 
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.likelihood import OdeLikelihood
-from dfm.mixtures import mixture_of
-from dfm.oracles import MixtureDenoiser
-from dfm.report import audited, report
-from dfm.scoring import Scoring
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.data.gaussian_mixture import mixture_of
+from dfm.denoising.exact import MixtureDenoiser
+from dfm.likelihood.error_bars import audit_subset, report
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.likelihood.scoring import Scoring
 
 SEEDS, N = 200, 48
 COVARIANCE = [[0.30, 0.22], [0.22, 0.25]]
@@ -22,7 +22,7 @@ COVARIANCE = [[0.30, 0.22], [0.22, 0.25]]
 def interval(scoring: Scoring) -> tuple[float, float, dict]:
     """(mean, standard error, whole report) of one evaluation with its audit."""
     scored = scoring.all(range(N))
-    audit = audited(scoring, list(range(N)), scored.nats, lambda count: None)
+    audit = audit_subset(scoring, list(range(N)), scored.nats, lambda count: None)
     found = report(scored, audit, scoring.denoiser.spec)
     key = "nats" if found["unit"] == "nats" else "bits_per_dim"
     return found[key], found["stderr"], found

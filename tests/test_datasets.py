@@ -15,10 +15,9 @@ from dataset_files import (
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from dfm.datasets import SPLITS, Dataset, Split
-from dfm.datasets.base import DatasetSpec, moments, scale_levels
-from dfm.datasets.digits import Digits
-from dfm.errors import UserError
+from dfm.basics.errors import UserError
+from dfm.data.dataset import SPLITS, Dataset, DatasetSpec, Split, moments, scale_levels
+from dfm.data.digits import Digits
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = sorted((ROOT / "configs" / "dataset").glob("*.yaml"))
@@ -173,6 +172,6 @@ def test_digits_file_is_what_its_script_makes(tmp_path, monkeypatch):
     spec.loader.exec_module(script)
     monkeypatch.setattr("sys.argv", ["make_digits.py", str(tmp_path / "digits.npz")])
     script.main()
-    made, shipped = np.load(tmp_path / "digits.npz"), np.load(ROOT / "dfm" / "datasets" / "digits.npz")
+    made, shipped = np.load(tmp_path / "digits.npz"), np.load(ROOT / "dfm" / "data" / "digits.npz")
     assert set(made) == set(shipped)
     assert all(np.array_equal(made[name], shipped[name]) for name in made)

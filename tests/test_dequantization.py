@@ -11,13 +11,19 @@ import torch
 from conftest import SCHEDULES
 from torch import Tensor
 
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.dequantization import Dequantization, Importance, TruncatedNormal, Uniform, sharp
-from dfm.errors import UserError
-from dfm.likelihood import OdeLikelihood
-from dfm.mixtures import mixture_of
-from dfm.oracles import MixtureDenoiser
-from dfm.scoring import Scoring
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.data.dequantization import (
+    Dequantization,
+    ImportanceDequantization,
+    TruncatedNormalDequantization,
+    UniformDequantization,
+    sharp,
+)
+from dfm.data.gaussian_mixture import mixture_of
+from dfm.denoising.exact import MixtureDenoiser
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.likelihood.scoring import Scoring
 
 K = 5
 VALUES = torch.arange(K).repeat_interleave(2000).reshape(-1, 1, 1, 1)
@@ -33,7 +39,7 @@ def cell(level: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("nsr", [0.02, 0.1, 0.5])
-@pytest.mark.parametrize("noise", [Uniform(), TruncatedNormal()])
+@pytest.mark.parametrize("noise", [UniformDequantization(), TruncatedNormalDequantization()])
 def test_draws_and_their_density(noise: Dequantization, nsr: float) -> None:
     """Inside the cell, distributed as scipy's law of the same name (Kolmogorov-Smirnov), and log q is its density."""
     data, log_q = noise.draw(VALUES, K, uniforms(len(VALUES)), math.log(nsr))
@@ -44,7 +50,7 @@ def test_draws_and_their_density(noise: Dequantization, nsr: float) -> None:
         middle = (low + high) / 2
         law = (
             scipy.stats.uniform(low, high - low)
-            if isinstance(noise, Uniform)
+            if isinstance(noise, UniformDequantization)
             else scipy.stats.truncnorm((low - middle) / nsr, (high - middle) / nsr, middle, nsr)
         )
         assert scipy.stats.kstest(x, law.cdf).pvalue > 1e-3
@@ -56,7 +62,7 @@ def test_the_ends_of_the_uniforms_are_finite() -> None:
     u = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64).reshape(2, 1, 1, 1)
     values = torch.full((2, 1, 1, 1), 3)
     for nsr in (0.5, 0.02, 1e-3):
-        data, log_q = TruncatedNormal().draw(values, K, u, math.log(nsr))
+        data, log_q = TruncatedNormalDequantization().draw(values, K, u, math.log(nsr))
         assert data.isfinite().all()
         assert log_q.isfinite().all()
         low, high = cell(3)
@@ -66,29 +72,33 @@ def test_the_ends_of_the_uniforms_are_finite() -> None:
 
 def test_what_training_sees() -> None:
     generator = torch.Generator().manual_seed(0)
-    centred = TruncatedNormal().training(VALUES, K, generator)
+    centred = TruncatedNormalDequantization().training(VALUES, K, generator)
     assert centred.dtype == torch.float32
     assert torch.equal(centred, ((2 * VALUES.double() + 1) / K - 1).float())
-    filled = Uniform().training(VALUES, K, generator)
+    filled = UniformDequantization().training(VALUES, K, generator)
     assert torch.equal(((filled + 1) * K / 2).floor().long(), VALUES)
     assert float(filled[:2000].std()) == pytest.approx(2 / K / math.sqrt(12), rel=0.05)
     with pytest.raises(UserError, match="allowed in training"):
-        Importance().training(VALUES, K, generator)
+        ImportanceDequantization().training(VALUES, K, generator)
 
 
 def test_where_the_density_is_taken() -> None:
     """Truncated noise at nsr = 1/(3 K), or where the model begins if that is more; the others where it begins."""
     assert sharp(17, 3.0) == pytest.approx(math.log(1 / 51))
-    assert TruncatedNormal().start(17, -9.0) == pytest.approx(math.log(1 / 51))
-    assert TruncatedNormal().start(17, -1.0) == -1.0
-    assert Uniform().start(17, -9.0) == -9.0
-    assert Importance(noise=TruncatedNormal()).start(17, -9.0) == TruncatedNormal().start(17, -9.0)
-    own = TruncatedNormal(cut=2.0)
-    assert Importance().of_run(own).inner == own
-    assert Uniform().of_run(own) == Uniform()
+    assert TruncatedNormalDequantization().start(17, -9.0) == pytest.approx(math.log(1 / 51))
+    assert TruncatedNormalDequantization().start(17, -1.0) == -1.0
+    assert UniformDequantization().start(17, -9.0) == -9.0
+    assert ImportanceDequantization(noise=TruncatedNormalDequantization()).start(
+        17, -9.0
+    ) == TruncatedNormalDequantization().start(17, -9.0)
+    own = TruncatedNormalDequantization(cut=2.0)
+    assert ImportanceDequantization().of_run(own).inner == own
+    assert UniformDequantization().of_run(own) == UniformDequantization()
 
 
-@pytest.mark.parametrize("make", [lambda: TruncatedNormal(cut=0.0), lambda: Importance(samples=0)])
+@pytest.mark.parametrize(
+    "make", [lambda: TruncatedNormalDequantization(cut=0.0), lambda: ImportanceDequantization(samples=0)]
+)
 def test_refusals(make: object) -> None:
     with pytest.raises(UserError, match="allowed") as caught:
         make()  # type: ignore[operator]
@@ -141,7 +151,7 @@ def scored(noise: Dequantization, n: int) -> Tensor:
 
 def test_uniform_dequantisation_is_what_quadrature_says() -> None:
     nsr = 1e-3 / (1 - 1e-3)
-    found = scored(Uniform(), 4000)
+    found = scored(UniformDequantization(), 4000)
     assert abs(float(found.mean()) - uniform_nats(nsr)) < 4 * float(found.std()) / math.sqrt(4000)
     assert uniform_nats(nsr) > exact_nats(nsr) + 0.05, "the price of Jensen's inequality is not small here"
 
@@ -159,7 +169,7 @@ def test_importance_weights_close_the_gap() -> None:
     own = -torch.tensor(masses).log()[values]
     excess, errors = {}, {}
     for k in (1, 4, 16, 64):
-        gap = scored(Importance(samples=k), n) - own
+        gap = scored(ImportanceDequantization(samples=k), n) - own
         excess[k], errors[k] = float(gap.mean()), float(gap.std()) / math.sqrt(n)
         assert excess[k] > -4 * errors[k]
     assert excess[1] == pytest.approx(uniform_nats(nsr) - exact, abs=4 * errors[1])
@@ -171,7 +181,7 @@ def test_importance_weights_close_the_gap() -> None:
 def test_truncated_noise_is_priced_as_quadrature_says() -> None:
     """E[-log p(c + nsr z) + log q] at nsr = 1/(3 K) against quadrature over the cut normal."""
     nsr = 1 / (3 * K)
-    found = scored(TruncatedNormal(), 4000)
+    found = scored(TruncatedNormalDequantization(), 4000)
     total = 0.0
     for level, chance in enumerate(CHANCES):
         low, high = cell(level)

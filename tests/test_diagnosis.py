@@ -9,10 +9,11 @@ import torch
 from conftest import TINY, Command
 from test_train import trainer, weights
 
-from dfm.diagnosis import Trouble, merged
-from dfm.errors import UserError
-from dfm.objectives import Loss, Regression
-from dfm.trainer import Trainer
+from dfm.basics.errors import UserError
+from dfm.training.objectives.base import Loss
+from dfm.training.objectives.regression import Regression
+from dfm.training.step_failures import SkippedStep, merge
+from dfm.training.trainer import Trainer
 
 
 def poisoned(run: Trainer, rows: slice, steps: set[int]) -> None:
@@ -91,11 +92,11 @@ def test_the_first_bad_gradient_is_found_where_all_outputs_are_finite(clip_grad:
 
 
 def test_the_troubles_of_several_processes_become_one() -> None:
-    fine = Trouble(loss=1.0, grad_norm=float("nan"), indices=[1, 2], log_nsr=[0.0, 1.0], layer="a")
-    bad = Trouble(loss=float("nan"), grad_norm=float("nan"), indices=[7], log_nsr=[2.0], layer="b")
-    found = merged([fine, bad])
+    fine = SkippedStep(loss=1.0, grad_norm=float("nan"), indices=[1, 2], log_nsr=[0.0, 1.0], layer="a")
+    bad = SkippedStep(loss=float("nan"), grad_norm=float("nan"), indices=[7], log_nsr=[2.0], layer="b")
+    found = merge([fine, bad])
     assert (found.indices, found.log_nsr, found.layer) == ([7], [2.0], "b")
-    both = merged([fine, fine])
+    both = merge([fine, fine])
     assert (both.indices, both.layer) == ([1, 2, 1, 2], "a")
 
 
@@ -112,12 +113,12 @@ def test_after_some_in_a_row_the_run_stops_in_words() -> None:
 
 
 def test_a_density_that_adapts_learns_nothing_from_a_bad_step() -> None:
-    from dfm.densities import LossAware
-    from dfm.weights import Uniform
+    from dfm.training.objectives.densities import LossAwareDensity
+    from dfm.training.objectives.loss_weights import UniformWeight
 
     run = trainer(max_steps=1)
-    density = LossAware()
-    run.objective = Regression(density=density, weight=Uniform())
+    density = LossAwareDensity()
+    run.objective = Regression(density=density, weight=UniformWeight())
     before = density.running.squares.clone()
     poisoned(run, slice(0, 1), {1})
     for _ in run.steps():

@@ -9,14 +9,15 @@ from conftest import SCHEDULES
 from gaussian_students import CPU, MEAN, STD, Bent, Table, denoiser, exact, progressive, reflow, trained
 from torch import Tensor
 
-from dfm.datasets.base import Split
-from dfm.distillation import Progressive
-from dfm.errors import UserError
-from dfm.grids import LogNsr, NoiseShare
-from dfm.samplers import JumpSampler, start
-from dfm.schedules import Linear, Schedule
-from dfm.trainer import Trainer
-from dfm.trainer_config import TrainerConfig
+from dfm.basics.errors import UserError
+from dfm.data.dataset import Split
+from dfm.paths.interpolating import Linear
+from dfm.paths.schedule import Schedule
+from dfm.sampling.grids import LogNsrGrid, NoiseShareGrid
+from dfm.sampling.samplers import JumpSampler, start
+from dfm.training.few_steps.progressive import Progressive
+from dfm.training.trainer import Trainer
+from dfm.training.trainer_config import TrainerConfig
 
 
 def places(objective: Progressive, path: Schedule) -> Tensor:
@@ -24,9 +25,9 @@ def places(objective: Progressive, path: Schedule) -> Tensor:
     return path.log_nsr(objective.grid.times(objective.count(), path, path.t_min, path.t_max)[:-1])
 
 
-@pytest.mark.parametrize("grid", [NoiseShare(), LogNsr()], ids=["noise_share", "log_nsr"])
+@pytest.mark.parametrize("grid", [NoiseShareGrid(), LogNsrGrid()], ids=["noise_share", "log_nsr"])
 @pytest.mark.parametrize("path", ["linear", "vp", "edm", "trig"])
-def test_perfect_students_do_in_one_step_what_the_teacher_does_in_many(path: str, grid: NoiseShare) -> None:
+def test_perfect_students_do_in_one_step_what_the_teacher_does_in_many(path: str, grid: NoiseShareGrid) -> None:
     """Rounds 16 -> 1 with students that are exactly their targets: the last one's jump is 16 steps of DDIM."""
     schedule = SCHEDULES[path]
     first = denoiser(schedule, exact)
@@ -120,7 +121,7 @@ def test_rounds_take_the_student_of_the_round_before() -> None:
 def test_a_resumed_round_is_the_uninterrupted_one_bit_for_bit(kind: str, tmp_path: Path) -> None:
     def fresh(name: str) -> Trainer:
         torch.manual_seed(0)
-        objective = progressive(8) if kind == "progressive" else reflow(k=2, n=40).placed(tmp_path / name)
+        objective = progressive(8) if kind == "progressive" else reflow(k=2, n=40).with_directory(tmp_path / name)
         config = TrainerConfig(max_steps=9, batch_size=8, warmup_steps=0, lr=0.1)
         split = Split(values=torch.randn(64, 1), labels=None)
         return Trainer(config, denoiser(Linear(), Bent()), objective, split, device=CPU)

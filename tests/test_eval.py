@@ -10,10 +10,10 @@ import torch
 from conftest import TINY, Command
 from dataset_files import overrides_for, truncate, write_image
 
-from dfm.config import config_dir
-from dfm.datasets.digits import Digits
-from dfm.features import ClassifierFeatures
-from dfm.quantization import to_eight_bits
+from dfm.cli.command_line import config_dir
+from dfm.data.digits import Digits
+from dfm.data.pixel_levels import to_eight_bits
+from dfm.evaluation.classifier_features import ClassifierFeatures
 
 POINTS = ("nll.n=0", *(text for text in TINY if not text.startswith(("model", "nll"))))
 FIGURES = ("frechet", "frechet_stderr", "kernel", "kernel_stderr", "precision", "recall")

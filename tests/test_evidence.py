@@ -13,15 +13,17 @@ from conftest import SCHEDULES, oracle
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from dfm.datasets.base import DatasetSpec
-from dfm.dequantization import Importance, TruncatedNormal, Uniform
-from dfm.errors import UserError
-from dfm.grids import LogNsr
-from dfm.likelihood import EvidenceBound, OdeLikelihood
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec
+from dfm.data.dequantization import ImportanceDequantization, TruncatedNormalDequantization, UniformDequantization
+from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
+from dfm.denoising.exact import MixtureDenoiser
 from dfm.likelihood.decoders import DECODERS
-from dfm.mixtures import GaussianMixture, mixture_of
-from dfm.oracles import MixtureDenoiser
-from dfm.schedules import Schedule, VariancePreserving
+from dfm.likelihood.evidence_bound import EvidenceBound
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.paths.schedule import Schedule
+from dfm.paths.variance_preserving import VariancePreserving
+from dfm.sampling.grids import LogNsrGrid
 
 PATH = dataclasses.replace(SCHEDULES["linear"], t_min=0.01, t_max=0.99)
 # Data are N(0.3, 0.8^2) in three dimensions; the model believes N(-0.2, 0.5^2).
@@ -63,7 +65,7 @@ def test_every_part_of_a_misled_models_bound() -> None:
     for j, (low, high) in enumerate(pairwise(edges)):
         exact = D * scipy.integrate.quad(lambda u: expected_error(math.exp(u)), low, high)[0]
         assert within(budget.levels[:, j], exact), j
-    mean, std = denoiser.start_moments()
+    mean, std = denoiser.moments_at_t_max()
     a, b = 0.01, 0.99
     kl = kl_divergence(Normal(a * data, torch.tensor(b).double()), Normal(mean, std)).sum(1)
     assert torch.allclose(budget.prior, kl)
@@ -82,7 +84,7 @@ def test_the_bound_is_above_the_models_own_nats_by_the_path_divergence() -> None
     denoiser, data = believer(), examples(4000)
     low, high = math.log(0.01 / 0.99), math.log(99.0)
     levels = D * scipy.integrate.quad(lambda u: expected_error(math.exp(u)), low, high)[0]
-    mean, std = denoiser.start_moments()
+    mean, std = denoiser.moments_at_t_max()
     second = (0.01 * TRUE[1]) ** 2 + (0.01 * TRUE[0] - mean) ** 2 + 0.99**2
     prior = D * (second / std**2 - 1 - 2 * math.log(0.99 / std)) / 2
     nsr = 0.01 / 0.99
@@ -144,7 +146,7 @@ def test_discrete_steps_are_ddpms(variance: str) -> None:
     likelihood = EvidenceBound(steps=6, time="discrete", decoder="gaussian", variance=variance)  # type: ignore[arg-type]
     budget = likelihood.log_density(denoiser, data).budget
     assert budget is not None
-    times = LogNsr().times(6, path, path.t_min, path.t_max).flip(0).tolist()
+    times = LogNsrGrid().times(6, path, path.t_min, path.t_max).flip(0).tolist()
     generator = torch.Generator().manual_seed(7)
     for j, (s, t) in enumerate(pairwise(times)):
         a, b = (float(c) for c in path.ab(torch.tensor(t, dtype=torch.float64)))
@@ -257,8 +259,8 @@ def test_parts_add_up_and_other_repeats_are_other_noise() -> None:
         (lambda: EvidenceBound(decoder="vmd"), "did you mean 'vdm'"),  # type: ignore[arg-type]
         (lambda: EvidenceBound(variance="prior"), "posterior"),  # type: ignore[arg-type]
         (lambda: EvidenceBound(steps=0), "at least 1"),
-        (lambda: EvidenceBound(decoder="vdm").suited(believer().spec, Uniform()), "no integer levels"),
-        (lambda: EvidenceBound().suited(pixels(9).spec, Importance()), "not an estimate"),
+        (lambda: EvidenceBound(decoder="vdm").suited(believer().spec, UniformDequantization()), "no integer levels"),
+        (lambda: EvidenceBound().suited(pixels(9).spec, ImportanceDequantization()), "not an estimate"),
     ],
 )
 def test_refusals(make: object, word: str) -> None:
@@ -270,6 +272,6 @@ def test_refusals(make: object, word: str) -> None:
 def test_the_decoder_that_suits() -> None:
     """Trained on the centres of cells: VDM's; with noise in the cells, or points: Gaussian."""
     spec = pixels(9).spec
-    assert EvidenceBound().suited(spec, TruncatedNormal()).decoder == "vdm"
-    assert EvidenceBound().suited(spec, Uniform()).decoder == "gaussian"
-    assert EvidenceBound().suited(believer().spec, Uniform()).decoder == "gaussian"
+    assert EvidenceBound().suited(spec, TruncatedNormalDequantization()).decoder == "vdm"
+    assert EvidenceBound().suited(spec, UniformDequantization()).decoder == "gaussian"
+    assert EvidenceBound().suited(believer().spec, UniformDequantization()).decoder == "gaussian"

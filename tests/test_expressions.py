@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfm.errors import UserError
-from dfm.expressions import Expression
-from dfm.schedules import Custom, OrnsteinUhlenbeck
+from dfm.basics.errors import UserError
+from dfm.paths.custom import Custom
+from dfm.paths.formulas import Formula
+from dfm.paths.variance_preserving import OrnsteinUhlenbeck
 
 
 @pytest.mark.parametrize(
@@ -24,14 +25,14 @@ from dfm.schedules import Custom, OrnsteinUhlenbeck
 )
 def test_formulas_compute_what_python_does(text: str, expected: object) -> None:
     t = torch.tensor([0.1, 0.5, 1.7], dtype=torch.float64)
-    value = Expression(text)(t=t)
+    value = Formula(text)(t=t)
     assert value.shape == t.shape
     assert value.tolist() == pytest.approx([expected(float(u)) for u in t], rel=1e-12)  # type: ignore[operator]
 
 
 def test_several_variables_and_gradients() -> None:
     x = torch.tensor([[1.0, 2.0]], dtype=torch.float64, requires_grad=True)
-    value = Expression("x1^2 * x2", ("x1", "x2"))(x1=x[:, 0], x2=x[:, 1])
+    value = Formula("x1^2 * x2", ("x1", "x2"))(x1=x[:, 0], x2=x[:, 1])
     (gradient,) = torch.autograd.grad(value.sum(), x)
     assert gradient.tolist() == [[4.0, 1.0]]
 
@@ -45,12 +46,12 @@ def test_several_variables_and_gradients() -> None:
 )  # fmt: skip
 def test_all_else_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(UserError) as caught:
-        Expression(text, where="schedule.drift")
+        Formula(text, where="schedule.drift")
     assert "\n" not in str(caught.value)
 
 
 def test_towers_of_powers_do_not_hang() -> None:
-    assert float(Expression("9^9^9^9")(t=torch.zeros((), dtype=torch.float64))) == math.inf
+    assert float(Formula("9^9^9^9")(t=torch.zeros((), dtype=torch.float64))) == math.inf
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfm.datasets.base import Dataset, Split
-from dfm.datasets.digits import Digits
-from dfm.datasets.toys import Moons
-from dfm.errors import UserError
-from dfm.features import ClassifierFeatures, Coordinates, Recipe, features_for, kind_for
-from dfm.quality import quality
-from dfm.quantization import centres
-from dfm.trainer import Trainer
+from dfm.basics.errors import UserError
+from dfm.data.dataset import Dataset, Split
+from dfm.data.digits import Digits
+from dfm.data.pixel_levels import centres
+from dfm.data.toys import Moons
+from dfm.evaluation.classifier_features import ClassifierFeatures, Recipe, features_for
+from dfm.evaluation.features import Coordinates, kind_for
+from dfm.evaluation.sample_quality import quality
+from dfm.training.trainer import Trainer
 
 QUICK = Recipe(steps=2, batch_size=8, channels=8)
 

@@ -15,13 +15,17 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from torch import Tensor
 
-from dfm import figures, oracles
-from dfm.datasets.base import DatasetSpec, moments
-from dfm.errors import UserError
-from dfm.mixtures import GaussianMixture, mixture_of
-from dfm.oracles import EmpiricalDenoiser
-from dfm.plots import Arrows, Dots, Lines, Panel, Shades, panels
-from dfm.schedules import Edm, Linear, Schedule, VariancePreserving
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec, moments
+from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
+from dfm.denoising import exact as oracles
+from dfm.denoising.exact import EmpiricalDenoiser
+from dfm.evaluation import lecture_figures as figures
+from dfm.paths.interpolating import Linear
+from dfm.paths.schedule import Schedule
+from dfm.paths.variance_exploding import Edm
+from dfm.paths.variance_preserving import VariancePreserving
+from dfm.runs.charts import Arrows, Dots, Lines, Panel, Shades, panels
 
 GALLERY = Path(__file__).parents[1] / "scripts" / "gallery.py"
 

@@ -17,9 +17,11 @@ from dataset_files import (
 )
 from PIL import Image
 
-from dfm.datasets import SPLITS, folder, mapped
-from dfm.datasets.folder import Folder
-from dfm.errors import UserError
+from dfm.basics.errors import UserError
+from dfm.data import image_folder as folder
+from dfm.data import memory_map as mapped
+from dfm.data.dataset import SPLITS
+from dfm.data.image_folder import ImageFolder
 
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
@@ -30,7 +32,7 @@ def many(root: Path, n: int, start: int = 0) -> None:
         write_image(root / f"{i:03}.png", (i, i, i), (4, 4))
 
 
-def numbers(dataset: Folder) -> dict[str, set[int]]:
+def numbers(dataset: ImageFolder) -> dict[str, set[int]]:
     return {name: set(dataset.split(name).values[:, 0, 0, 0].tolist()) for name in SPLITS}
 
 
@@ -42,7 +44,7 @@ def test_sub_folders_are_classes_by_sorted_name(tmp_path):
     write_image(tmp_path / "ant" / ".2.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "ant" / "notes.txt").write_text("no image")
-    dataset = Folder(path=str(tmp_path), size=8, validation=0, test=0)
+    dataset = ImageFolder(path=str(tmp_path), size=8, validation=0, test=0)
     train = dataset.split("train")
     assert dataset.spec.num_classes == 3
     assert train.values.shape == (3, 3, 8, 8)
@@ -54,13 +56,13 @@ def test_a_linked_class_is_followed(tmp_path):
     write_image(tmp_path / "elsewhere" / "1.png")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a").symlink_to(tmp_path / "elsewhere")
-    assert len(Folder(path=str(tmp_path / "data"), validation=0, test=0).split("train")) == 1
+    assert len(ImageFolder(path=str(tmp_path / "data"), validation=0, test=0).split("train")) == 1
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_without_classes_there_are_no_labels(tmp_path, nested):
     write_image(tmp_path / ("a/1.png" if nested else "1.png"))
-    dataset = Folder(path=str(tmp_path), labels=not nested, validation=0, test=0)
+    dataset = ImageFolder(path=str(tmp_path), labels=not nested, validation=0, test=0)
     assert dataset.num_classes == 0
     assert dataset.split("train").labels is None
 
@@ -69,7 +71,7 @@ def test_the_first_of_a_split_are_of_all_classes(tmp_path):
     """``n=`` takes the first examples: in the order of names they would be of the first class alone."""
     for name in ("ant", "bee"):
         many(tmp_path / name, 60)
-    data = Folder(path=str(tmp_path), size=4, channels=1, test=0.4)
+    data = ImageFolder(path=str(tmp_path), size=4, channels=1, test=0.4)
     for name in ("train", "test"):
         labels = data.split(name).labels[:16]
         assert 3 <= int(labels.sum()) <= 13, "half of 16, within two and a half deviations"
@@ -78,14 +80,14 @@ def test_the_first_of_a_split_are_of_all_classes(tmp_path):
 
 def test_adding_images_moves_none_to_another_split(tmp_path):
     many(tmp_path, 100)
-    before = numbers(Folder(path=str(tmp_path), size=4, validation=0.2, test=0.3))
+    before = numbers(ImageFolder(path=str(tmp_path), size=4, validation=0.2, test=0.3))
     assert set.union(*before.values()) == set(range(100))
     assert sum(map(len, before.values())) == 100
     # binomial: 100 draws of probability 0.3, 0.2, within 4 deviations
     assert abs(len(before["test"]) - 30) < 4 * math.sqrt(21)
     assert abs(len(before["validation"]) - 20) < 4 * math.sqrt(16)
     many(tmp_path, 100, start=100)
-    after = numbers(Folder(path=str(tmp_path), size=4, validation=0.2, test=0.3))
+    after = numbers(ImageFolder(path=str(tmp_path), size=4, validation=0.2, test=0.3))
     assert all(before[name] <= after[name] for name in SPLITS)
 
 
@@ -96,7 +98,7 @@ def test_images_are_resized_and_cropped_about_the_centre(tmp_path, size, height_
     rows, columns = np.mgrid[:height, :width] + 0.5
     pixels = np.stack([250 * rows / height, 250 * columns / width, 125 + 0 * rows], 2)
     Image.fromarray(pixels.round().astype(np.uint8)).save(tmp_path / f"1.{ending}", quality=95)
-    image = Folder(path=str(tmp_path), size=size, validation=0, test=0).split("train").values[0].numpy()
+    image = ImageFolder(path=str(tmp_path), size=size, validation=0, test=0).split("train").values[0].numpy()
     h, w = height_width
     scale = min(width / w, height / h)
     y = height / 2 + (np.arange(h) + 0.5 - h / 2) * scale
@@ -109,7 +111,7 @@ def test_images_are_resized_and_cropped_about_the_centre(tmp_path, size, height_
 def test_shrinking_averages_instead_of_skipping(tmp_path):
     """Stripes one pixel wide become grey; without antialiasing they would stay black or white."""
     Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32))).save(tmp_path / "1.png")
-    image = Folder(path=str(tmp_path), size=8, channels=1, validation=0, test=0).split("train").values
+    image = ImageFolder(path=str(tmp_path), size=8, channels=1, validation=0, test=0).split("train").values
     assert (image[..., 1:-1].float() - 127.5).abs().max() < 5
 
 
@@ -117,7 +119,7 @@ def test_shrinking_averages_instead_of_skipping(tmp_path):
 @pytest.mark.parametrize("source", [(3, 999), (101, 97), (33, 32)])
 def test_any_size_is_reached_from_any_other(tmp_path, size, source):
     write_image(tmp_path / "1.png", size=source)
-    image = Folder(path=str(tmp_path), size=size, validation=0, test=0).split("train").values
+    image = ImageFolder(path=str(tmp_path), size=size, validation=0, test=0).split("train").values
     assert image[0].flatten(1).unique(dim=1).tolist() == [[10], [200], [30]]
 
 
@@ -126,7 +128,7 @@ def test_exif_orientation_is_obeyed(tmp_path):
     image.putpixel((0, 0), 255)
     image.getexif()[0x0112] = 6  # turn right by a quarter: the first pixel ends at the upper right
     image.save(tmp_path / "1.png", exif=image.getexif())
-    values = Folder(path=str(tmp_path), size=[4, 2], channels=1, validation=0, test=0).split("train").values
+    values = ImageFolder(path=str(tmp_path), size=[4, 2], channels=1, validation=0, test=0).split("train").values
     assert values[0, 0].tolist() == [[0, 255], [0, 0], [0, 0], [0, 0]]
 
 
@@ -136,53 +138,53 @@ def test_exif_orientation_is_obeyed(tmp_path):
 )
 def test_channels(tmp_path, channels, expected):
     write_image(tmp_path / "1.png")
-    dataset = Folder(path=str(tmp_path), size=2, channels=channels, validation=0, test=0)
+    dataset = ImageFolder(path=str(tmp_path), size=2, channels=channels, validation=0, test=0)
     assert dataset.split("train").values[0, :, 0, 0].tolist() == expected
 
 
 def test_images_too_many_for_memory_are_mapped_from_a_file_and_found_again(tmp_path, monkeypatch):
     many(tmp_path / "data", 20)
     options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "cache")}
-    in_memory = whole(Folder(**options))
+    in_memory = whole(ImageFolder(**options))
     monkeypatch.setattr(folder, "_free_memory", lambda: 0)
-    assert torch.equal(whole(Folder(**options)), in_memory)
+    assert torch.equal(whole(ImageFolder(**options)), in_memory)
     (kept,) = (tmp_path / "cache").glob("*.uint8")
     assert kept.stat().st_size == in_memory.numel()
     with monkeypatch.context() as patch:
         patch.setattr(folder, "decode", None)
-        assert torch.equal(whole(Folder(**options)), in_memory), "no image is decoded again"
+        assert torch.equal(whole(ImageFolder(**options)), in_memory), "no image is decoded again"
     write_image(tmp_path / "data" / "003.png", (255, 255, 255))
-    assert whole(Folder(**options)).max() == 255, "a changed image is"
+    assert whole(ImageFolder(**options)).max() == 255, "a changed image is"
 
 
 def test_many_images_are_decoded_once_and_the_file_of_older_ones_is_removed(tmp_path, monkeypatch):
     many(tmp_path / "data", 20)
     options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "cache")}
-    in_memory = whole(Folder(**options))
+    in_memory = whole(ImageFolder(**options))
     monkeypatch.setattr(folder, "MANY", 19)
-    assert torch.equal(whole(Folder(**options)), in_memory)
+    assert torch.equal(whole(ImageFolder(**options)), in_memory)
     first = set((tmp_path / "cache").glob("*.uint8"))
     assert len(first) == 1
     with monkeypatch.context() as patch:
         patch.setattr(folder, "decode", None)
-        assert torch.equal(whole(Folder(**options)), in_memory), "no image is decoded again"
+        assert torch.equal(whole(ImageFolder(**options)), in_memory), "no image is decoded again"
     for change in ({"size": 5}, {"test": 0.5}):
         before = set((tmp_path / "cache").glob("*.uint8"))
-        whole(Folder(**{**options, **change}))
+        whole(ImageFolder(**{**options, **change}))
         added = set((tmp_path / "cache").glob("*.uint8")) - before
         assert len(added) == 1, "another form has a file of its own"
         added.pop().unlink()
     with first.copy().pop().open("r+b") as file:
         file.truncate(7)
-    assert torch.equal(whole(Folder(**options)), in_memory), "a file cut short is written anew"
+    assert torch.equal(whole(ImageFolder(**options)), in_memory), "a file cut short is written anew"
     with monkeypatch.context() as patch:
         patch.setattr(folder, "DECODER", 2)
         patch.setattr(folder, "decode", lambda *_: np.zeros((3, 4, 4), np.uint8))
-        assert whole(Folder(**options)).max() == 0, "another decoder reads nothing of this one's"
+        assert whole(ImageFolder(**options)).max() == 0, "another decoder reads nothing of this one's"
     for zeros in set((tmp_path / "cache").glob("*.uint8")) - first:
         zeros.unlink()
     write_image(tmp_path / "data" / "003.png", (255, 255, 255))
-    kept = whole(Folder(**options))
+    kept = whole(ImageFolder(**options))
     assert kept.max() == 255
     left = set((tmp_path / "cache").glob("*.uint8"))
     assert len(left) == 1
@@ -192,10 +194,10 @@ def test_many_images_are_decoded_once_and_the_file_of_older_ones_is_removed(tmp_
 def test_many_images_are_decoded_into_memory_where_the_disk_is_full(tmp_path, monkeypatch):
     many(tmp_path / "data", 20)
     options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "cache")}
-    in_memory = whole(Folder(**options))
+    in_memory = whole(ImageFolder(**options))
     monkeypatch.setattr(folder, "MANY", 19)
     monkeypatch.setattr(mapped.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
-    assert torch.equal(whole(Folder(**options)), in_memory)
+    assert torch.equal(whole(ImageFolder(**options)), in_memory)
     assert not list((tmp_path / "cache").glob("*.uint8"))
 
 
@@ -204,16 +206,16 @@ def test_many_images_are_decoded_into_memory_where_there_can_be_no_cache(tmp_pat
     (tmp_path / "file").touch()
     monkeypatch.setattr(folder, "MANY", 19)
     options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "file" / "cache")}
-    assert len(whole(Folder(**options))) == 20
+    assert len(whole(ImageFolder(**options))) == 20
     monkeypatch.setattr(folder, "_free_memory", lambda: 0)
     with pytest.raises(UserError, match=r"fit neither .* nor .*cache \(Not a directory\)"):
-        whole(Folder(**options))
+        whole(ImageFolder(**options))
 
 
 def test_processes_that_begin_together_decode_once(tmp_path):
     many(tmp_path / "data", 20)
     code = (
-        "import sys; from dfm.datasets import folder; folder.MANY = 5; real = folder.decode\n"
+        "import sys; from dfm.data import image_folder as folder; folder.MANY = 5; real = folder.decode\n"
         "def slow(*a):\n  import time; time.sleep(0.05); print('decoded', flush=True); return real(*a)\n"
         "folder.decode = slow\n"
         "made = folder.Folder(path=sys.argv[1], size=4, cache=sys.argv[2], num_workers=1)\n"
@@ -231,7 +233,7 @@ def test_images_too_many_for_memory_and_disk_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "_free_memory", lambda: 0)
     monkeypatch.setattr(mapped.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(UserError, match="try a smaller") as error:
-        Folder(path=str(tmp_path), cache=str(tmp_path), validation=0, test=0).split("train")
+        ImageFolder(path=str(tmp_path), cache=str(tmp_path), validation=0, test=0).split("train")
     one_line(error)
 
 
@@ -245,14 +247,14 @@ def test_all_broken_images_are_reported_together(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24)  # 4x4 passes, 5x5 warns, 50x5 raises
     monkeypatch.setattr(folder, "_NAMED", 4)
     with pytest.raises(UserError) as error:
-        Folder(path=str(tmp_path), validation=0, test=0).split("train")
+        ImageFolder(path=str(tmp_path), validation=0, test=0).split("train")
     text = one_line(error)
     assert "5 of 8 images" in text
     assert sum(f"{name} (" in text for name in ("a.png", "b.bmp", "c.png", "d.png", "e.png")) == 4
     assert "and 1 more" in text
     monkeypatch.setattr(folder, "_NAMED", 5)
     with pytest.raises(UserError, match="decompression bomb"):
-        Folder(path=str(tmp_path), validation=0, test=0).split("train")
+        ImageFolder(path=str(tmp_path), validation=0, test=0).split("train")
 
 
 @pytest.mark.parametrize(
@@ -274,5 +276,5 @@ def test_a_wrong_folder_is_refused_at_once(files, options, words, tmp_path):
     for file in files:
         write_image(tmp_path / file)
     with pytest.raises(UserError) as error:
-        Folder(**{"path": str(tmp_path), **options})
+        ImageFolder(**{"path": str(tmp_path), **options})
     assert words in one_line(error)

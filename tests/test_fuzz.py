@@ -16,13 +16,15 @@ from conftest import TINY, Command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dfm import assemble, checkpoint
-from dfm.api import denoiser_of, sample
-from dfm.datasets.base import DatasetSpec
-from dfm.datasets.toys import EightGaussians
-from dfm.errors import UserError
-from dfm.trainer import Trainer
-from dfm.trainer_config import TrainerConfig
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec
+from dfm.data.toys import EightGaussians
+from dfm.runs import checkpoint
+from dfm.runs import parts as assemble
+from dfm.runs.loading import denoiser_of
+from dfm.sampling.draw import sample
+from dfm.training.trainer import Trainer
+from dfm.training.trainer_config import TrainerConfig
 
 QUIET = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 CPU = torch.device("cpu")
@@ -187,7 +189,7 @@ def check_state(state: dict[str, Any], folder: Path) -> None:
 
     def resume() -> None:
         trainer = trained()
-        with checkpoint.made_use_of(found):
+        with checkpoint.blame_checkpoint(found):
             trainer.load_state(found.state)
 
     one_line_or_fine(lambda: sample(denoiser_of(found, CPU, ("dfm",)), 1))
@@ -213,7 +215,7 @@ def check_line(command: Command, capsys: Any, line: list[str]) -> None:
 
     from hydra.core.global_hydra import GlobalHydra
 
-    from dfm.cli import main
+    from dfm.cli.main import main
 
     GlobalHydra.instance().clear()
     before, sys.argv = sys.argv, ["dfm", "train", *TINY, "trainer.max_steps=0", "samples.n=1", "nll.n=0", *line]

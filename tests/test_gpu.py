@@ -15,26 +15,26 @@ from conftest import Command
 from dataset_files import overrides_for
 from torch import nn
 
-from dfm.batches import Augmentation, Batches
-from dfm.datasets.base import Split
-from dfm.datasets.digits import Digits
-from dfm.densities import Uniform as UniformDensity
-from dfm.devices import products, resolve_device
-from dfm.errors import UserError
-from dfm.likelihood import OdeLikelihood
+from dfm.basics.devices import products, resolve_device
+from dfm.basics.errors import UserError
+from dfm.data.dataset import Split
+from dfm.data.digits import Digits
+from dfm.data.pixel_levels import dequantize
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Velocity
+from dfm.likelihood.ode import OdeLikelihood
 from dfm.models.unet import UNet
-from dfm.networks import NetworkDenoiser
-from dfm.objectives import Regression
-from dfm.optimizers import Muon
-from dfm.predictions import Velocity
-from dfm.quantization import dequantize
-from dfm.samplers import GridSampler
-from dfm.sampling import sample_batches
-from dfm.schedules import Linear
-from dfm.steppers import Heun
-from dfm.trainer import Trainer
-from dfm.trainer_config import TrainerConfig
-from dfm.weights import Uniform
+from dfm.paths.interpolating import Linear
+from dfm.sampling.draw import sample_batches
+from dfm.sampling.samplers import GridSampler
+from dfm.sampling.steppers.ode import Heun
+from dfm.training.batches import Augmentation, Batches
+from dfm.training.objectives.densities import UniformDensity
+from dfm.training.objectives.loss_weights import UniformWeight
+from dfm.training.objectives.regression import Regression
+from dfm.training.optimizers import Muon
+from dfm.training.trainer import Trainer
+from dfm.training.trainer_config import TrainerConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -46,7 +46,7 @@ def denoiser(device: str, **options: object) -> NetworkDenoiser:
     settings = {"channels": 32, "channel_multipliers": (1, 2), "groups": 8, "zero_init": False, **options}
     network = UNet(shape=spec.shape, **settings).to(resolve_device(device))  # type: ignore[arg-type]
     return NetworkDenoiser(
-        spec=spec, schedule=Linear(), trained=Linear(), prediction=Velocity(),
+        spec=spec, schedule=Linear(), trained_schedule=Linear(), prediction=Velocity(),
         network=network.eval(),
     )  # fmt: skip
 
@@ -54,7 +54,7 @@ def denoiser(device: str, **options: object) -> NetworkDenoiser:
 def trainer(blocks_per_level: int = 1, **changes: Any) -> Trainer:
     """On the digits, on the card; compiling takes its time by the number of blocks."""
     settings = {"max_steps": 6, "batch_size": 32, "warmup_steps": 2, "num_workers": 2, **changes}
-    objective = Regression(density=UniformDensity(), weight=Uniform())
+    objective = Regression(density=UniformDensity(), weight=UniformWeight())
     split = Digits().split("train")
     model = denoiser("cuda", blocks_per_level=blocks_per_level)
     return Trainer(TrainerConfig(**settings), model, objective, split, device=resolve_device("cuda"))

@@ -13,19 +13,21 @@ from PIL import Image
 from torch import Tensor
 
 import dfm
-from dfm.adaptive import BogackiShampine
-from dfm.batches import Augmentation, Batch
-from dfm.datasets.base import DatasetSpec
-from dfm.denoiser import Calls, Denoiser
-from dfm.errors import UserError
-from dfm.guidance import Autoguidance, ClassifierFree, guided
-from dfm.mixtures import GaussianMixture, mixture_of
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec
+from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
+from dfm.denoising.denoiser import Denoiser, EvaluationCount
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Velocity
 from dfm.models.unet import UNet
-from dfm.networks import NetworkDenoiser
-from dfm.predictions import Velocity
-from dfm.samplers import AdaptiveSampler, GridSampler, start
-from dfm.schedules import Schedule
-from dfm.steppers import Churn, Ddim, Heun
+from dfm.paths.schedule import Schedule
+from dfm.sampling.adaptive_solver import BogackiShampine
+from dfm.sampling.guidance import Autoguidance, ClassifierFree, guided
+from dfm.sampling.samplers import AdaptiveSampler, GridSampler, start
+from dfm.sampling.steppers.exponential import Ddim
+from dfm.sampling.steppers.ode import Heun
+from dfm.sampling.steppers.stochastic import Churn
+from dfm.training.batches import Augmentation, Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ def test_the_guided_score_is_that_of_the_tilted_density(labelled: Labelled, scal
     """grad [log p_t(x) + w (log p_t(x|c) - log p_t(x))] by autograd; every form that is asked for agrees with it."""
     schedule, mixture = labelled.schedule, labelled.mixture
     labels = torch.tensor([0, 1, 2, 1, 0])
-    given = ClassifierFree(scale=scale).guide(labelled).given(labels)
+    given = ClassifierFree(scale=scale).guide(labelled).with_labels(labels)
     for share in (0.2, 0.5, 0.8):
         t = torch.tensor(schedule.t_min + share * (schedule.t_max - schedule.t_min), dtype=torch.float64)
         a, b = schedule.ab(t)
@@ -96,7 +98,7 @@ def network(num_classes: int = 3, seed: int = 0) -> NetworkDenoiser:
         blocks_per_level=1, zero_init=False,
     ).eval()  # fmt: skip
     path = SCHEDULES["linear"]
-    return NetworkDenoiser(spec=spec, schedule=path, trained=path, prediction=Velocity(), network=net)
+    return NetworkDenoiser(spec=spec, schedule=path, trained_schedule=path, prediction=Velocity(), network=net)
 
 
 SAMPLERS = {
@@ -107,10 +109,10 @@ SAMPLERS = {
 }
 
 
-def draw(denoiser: Denoiser, name: str, labels: Tensor | None) -> tuple[Tensor, float, Calls]:
+def draw(denoiser: Denoiser, name: str, labels: Tensor | None) -> tuple[Tensor, float, EvaluationCount]:
     """Six samples, NFE as the sampler says, and the calls of the network as counted here."""
-    calls = Calls()
-    counted = denoiser.given(labels).counted(calls)
+    calls = EvaluationCount()
+    counted = denoiser.with_labels(labels).counted(calls)
     indices = range(6)
     with torch.no_grad():
         state = SAMPLERS[name].run(counted, start(denoiser, 0, indices, torch.device("cpu")), 0, indices)
@@ -168,15 +170,15 @@ def test_samples_with_times_of_their_own_are_guided_one_by_one(mixture: Gaussian
     found = mixed.data(x, t)
     for k in range(3):
         scale = 3.0 if k == 1 else 1.0
-        alone = ClassifierFree(scale=scale).guide(model).rows(torch.tensor([k]))
+        alone = ClassifierFree(scale=scale).guide(model).select(torch.tensor([k]))
         assert torch.allclose(found[k : k + 1], alone.data(x[k : k + 1], t[k : k + 1]), rtol=1e-12)
 
 
 def test_autoguidance_is_two_models_and_moves_between_schedules() -> None:
     strong, weak = network(seed=0), network(seed=1)
-    mixed = guided(strong, weak, 1.7).given(torch.tensor([0, 1, 2])).on(SCHEDULES["edm"])
+    mixed = guided(strong, weak, 1.7).with_labels(torch.tensor([0, 1, 2])).on_schedule(SCHEDULES["edm"])
     x, t = torch.randn(3, 1, 8, 8), torch.tensor(0.8, dtype=torch.float64)
-    both = [m.given(torch.tensor([0, 1, 2])).on(SCHEDULES["edm"]).data(x, t) for m in (weak, strong)]
+    both = [m.with_labels(torch.tensor([0, 1, 2])).on_schedule(SCHEDULES["edm"]).data(x, t) for m in (weak, strong)]
     assert torch.allclose(mixed.data(x, t), both[0] + 1.7 * (both[1] - both[0]), atol=1e-6)
     with pytest.raises(UserError, match="5 classes"):
         Autoguidance(ckpt="x").guide(strong, network(num_classes=5))
@@ -184,7 +186,7 @@ def test_autoguidance_is_two_models_and_moves_between_schedules() -> None:
 
 def test_a_guided_model_is_any_denoiser() -> None:
     """dfm.sample and dfm.log_likelihood take it."""
-    model = ClassifierFree(scale=1.5).guide(network()).given(torch.tensor([0, 1]))
+    model = ClassifierFree(scale=1.5).guide(network()).with_labels(torch.tensor([0, 1]))
     assert dfm.log_likelihood(model, torch.rand(2, 1, 8, 8)).isfinite().all()
 
 
@@ -210,7 +212,7 @@ def test_labels_are_hidden_one_by_one() -> None:
 def test_the_hidden_label_is_the_one_that_none_means() -> None:
     model = network()
     x, t = torch.randn(2, 1, 8, 8), torch.tensor(0.5, dtype=torch.float64)
-    assert torch.equal(model.given(torch.tensor([3, 3])).data(x, t), model.given(None).data(x, t))
+    assert torch.equal(model.with_labels(torch.tensor([3, 3])).data(x, t), model.with_labels(None).data(x, t))
 
 
 @pytest.mark.parametrize(("chance", "classes"), [(1.0, 3), (-0.1, 3), (0.1, 0)])

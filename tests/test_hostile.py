@@ -15,9 +15,10 @@ import pytest
 import torch
 from conftest import TINY, Command
 
-from dfm import checkpoint, run_dir
-from dfm.config import build
-from dfm.errors import UserError
+from dfm.basics.errors import UserError
+from dfm.runs import checkpoint, metrics
+from dfm.runs import directory as run_dir
+from dfm.runs.build import build
 
 
 class Bomb:
@@ -214,7 +215,7 @@ def test_a_mount_that_vanishes_costs_what_is_written_not_the_run(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every access to the run's directory fails from step 2 on."""
-    from dfm.commands.run import Run
+    from dfm.cli.commands.train.training_run import Run
 
     real = Run.draw
 
@@ -238,7 +239,7 @@ def test_a_directory_that_vanishes_costs_the_checkpoint_not_the_run(
 ) -> None:
     import shutil
 
-    from dfm.commands.run import Run
+    from dfm.cli.commands.train.training_run import Run
 
     real = Run.save
 
@@ -264,6 +265,6 @@ def test_the_best_checkpoint_outlives_the_newest(tmp_path: Path) -> None:
     lines = [{"step": 1, "validation_loss": 0.5}, {"step": 2, "validation_loss": 0.1}, {"step": 3, "loss": 0.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for step in range(1, 6):
-        best = run_dir.best_step(tmp_path, [*map(run_dir.step_of, run_dir.checkpoints(tmp_path)), step])
+        best = metrics.best_step(tmp_path, [*map(run_dir.step_of, run_dir.checkpoints(tmp_path)), step])
         checkpoint.save(content(step), tmp_path / "checkpoints", keep=2, best=best)
     assert [run_dir.step_of(p) for p in run_dir.checkpoints(tmp_path)] == [5, 4, 2]

@@ -8,21 +8,24 @@ import torch
 from conftest import SCHEDULES
 from torch import Tensor
 
-from dfm.datasets.base import DatasetSpec
-from dfm.densities import Uniform as UniformDensity
-from dfm.errors import UserError
-from dfm.grids import LogNsr, Uniform
-from dfm.interpolants import InterpolantDenoiser, RootLatent
-from dfm.likelihood import OdeLikelihood
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec
+from dfm.denoising.interpolant import InterpolantDenoiser
+from dfm.denoising.predictions import Velocity
+from dfm.likelihood.ode import OdeLikelihood
 from dfm.models.mlp import MLP
-from dfm.objectives import Interpolation, Regression
-from dfm.predictions import Velocity
-from dfm.priors import Gaussian, Prior
-from dfm.priors import Uniform as UniformPrior
-from dfm.samplers import GridSampler
-from dfm.schedules import Linear, Schedule, Trigonometric
-from dfm.steppers import Ddim, EulerMaruyama, Heun
-from dfm.weights import Uniform as UniformWeight
+from dfm.paths.interpolant_latents import RootLatent
+from dfm.paths.interpolating import Linear, Trigonometric
+from dfm.paths.priors import GaussianPrior, Prior, UniformPrior
+from dfm.paths.schedule import Schedule
+from dfm.sampling.grids import LogNsrGrid, UniformGrid
+from dfm.sampling.samplers import GridSampler
+from dfm.sampling.steppers.exponential import Ddim
+from dfm.sampling.steppers.ode import Heun
+from dfm.sampling.steppers.stochastic import EulerMaruyama
+from dfm.training.objectives.densities import UniformDensity
+from dfm.training.objectives.loss_weights import UniformWeight
+from dfm.training.objectives.regression import Interpolation, Regression
 
 M, S = 0.4, 0.6
 SPEC = DatasetSpec(name="g", shape=(2,), levels=None, num_classes=0, mean=M, std=S)
@@ -51,14 +54,14 @@ def exact(schedule: Schedule) -> InterpolantDenoiser:
         return torch.cat([row, z], 1)
 
     return InterpolantDenoiser(
-        spec=SPEC, schedule=schedule, trained=schedule, prediction=Velocity(), network=network, latent=LATENT
+        spec=SPEC, schedule=schedule, trained_schedule=schedule, prediction=Velocity(), network=network, latent=LATENT
     )
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_the_latents_derivative_is_autograds(name: str) -> None:
     schedule = SCHEDULES[name]
-    t = LogNsr().times(20, schedule, schedule.t_min, schedule.t_max)[1:-1].requires_grad_()
+    t = LogNsrGrid().times(20, schedule, schedule.t_min, schedule.t_max)[1:-1].requires_grad_()
     (expected,) = torch.autograd.grad(LATENT.c(schedule, t).sum(), t)
     assert torch.allclose(LATENT.derivative(schedule, t.detach()), expected, rtol=1e-7)
 
@@ -73,7 +76,7 @@ def test_velocity_and_score_are_those_of_the_gaussian(name: str) -> None:
     """x_t ~ N(m, v): score -(x - m)/v, velocity m' + v'/(2 v) (x - m), both by autograd of the moments."""
     schedule = SMOOTH[name]
     denoiser = exact(schedule)
-    for t in LogNsr().times(8, schedule, schedule.t_min, schedule.t_max)[1:-1]:
+    for t in LogNsrGrid().times(8, schedule, schedule.t_min, schedule.t_max)[1:-1]:
         at = t.clone().requires_grad_()
         mean, variance = moments(schedule, at)
         dm = torch.autograd.grad(mean, at, retain_graph=True)[0] if mean.requires_grad else torch.zeros(())
@@ -89,8 +92,8 @@ def test_velocity_and_score_are_those_of_the_gaussian(name: str) -> None:
 @pytest.mark.parametrize("trained", sorted(SMOOTH))
 def test_a_schedule_can_be_swapped(trained: str) -> None:
     """c/a depends on b/a alone, so the network of one schedule has the velocity and score of another."""
-    swapped, truth = exact(SMOOTH[trained]).on(SMOOTH["trig"]), exact(SMOOTH["trig"])
-    t = LogNsr().times(6, SMOOTH["trig"], swapped.t_min, swapped.t_max)[1:-1]
+    swapped, truth = exact(SMOOTH[trained]).on_schedule(SMOOTH["trig"]), exact(SMOOTH["trig"])
+    t = LogNsrGrid().times(6, SMOOTH["trig"], swapped.t_min, swapped.t_max)[1:-1]
     x = torch.randn(len(t), 2, dtype=torch.float64)
     for found, expected in zip(swapped.velocity_and_score(x, t), truth.velocity_and_score(x, t), strict=True):
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
@@ -106,7 +109,7 @@ def test_ode_and_sde_keep_the_law(stepper: object) -> None:
     mean, variance = moments(schedule, ends)
     x = mean[0] + variance[0].sqrt() * torch.randn(n, 2, dtype=torch.float64, generator=generator)
     sampler = GridSampler(
-        stepper=stepper, grid=Uniform(), steps=200,  # type: ignore[arg-type]
+        stepper=stepper, grid=UniformGrid(), steps=200,  # type: ignore[arg-type]
         noise=lambda step, part, x: torch.randn(x.shape, dtype=x.dtype, generator=generator),
     )  # fmt: skip
     *_, (end, _) = sampler.path(denoiser, x, 0, range(n))
@@ -152,10 +155,10 @@ def test_objective_and_latent_must_agree() -> None:
         RootLatent(scale=0.0)
 
 
-@pytest.mark.parametrize("prior", [Gaussian(), UniformPrior()])
+@pytest.mark.parametrize("prior", [GaussianPrior(), UniformPrior()])
 def test_it_trains_with_two_outputs_and_any_prior(prior: Prior) -> None:
     network = MLP(shape=(2,), outputs=2, width=16, depth=1)
-    denoiser = replace(exact(Linear()), network=network, source=prior)
+    denoiser = replace(exact(Linear()), network=network, prior=prior)
     objective = Interpolation(density=UniformDensity(), weight=UniformWeight())
     loss = objective.loss(denoiser, torch.randn(8, 2), torch.Generator().manual_seed(0)).value
     assert loss.shape == (8,)

@@ -11,15 +11,15 @@ from conftest import SCHEDULES, TINY, Command
 from PIL import Image
 from torch import Tensor
 
-from dfm.datasets.base import DatasetSpec
-from dfm.denoiser import Calls
-from dfm.errors import UserError
-from dfm.inverse import MASKS, Colorize, Inpaint, Observed, Task, Upsample
-from dfm.mixtures import GaussianMixture
-from dfm.oracles import MixtureDenoiser
-from dfm.samplers import GridSampler, start
-from dfm.schedules import Schedule
-from dfm.steppers import Heun
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec
+from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.denoising.denoiser import EvaluationCount
+from dfm.denoising.exact import MixtureDenoiser
+from dfm.paths.schedule import Schedule
+from dfm.sampling.inverse_problems import MASKS, Colorize, Conditioned, Inpaint, Task, Upsample
+from dfm.sampling.samplers import GridSampler, start
+from dfm.sampling.steppers.ode import Heun
 
 SHAPE = (3, 4, 4)
 TASKS = {
@@ -101,13 +101,13 @@ def test_the_gradient_follows_correlations_better_than_replacement() -> None:
 
 def test_rows_labels_calls_and_schedules_reach_the_denoiser_inside() -> None:
     model = gaussian(SCHEDULES["edm"], torch.eye(48, dtype=torch.float64))
-    truth, calls = torch.randn(4, *SHAPE, dtype=torch.float64), Calls()
+    truth, calls = torch.randn(4, *SHAPE, dtype=torch.float64), EvaluationCount()
     observed = Inpaint(mask="top").observe(model, truth).counted(calls)
-    part = observed.rows(torch.tensor([2, 0])).given(torch.tensor([5, 6]))
-    assert isinstance(part, Observed)
+    part = observed.select(torch.tensor([2, 0])).with_labels(torch.tensor([5, 6]))
+    assert isinstance(part, Conditioned)
     assert torch.equal(part.known, observed.known[[2, 0]])
     x = torch.randn(2, *SHAPE, dtype=torch.float64)
-    part.on(SCHEDULES["linear"]).velocity(x, torch.tensor(0.5, dtype=torch.float64))
+    part.on_schedule(SCHEDULES["linear"]).velocity(x, torch.tensor(0.5, dtype=torch.float64))
     assert calls.samples == 2
     assert torch.equal(part.restore(x)[:, :, :2], x[:, :, :2]), "the upper half is free"
     assert torch.equal(part.restore(x)[:, :, 2:], truth[[2, 0]][:, :, 2:])
@@ -124,7 +124,7 @@ def test_known_pixels_are_exact_in_the_result(mask: str, method: str, tiny_run: 
         "sampler.steps=2",
     ).run  # fmt: skip
     made = np.load(run / "samples.npz")["samples"][..., 0]
-    from dfm.datasets.digits import Digits
+    from dfm.data.digits import Digits
 
     images = np.round(Digits().split("test").values[:5, 0].double().numpy() * 255 / 16).astype(int)
     known = mine > 127 if mask == "mine.png" else Inpaint(mask=mask).known_pixels(8, 8).numpy() > 0

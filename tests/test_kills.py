@@ -17,7 +17,7 @@ from conftest import TINY
 from safetensors.torch import load_file
 from test_resumption import assert_same, left
 
-from dfm import run_dir
+from dfm.runs import directory as run_dir
 
 RUN = [
     *[text for text in TINY if not text.startswith(("trainer.", "nll."))], "trainer.max_steps=7", "trainer.log_every=1",
@@ -46,18 +46,18 @@ def counted(*given, **more):
         os.kill(os.getpid(), signal.SIGKILL)
     return found
 setattr(home, name, counted)
-from dfm.cli import main
+from dfm.cli.main import main
 main()
 """
 MOMENTS = {
-    "in a step": ("dfm.trainer.Trainer._move", "before", 4),
-    "after a step, before its line": ("dfm.trainer.Trainer._move", "after", 5),
+    "in a step": ("dfm.training.trainer.Trainer._move", "before", 4),
+    "after a step, before its line": ("dfm.training.trainer.Trainer._move", "after", 5),
     "inside a checkpoint write": ("os.fsync", "before", 9),
     "before the rename": ("os.replace", "before", 6),
     "after the rename, before the old ones go": ("os.replace", "after", 7),
-    "between a line and the checkpoint": ("dfm.commands.run.Run.validate", "after", 2),
-    "in a picture": ("dfm.images_io.save_png", "before", 3),
-    "before the first checkpoint": ("dfm.trainer.Trainer._move", "after", 1),
+    "between a line and the checkpoint": ("dfm.cli.commands.train.training_run.Run.validate", "after", 2),
+    "in a picture": ("dfm.runs.images.save_png", "before", 3),
+    "before the first checkpoint": ("dfm.training.trainer.Trainer._move", "after", 1),
 }
 
 

@@ -10,18 +10,21 @@ from conftest import SCHEDULES, oracle
 from scipy import integrate, linalg, stats
 from torch import Tensor
 
-from dfm.datasets.base import DatasetSpec
-from dfm.errors import UserError
-from dfm.grids import Quadratic
-from dfm.langevin import LangevinDenoiser, chain
-from dfm.mixtures import mixture_of
-from dfm.objectives import LangevinMatching
-from dfm.potentials import DoubleWell, Potential
-from dfm.predictions import Noise
-from dfm.samplers import GridSampler, start
-from dfm.schedules import Linear, OrnsteinUhlenbeck
-from dfm.seeding import NumberedDraws
-from dfm.steppers import Ddim, EulerMaruyama, Heun
+from dfm.basics.errors import UserError
+from dfm.basics.seeding import NumberedDraws
+from dfm.data.dataset import DatasetSpec
+from dfm.data.gaussian_mixture import mixture_of
+from dfm.denoising.langevin import LangevinDenoiser
+from dfm.denoising.predictions import Noise
+from dfm.paths.interpolating import Linear
+from dfm.paths.potentials import DoubleWell, Potential
+from dfm.paths.variance_preserving import OrnsteinUhlenbeck
+from dfm.sampling.grids import QuadraticGrid
+from dfm.sampling.samplers import GridSampler, start
+from dfm.sampling.steppers.exponential import Ddim
+from dfm.sampling.steppers.ode import Heun
+from dfm.sampling.steppers.stochastic import EulerMaruyama
+from dfm.training.objectives.langevin import LangevinMatching, chain
 
 WELL = DoubleWell(dimension=1, height=1.0, width=1.0)
 CLOCK = OrnsteinUhlenbeck(t_min=1e-2, t_max=3.0)
@@ -102,7 +105,7 @@ def fokker_planck(times: list[float]) -> dict[float, np.ndarray]:
 @pytest.fixture(scope="module")
 def laws() -> dict[float, np.ndarray]:
     """p_t at the times of a grid of 300 steps."""
-    times = Quadratic().times(300, CLOCK, CLOCK.t_min, CLOCK.t_max)
+    times = QuadraticGrid().times(300, CLOCK, CLOCK.t_min, CLOCK.t_max)
     return fokker_planck([float(t) for t in times])
 
 
@@ -125,7 +128,9 @@ def exact_denoiser(laws: dict[float, np.ndarray], clock: OrnsteinUhlenbeck = CLO
         excess += 4 * points * (points**2 - 1)
         return clock.ab(t)[1][:, None] * torch.from_numpy(excess)[:, None]
 
-    shell = LangevinDenoiser(spec=SPEC, schedule=clock, trained=clock, prediction=Noise(), network=network, source=WELL)
+    shell = LangevinDenoiser(
+        spec=SPEC, schedule=clock, trained_schedule=clock, prediction=Noise(), network=network, prior=WELL
+    )
     return shell
 
 
@@ -133,7 +138,7 @@ def exact_denoiser(laws: dict[float, np.ndarray], clock: OrnsteinUhlenbeck = CLO
 def test_back_from_the_well_to_the_data(laws: dict[float, np.ndarray], stepper: object, p: float) -> None:
     """From the Langevin chain on exp(-f) the reverse process leads to the data's law: Kolmogorov-Smirnov."""
     denoiser, n = exact_denoiser(laws), 1500
-    sampler = GridSampler(stepper=stepper, grid=Quadratic(), steps=300)  # type: ignore[arg-type]
+    sampler = GridSampler(stepper=stepper, grid=QuadraticGrid(), steps=300)  # type: ignore[arg-type]
     *_, (end, t) = sampler.path(denoiser, start(denoiser, 0, range(n), double=True), 0, range(n))
     cdf = integrate.cumulative_simpson(laws[min(laws)], x=AXIS, initial=0)
     assert t == CLOCK.t_min
@@ -152,8 +157,8 @@ def test_for_a_parabola_the_process_is_ornstein_uhlenbeck() -> None:
         return schedule.ab(t)[1][:, None] * (truth.score(x_t, t) + x_t)
 
     denoiser = LangevinDenoiser(
-        spec=truth.spec, schedule=schedule, trained=schedule, prediction=Noise(), network=network,
-        source=Potential(f="r2/2", dimension=1),
+        spec=truth.spec, schedule=schedule, trained_schedule=schedule, prediction=Noise(), network=network,
+        prior=Potential(f="r2/2", dimension=1),
     )  # fmt: skip
     x = torch.randn(20, 1, dtype=torch.float64)
     for t in (0.01, 0.3, 2.0):
@@ -205,10 +210,15 @@ def test_mistakes_are_refused_in_one_line(laws: dict[float, np.ndarray]) -> None
         GridSampler(stepper=Ddim(), steps=2).run(denoiser, torch.zeros(1, 1, dtype=torch.float64))
     with pytest.raises(UserError, match="schedule=ou"):
         LangevinDenoiser(
-            spec=SPEC, schedule=Linear(), trained=Linear(), prediction=Noise(), network=denoiser.network, source=WELL
+            spec=SPEC,
+            schedule=Linear(),
+            trained_schedule=Linear(),
+            prediction=Noise(),
+            network=denoiser.network,
+            prior=WELL,
         )
     with pytest.raises(UserError, match="trained on"):
-        denoiser.on(OrnsteinUhlenbeck())
+        denoiser.on_schedule(OrnsteinUhlenbeck())
     with pytest.raises(UserError, match="dimension"):
         WELL.draw(NumberedDraws(0, [0]), (2,))
     with pytest.raises(UserError, match="at 0"):

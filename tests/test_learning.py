@@ -9,24 +9,28 @@ import torch
 from conftest import SCHEDULES
 from test_path import PREDICTIONS, STD
 
-from dfm import grids, weights
-from dfm.datasets.base import DatasetSpec
-from dfm.datasets.digits import Digits
-from dfm.densities import Levels, LossAware, Uniform, UniformLogNsr
-from dfm.errors import UserError
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec
+from dfm.data.digits import Digits
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Velocity
 from dfm.models.mlp import MLP
-from dfm.networks import NetworkDenoiser
-from dfm.objectives import Regression
-from dfm.predictions import Velocity
-from dfm.schedules import Ddpm, Linear, RandomWalk, Schedule
-from dfm.trainer import Trainer, TrainerConfig
-from dfm.uncertainty import Learned
+from dfm.paths.interpolating import Linear
+from dfm.paths.schedule import Schedule
+from dfm.paths.variance_exploding import RandomWalk
+from dfm.paths.variance_preserving import Ddpm
+from dfm.sampling import grids
+from dfm.training.objectives import loss_weights as weights
+from dfm.training.objectives.densities import DiscreteDensity, LogNsrDensity, LossAwareDensity, UniformDensity
+from dfm.training.objectives.regression import Regression
+from dfm.training.objectives.uncertainty import LearnedUncertainty
+from dfm.training.trainer import Trainer, TrainerConfig
 
 # ---- levels ----------------------------------------------------------------------------------------------------------
 
 
 def test_ddpms_levels_are_the_whole_steps_with_equal_chance() -> None:
-    schedule, density = Ddpm(), Levels(grid=grids.Integers(), n=1000)
+    schedule, density = Ddpm(), DiscreteDensity(grid=grids.IntegersGrid(), n=1000)
     t = density.time(torch.linspace(0, 1, 4001, dtype=torch.float64)[:-1] + 1e-9, schedule)
     values, counts = torch.unique(t, return_counts=True)
     assert values.tolist() == list(range(1, 1001))
@@ -34,30 +38,30 @@ def test_ddpms_levels_are_the_whole_steps_with_equal_chance() -> None:
 
 
 def test_ncsns_levels_are_geometric() -> None:
-    density = Levels(grid=grids.LogNsr(), n=10)
+    density = DiscreteDensity(grid=grids.LogNsrGrid(), n=10)
     schedule = SCHEDULES["ve"]
     levels = schedule.log_nsr(density.time(torch.arange(10, dtype=torch.float64) / 10 + 0.05, schedule)).exp()
     assert torch.allclose(levels[1:] / levels[:-1], torch.full((9,), (0.01 / 50) ** (1 / 9), dtype=torch.float64))
     with pytest.raises(UserError, match="n=1"):
-        Levels(grid=grids.LogNsr(), n=1)
+        DiscreteDensity(grid=grids.LogNsrGrid(), n=1)
 
 
 @pytest.mark.parametrize("schedule", [Ddpm(), RandomWalk()])
 def test_the_integer_grid_visits_whole_steps(schedule: Schedule) -> None:
-    t = grids.Integers().times(37, schedule, schedule.t_min, schedule.t_max)
+    t = grids.IntegersGrid().times(37, schedule, schedule.t_min, schedule.t_max)
     assert torch.equal(t, t.round())
     assert (float(t[0]), float(t[-1])) == (schedule.t_max, schedule.t_min)
     assert bool((t.diff() < 0).all())
-    everyone = grids.Integers().times(int(schedule.t_max) - 1, schedule, schedule.t_min, schedule.t_max)
+    everyone = grids.IntegersGrid().times(int(schedule.t_max) - 1, schedule, schedule.t_min, schedule.t_max)
     assert everyone.tolist() == list(range(int(schedule.t_max), 0, -1))
     with pytest.raises(UserError, match="at most"):
-        grids.Integers().times(5, Linear(), 0.001, 0.999)
+        grids.IntegersGrid().times(5, Linear(), 0.001, 0.999)
 
 
 # ---- the loss-aware density ------------------------------------------------------------------------------------------
 
 
-def fed(density: LossAware, loss: object, rounds: int = 400) -> LossAware:
+def fed(density: LossAwareDensity, loss: object, rounds: int = 400) -> LossAwareDensity:
     """After many observations of a loss that is a function of t on the linear path."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(rounds):
@@ -68,7 +72,7 @@ def fed(density: LossAware, loss: object, rounds: int = 400) -> LossAware:
 
 def test_levels_follow_the_root_mean_square_of_their_loss() -> None:
     """loss = 1 + 3 t: the share of each bin is proportional to it, up to the floor."""
-    density = fed(LossAware(bins=10, decay=0.9, floor=0.1), lambda t: 1 + 3 * t)
+    density = fed(LossAwareDensity(bins=10, decay=0.9, floor=0.1), lambda t: 1 + 3 * t)
     middle = Linear().t_min + (Linear().t_max - Linear().t_min) * (torch.arange(10, dtype=torch.float64) + 0.5) / 10
     loss = 1 + 3 * middle
     assert torch.allclose(density.shares(), 0.9 * loss / loss.sum() + 0.01, rtol=0.05)
@@ -76,7 +80,7 @@ def test_levels_follow_the_root_mean_square_of_their_loss() -> None:
 
 def test_the_reweighted_mean_is_that_of_the_base_density() -> None:
     """int g(t) dt by importance against the exact integral, for a g that the density knows nothing of."""
-    density = fed(LossAware(bins=20, floor=0.2), lambda t: (4 * t).exp())
+    density = fed(LossAwareDensity(bins=20, floor=0.2), lambda t: (4 * t).exp())
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     t = density.time(u, Linear())
     estimate = float((density.importance(u) * (5 * t).sin()).mean())
@@ -85,16 +89,16 @@ def test_the_reweighted_mean_is_that_of_the_base_density() -> None:
 
 
 def test_its_variance_is_smaller_where_the_loss_is_uneven() -> None:
-    plain, aware = Uniform(), fed(LossAware(bins=50, floor=0.05), lambda t: (6 * t).exp())
+    plain, aware = UniformDensity(), fed(LossAwareDensity(bins=50, floor=0.05), lambda t: (6 * t).exp())
     u = (torch.arange(5000, dtype=torch.float64) + 0.5) / 5000
     spread = [float((d.importance(u) * (6 * d.time(u, Linear())).exp()).var()) for d in (plain, aware)]
     assert spread[1] < spread[0] / 10
 
 
 def test_it_can_stand_on_another_density() -> None:
-    density = LossAware(base=UniformLogNsr())
+    density = LossAwareDensity(base=LogNsrDensity())
     u = torch.linspace(0, 1, 9, dtype=torch.float64)
-    assert torch.allclose(density.time(u, Linear()), UniformLogNsr().time(u, Linear()), atol=1e-9)
+    assert torch.allclose(density.time(u, Linear()), LogNsrDensity().time(u, Linear()), atol=1e-9)
     assert torch.allclose(density.importance(u), torch.ones(9, dtype=torch.float64))
 
 
@@ -104,18 +108,18 @@ def test_it_can_stand_on_another_density() -> None:
 @pytest.mark.parametrize("name", sorted(PREDICTIONS))
 def test_clipped_and_sigmoid_weights_on_every_row(name: str, schedule: Schedule) -> None:
     """Restated for a unit error in out: an error of b/det in data, of a/det in noise."""
-    t, prediction = grids.LogNsr().times(30, schedule, schedule.t_min, schedule.t_max)[2:-2], PREDICTIONS[name]
+    t, prediction = grids.LogNsrGrid().times(30, schedule, schedule.t_min, schedule.t_max)[2:-2], PREDICTIONS[name]
     (a, b), (p, q) = schedule.ab(t), prediction.row(schedule, t, STD)
     det = a * q - b * p
     snr = (a / b) ** 2
-    found = weights.MinSnr(gamma=5.0)(t, schedule, prediction, STD)
+    found = weights.MinSnrWeight(gamma=5.0)(t, schedule, prediction, STD)
     assert torch.allclose(found, snr.clamp(max=5.0) * (b / det) ** 2, rtol=1e-6)
-    unclipped = weights.MinSnr(gamma=None)(t, schedule, prediction, STD)
+    unclipped = weights.MinSnrWeight(gamma=None)(t, schedule, prediction, STD)
     assert torch.allclose(unclipped, (a / det) ** 2, rtol=1e-6), "1/nsr^2 on data is 1 on noise"
-    sigmoid = weights.Sigmoid(bias=-1.0)(t, schedule, prediction, STD)
+    sigmoid = weights.SigmoidWeight(bias=-1.0)(t, schedule, prediction, STD)
     assert torch.allclose(sigmoid, 1 / (1 + math.e * snr) * (a / det) ** 2, rtol=1e-6)
     with pytest.raises(UserError, match="gamma"):
-        weights.MinSnr(gamma=0.0)
+        weights.MinSnrWeight(gamma=0.0)
 
 
 # ---- uncertainty -----------------------------------------------------------------------------------------------------
@@ -123,7 +127,7 @@ def test_clipped_and_sigmoid_weights_on_every_row(name: str, schedule: Schedule)
 
 def test_the_learned_uncertainty_finds_the_loss_of_each_level() -> None:
     """Minimising loss/e^u + u makes e^u the mean loss: here 0.1 to 10 over the levels, with noise."""
-    head, generator = Learned(features=32), torch.Generator().manual_seed(0)
+    head, generator = LearnedUncertainty(features=32), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
     for _ in range(1500):
         level = 6 * torch.rand(256, generator=generator) - 3
@@ -137,9 +141,9 @@ def test_the_learned_uncertainty_finds_the_loss_of_each_level() -> None:
 
 def test_at_first_it_changes_nothing() -> None:
     loss, level = torch.rand(5), torch.randn(5)
-    assert torch.equal(Learned()(loss, level), loss)
+    assert torch.equal(LearnedUncertainty()(loss, level), loss)
     with pytest.raises(UserError, match="features"):
-        Learned(features=0)
+        LearnedUncertainty(features=0)
 
 
 # ---- in the trainer --------------------------------------------------------------------------------------------------
@@ -150,9 +154,15 @@ def trainer(max_steps: int = 6) -> Trainer:
     torch.manual_seed(1)
     spec: DatasetSpec = replace(data.spec, num_classes=0)
     denoiser = NetworkDenoiser(
-        spec=spec, schedule=Linear(), trained=Linear(), prediction=Velocity(), network=MLP(shape=spec.shape, width=16)
+        spec=spec,
+        schedule=Linear(),
+        trained_schedule=Linear(),
+        prediction=Velocity(),
+        network=MLP(shape=spec.shape, width=16),
     )
-    objective = Regression(density=LossAware(bins=5), weight=weights.Uniform(), uncertainty=Learned(features=8))
+    objective = Regression(
+        density=LossAwareDensity(bins=5), weight=weights.UniformWeight(), uncertainty=LearnedUncertainty(features=8)
+    )
     config = TrainerConfig(max_steps=max_steps, batch_size=8, warmup_steps=1)
     return Trainer(config, denoiser, objective, data.split("train"), device=torch.device("cpu"))
 

@@ -8,18 +8,19 @@ import torch
 from conftest import SCHEDULES, oracle
 from torch import Tensor, nn
 
-from dfm.api import log_likelihood
-from dfm.datasets.base import DatasetSpec
-from dfm.errors import UserError
-from dfm.grids import LogNsr
-from dfm.likelihood import Exact, Hutchinson, OdeLikelihood
-from dfm.mixtures import GaussianMixture, mixture_of
+from dfm.basics.errors import UserError
+from dfm.basics.seeding import Purpose, rademacher
+from dfm.data.dataset import DatasetSpec
+from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
+from dfm.denoising.exact import MixtureDenoiser
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Velocity
+from dfm.likelihood.divergence import Exact, Hutchinson
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.likelihood.scoring import log_likelihood
 from dfm.models.unet import UNet
-from dfm.networks import NetworkDenoiser
-from dfm.oracles import MixtureDenoiser
-from dfm.predictions import Velocity
-from dfm.schedules import Schedule
-from dfm.seeding import Purpose, rademacher
+from dfm.paths.schedule import Schedule
+from dfm.sampling.grids import LogNsrGrid
 
 
 def points(mixture: GaussianMixture, n: int) -> Tensor:
@@ -115,7 +116,7 @@ def image_denoiser() -> NetworkDenoiser:
         shape=(1, 8, 8), channels=8, channel_multipliers=(1, 2), blocks_per_level=1, groups=4, zero_init=False
     ).eval()
     linear = SCHEDULES["linear"]
-    return NetworkDenoiser(spec=spec, schedule=linear, trained=linear, prediction=Velocity(), network=net)
+    return NetworkDenoiser(spec=spec, schedule=linear, trained_schedule=linear, prediction=Velocity(), network=net)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_nfe_and_grid() -> None:
     gaussian = mixture_of([[0.0]], 1.0)
     denoiser, data = oracle(gaussian, SCHEDULES["edm"]), torch.zeros(4, 1, dtype=torch.float64)
     for solver, cost in (("euler", 1), ("midpoint", 2), ("heun", 2), ("rk4", 4)):
-        likelihood = OdeLikelihood(solver=solver, steps=5, grid=LogNsr())
+        likelihood = OdeLikelihood(solver=solver, steps=5, grid=LogNsrGrid())
         assert likelihood.log_density(denoiser, data).nfe == 5 * cost
 
 

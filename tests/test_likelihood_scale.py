@@ -9,13 +9,13 @@ import torch
 from conftest import SCHEDULES, oracle
 from torch import Tensor
 
-from dfm.api import log_likelihood
-from dfm.broadcast import per_sample
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.denoiser import Denoiser
-from dfm.likelihood import Exact, OdeLikelihood
-from dfm.mixtures import GaussianMixture
-from dfm.scoring import Scoring, dequantized
+from dfm.basics.per_sample import per_sample
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.denoising.denoiser import Denoiser
+from dfm.likelihood.divergence import Exact
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.likelihood.scoring import Scoring, dequantized, log_likelihood
 
 SHAPE = (3, 32, 32)
 SMALL = (3, 8, 8)
@@ -35,7 +35,7 @@ class ReflectedGaussian(Denoiser):
     normal: Tensor
 
     @property
-    def movable(self) -> bool:
+    def can_change_schedule(self) -> bool:
         return True
 
     def reflect(self, x: Tensor) -> Tensor:

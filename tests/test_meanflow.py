@@ -8,19 +8,20 @@ import torch
 from conftest import SCHEDULES
 from torch import Tensor, nn
 
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.densities import Uniform as UniformDensity
-from dfm.errors import UserError
-from dfm.likelihood import OdeLikelihood
-from dfm.meanflow import FlowMapDenoiser, MeanFlow, flow_map
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.denoising.flow_map import FlowMapDenoiser, flow_map
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Noise, Velocity
+from dfm.likelihood.ode import OdeLikelihood
 from dfm.models.mlp import MLP
 from dfm.models.unet import UNet
-from dfm.networks import NetworkDenoiser
-from dfm.predictions import Noise, Velocity
-from dfm.samplers import JumpSampler, start
-from dfm.schedules import Linear
-from dfm.trainer import Trainer
-from dfm.trainer_config import TrainerConfig
+from dfm.paths.interpolating import Linear
+from dfm.sampling.samplers import JumpSampler, start
+from dfm.training.few_steps.meanflow import MeanFlow
+from dfm.training.objectives.densities import UniformDensity
+from dfm.training.trainer import Trainer
+from dfm.training.trainer_config import TrainerConfig
 
 MEAN, STD = 0.4, 0.5
 SPEC = DatasetSpec(name="line", shape=(1,), levels=None, num_classes=0, mean=MEAN, std=STD)
@@ -43,7 +44,9 @@ class ExactMap(nn.Module):
 
 
 def exact() -> FlowMapDenoiser:
-    return flow_map(NetworkDenoiser(spec=SPEC, schedule=PATH, trained=PATH, prediction=Velocity(), network=ExactMap()))
+    return flow_map(
+        NetworkDenoiser(spec=SPEC, schedule=PATH, trained_schedule=PATH, prediction=Velocity(), network=ExactMap())
+    )
 
 
 def objective(**more: float) -> MeanFlow:
@@ -73,7 +76,9 @@ def test_the_derivative_is_that_of_differences() -> None:
     ).double()  # fmt: skip
     for layer in (network.embedding.second[2],):  # type: ignore[index]
         nn.init.normal_(layer.weight, std=0.1)
-    model = flow_map(NetworkDenoiser(spec=spec, schedule=PATH, trained=PATH, prediction=Velocity(), network=network))
+    model = flow_map(
+        NetworkDenoiser(spec=spec, schedule=PATH, trained_schedule=PATH, prediction=Velocity(), network=network)
+    )
     data, noise = torch.randn(2, 3, 1, 8, 8, dtype=torch.float64)
     t, s = (torch.tensor(v, dtype=torch.float64) for v in ([0.8, 0.5, 0.4], [0.2, 0.1, 0.4]))
     x = (1 - t)[:, None, None, None] * data + t[:, None, None, None] * noise
@@ -90,9 +95,9 @@ def test_the_derivative_is_that_of_differences() -> None:
 @pytest.mark.parametrize("path", ["linear", "vp", "edm"])
 def test_the_exact_map_samples_in_any_number_of_calls(path: str, steps: int) -> None:
     """Latents z end at m + S z whatever the steps and the path."""
-    model = exact() if path == "linear" else exact().on(SCHEDULES[path])
+    model = exact() if path == "linear" else exact().on_schedule(SCHEDULES[path])
     x = start(model, 0, range(100), CPU, double=True)
-    mean, std = model.start_moments()
+    mean, std = model.moments_at_t_max()
     state = JumpSampler(steps=steps).run(model, x)
     assert state.nfe == steps
     # the latent's own scale at t_max, and at t_min a little noise is left (one thousandth)
@@ -112,7 +117,9 @@ def test_times_are_ordered_and_shared_out() -> None:
 def small(seed: int = 1) -> FlowMapDenoiser:
     torch.manual_seed(seed)
     network = MLP(shape=(1,), width=64, depth=2, time_features=32, two_times=True)
-    return flow_map(NetworkDenoiser(spec=SPEC, schedule=PATH, trained=PATH, prediction=Velocity(), network=network))
+    return flow_map(
+        NetworkDenoiser(spec=SPEC, schedule=PATH, trained_schedule=PATH, prediction=Velocity(), network=network)
+    )
 
 
 def test_training_finds_the_flow_map_and_keeps_the_density() -> None:
@@ -125,7 +132,7 @@ def test_training_finds_the_flow_map_and_keeps_the_density() -> None:
         pass
     found = trainer.averaged()
     x = start(found, 0, range(500), CPU)
-    mean, std = found.start_moments()
+    mean, std = found.moments_at_t_max()
     exact_end = MEAN + STD * (x - mean) / std
     with torch.no_grad():
         one = JumpSampler(steps=1).run(found, x).x
@@ -149,7 +156,7 @@ def test_a_network_with_a_second_time_begins_as_one_without() -> None:
 
 
 def test_what_does_not_suit_is_refused() -> None:
-    plain = NetworkDenoiser(spec=SPEC, schedule=PATH, trained=PATH, prediction=Noise(), network=ExactMap())
+    plain = NetworkDenoiser(spec=SPEC, schedule=PATH, trained_schedule=PATH, prediction=Noise(), network=ExactMap())
     with pytest.raises(UserError, match="prediction=velocity"):
         flow_map(plain)
     with pytest.raises(UserError, match="two times"):

@@ -11,19 +11,19 @@ from test_presets import FAST, UNET
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from dfm.checkpoint import read
-from dfm.datasets.digits import Digits
-from dfm.densities import Uniform as UniformDensity
-from dfm.devices import recompute
+from dfm.basics.devices import recompute
+from dfm.data.digits import Digits
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Velocity
 from dfm.models.blocks import ResidualBlock
 from dfm.models.unet import UNet
-from dfm.networks import NetworkDenoiser
-from dfm.objectives import Regression
-from dfm.predictions import Velocity
-from dfm.schedules import Linear
-from dfm.trainer import Trainer
-from dfm.trainer_config import TrainerConfig
-from dfm.weights import Uniform
+from dfm.paths.interpolating import Linear
+from dfm.runs.checkpoint import read
+from dfm.training.objectives.densities import UniformDensity
+from dfm.training.objectives.loss_weights import UniformWeight
+from dfm.training.objectives.regression import Regression
+from dfm.training.trainer import Trainer
+from dfm.training.trainer_config import TrainerConfig
 
 
 def network(recomputed: bool) -> UNet:
@@ -74,9 +74,9 @@ def blocks(model: nn.Module) -> list[ResidualBlock]:
 def trainer(**changes: Any) -> Trainer:
     spec = replace(Digits().spec, num_classes=0)
     denoiser = NetworkDenoiser(
-        spec=spec, schedule=Linear(), trained=Linear(), prediction=Velocity(), network=network(False)
+        spec=spec, schedule=Linear(), trained_schedule=Linear(), prediction=Velocity(), network=network(False)
     )
-    objective = Regression(density=UniformDensity(), weight=Uniform())
+    objective = Regression(density=UniformDensity(), weight=UniformWeight())
     config = TrainerConfig(max_steps=2, batch_size=4, **changes)
     return Trainer(config, denoiser, objective, Digits().split("train"), device=torch.device("cpu"))
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import dfm
-from dfm.datasets.base import DatasetSpec
-from dfm.likelihood import OdeLikelihood
-from dfm.networks import NetworkDenoiser
-from dfm.predictions import Edm as EdmPrediction
-from dfm.schedules import Edm, Linear
+from dfm.data.dataset import DatasetSpec
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Edm as EdmPrediction
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.paths.interpolating import Linear
+from dfm.paths.variance_exploding import Edm
 
 STD = 0.3
 SPEC = DatasetSpec(name="g", shape=(1, 4, 4), levels=17, num_classes=0, mean=0.0, std=STD)
@@ -55,7 +56,7 @@ def test_edms_network_is_told_a_quarter_of_ln_sigma_in_training_and_after(minute
 
     path = Edm()
     model = NetworkDenoiser(
-        spec=SPEC, schedule=path, trained=path, prediction=EdmPrediction(), network=minutes.LogSigma(Inner())
+        spec=SPEC, schedule=path, trained_schedule=path, prediction=EdmPrediction(), network=minutes.LogSigma(Inner())
     )
     t = path.time_of_log_nsr(torch.tensor(math.log(sigma), dtype=torch.float64))
     data = model.data(torch.ones(2, *SPEC.shape), t)

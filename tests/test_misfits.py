@@ -12,22 +12,25 @@ from test_interpolants import exact as interpolant
 from torch import Tensor
 
 import dfm
-from dfm import checkpoint
-from dfm.bounds import path_gain
-from dfm.classifiers import NoisyClassifier
-from dfm.datasets.base import DatasetSpec
-from dfm.denoiser import Calls, Denoiser
-from dfm.errors import UserError
-from dfm.guidance import Autoguidance, ByClassifier, ClassifierFree, guided
-from dfm.inverse import Inpaint
-from dfm.likelihood import EvidenceBound, OdeLikelihood
-from dfm.mixtures import GaussianMixture
-from dfm.networks import NetworkDenoiser
-from dfm.predictions import Data
-from dfm.priors import Laplace
-from dfm.samplers import GridSampler, JumpSampler
-from dfm.schedules import Edm, Linear
-from dfm.steppers import Churn
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec
+from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.denoising.denoiser import Denoiser, EvaluationCount
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.noisy_classifier import NoisyClassifier
+from dfm.denoising.predictions import Data
+from dfm.likelihood.evidence_bound import EvidenceBound
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.likelihood.path_divergence import path_gain
+from dfm.paths.interpolating import Linear
+from dfm.paths.priors import LaplacePrior
+from dfm.paths.variance_exploding import Edm
+from dfm.runs import checkpoint
+from dfm.sampling.classifier_guidance import ClassifierGuidance
+from dfm.sampling.guidance import Autoguidance, ClassifierFree, guided
+from dfm.sampling.inverse_problems import Inpaint
+from dfm.sampling.samplers import GridSampler, JumpSampler
+from dfm.sampling.steppers.stochastic import Churn
 
 SHAPE = (1, 4, 4)
 
@@ -37,7 +40,11 @@ def images(num_classes: int = 0) -> NetworkDenoiser:
     spec = DatasetSpec(name="flat", shape=SHAPE, levels=17, num_classes=num_classes, mean=0.0, std=0.5)
     path = Linear()
     return NetworkDenoiser(
-        spec=spec, schedule=path, trained=path, prediction=Data(), network=lambda x, c, label: torch.zeros_like(x)
+        spec=spec,
+        schedule=path,
+        trained_schedule=path,
+        prediction=Data(),
+        network=lambda x, c, label: torch.zeros_like(x),
     )
 
 
@@ -47,9 +54,9 @@ def unlike(request: pytest.FixtureRequest, mixture: GaussianMixture) -> Denoiser
     plain = oracle(mixture, Linear())
     return {
         "coupled": replace(plain, independent=False),
-        "laplace": replace(plain, source=Laplace()),
+        "laplace": replace(plain, prior=LaplacePrior()),
         "interpolant": interpolant(Linear()),
-        "counted": interpolant(Linear()).counted(Calls()),
+        "counted": interpolant(Linear()).counted(EvaluationCount()),
         "guided": guided(interpolant(Linear()), interpolant(Linear()), 2.0),
     }[request.param]
 
@@ -71,13 +78,16 @@ def test_without_noise_added_the_same_samplers_go(unlike: Denoiser, mixture: Gau
         assert sampler.run(plain, latents).x.isfinite().all()
 
 
-@pytest.mark.parametrize("change", [{"independent": False}, {"source": Laplace()}])
+@pytest.mark.parametrize("change", [{"independent": False}, {"source": LaplacePrior()}])
 def test_a_score_moves_the_expected_noise_of_normal_noise_only(change: dict[str, object]) -> None:
     plain = images(num_classes=3)
     classifier = NoisyClassifier(
-        spec=plain.spec, schedule=Linear(), trained=Linear(), network=lambda x, c, label: torch.zeros(len(x), 3)
+        spec=plain.spec,
+        schedule=Linear(),
+        trained_schedule=Linear(),
+        network=lambda x, c, label: torch.zeros(len(x), 3),
     )
-    steering = ByClassifier(ckpt="x")
+    steering = ClassifierGuidance(ckpt="x")
     steering.guide(plain, classifier)
     known, task = torch.zeros(1, *SHAPE), Inpaint(mask="left", method="dps")
     task.observe(plain, known)
@@ -93,14 +103,14 @@ def test_a_score_moves_the_expected_noise_of_normal_noise_only(change: dict[str,
 def test_two_models_of_one_path_guide() -> None:
     strong, by = images(), Autoguidance(ckpt="x")
     assert by.guide(strong, images()).has_ode
-    for weak in (replace(images(), independent=False), replace(images(), source=Laplace())):
+    for weak in (replace(images(), independent=False), replace(images(), prior=LaplacePrior())):
         with pytest.raises(UserError, match="another prior or coupling"):
             by.guide(strong, weak)
     with pytest.raises(UserError, match="few-step"):
         by.guide(strong, replace(images(), has_ode=False))
     mixed = guided(strong, replace(images(), independent=False), 2.0)
     with pytest.raises(UserError, match="standard normal noise"):
-        mixed.check_mixture("noise")
+        mixed.require_linear_path("noise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +130,8 @@ def test_a_denoiser_of_ones_own_that_knows_one_path_is_not_asked_on_another() ->
     found = dfm.log_likelihood(own, data, OdeLikelihood(steps=32, divergence="exact"))
     assert torch.allclose(found, exact, atol=1e-3)
     with pytest.raises(UserError, match="its own path only"):
-        own.on(Edm())
-    assert own.on(Linear()) == own
+        own.on_schedule(Edm())
+    assert own.on_schedule(Linear()) == own
 
 
 def test_a_latent_on_the_path_is_not_replaced() -> None:
@@ -145,7 +155,7 @@ def test_a_model_that_never_saw_a_hidden_class_is_not_asked_without(conditional_
     for use in (dfm.log_likelihood, dfm.encode, dfm.decode):
         with pytest.raises(UserError, match="label_dropout=0"):
             use(model, data)
-        assert use(model.given(torch.tensor([3, 4])), data).isfinite().all()
+        assert use(model.with_labels(torch.tensor([3, 4])), data).isfinite().all()
     with pytest.raises(UserError, match="no class"):
         ClassifierFree(scale=2.0).guide(model)
 
@@ -153,10 +163,10 @@ def test_a_model_that_never_saw_a_hidden_class_is_not_asked_without(conditional_
 def test_the_classes_given_are_those_drawn(conditional_run: Path) -> None:
     model, threes = dfm.load(conditional_run), torch.full((4,), 3)
     quick = JumpSampler(steps=1)
-    assert torch.equal(dfm.sample(model.given(threes), 4, quick), dfm.sample(model, 4, quick, label=3))
+    assert torch.equal(dfm.sample(model.with_labels(threes), 4, quick), dfm.sample(model, 4, quick, label=3))
     assert not torch.equal(dfm.sample(model, 4, quick), dfm.sample(model, 4, quick, label=3))
     with pytest.raises(UserError, match="allowed: n=4"):
-        dfm.sample(model.given(threes), 5, quick)
+        dfm.sample(model.with_labels(threes), 5, quick)
 
 
 def test_two_conditional_models_are_compared_by_class(conditional_run: Path, command: Command) -> None:

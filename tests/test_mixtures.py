@@ -8,8 +8,8 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from dfm.errors import UserError
-from dfm.mixtures import GaussianMixture
+from dfm.basics.errors import UserError
+from dfm.data.gaussian_mixture import GaussianMixture
 
 
 def tensor(value: object) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from dfm.errors import UserError
+from dfm.basics.errors import UserError
 from dfm.models.mlp import MLP
 
 SHAPES = [(2,), (5,), (1, 4, 6)]

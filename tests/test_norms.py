@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfm.models import norms
+from dfm.models import fused_norm as norms
 from dfm.models.blocks import pointwise
-from dfm.models.norms import norm_silu
+from dfm.models.fused_norm import norm_silu
 
 SHAPE = (3, 8, 5, 4)
 
 
-def given(dtype: torch.dtype = torch.float64) -> tuple[Tensor, nn.GroupNorm, tuple[Tensor, Tensor]]:
+def with_labels(dtype: torch.dtype = torch.float64) -> tuple[Tensor, nn.GroupNorm, tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     x = (3 + 2 * torch.randn(SHAPE, generator=generator, dtype=torch.float64)).to(memory_format=torch.channels_last)
     norm = nn.GroupNorm(4, 8, eps=1e-3).double()

@@ -10,21 +10,21 @@ import torch
 from conftest import SCHEDULES
 from test_path import PREDICTIONS, STD
 
-from dfm import seeding
-from dfm.batches import Batches
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.densities import Uniform as UniformDensity
-from dfm.dequantization import Uniform as UniformNoise
-from dfm.errors import UserError
-from dfm.likelihood import OdeLikelihood
-from dfm.networks import NetworkDenoiser
-from dfm.objectives import Regression
-from dfm.quantization import bits_per_dimension, dequantize, from_eight_bits, quantize, to_eight_bits
-from dfm.report import Audit, report
-from dfm.schedules import Schedule
-from dfm.scoring import Scored
-from dfm.seeding import Purpose
-from dfm.weights import Uniform
+from dfm.basics import seeding
+from dfm.basics.errors import UserError
+from dfm.basics.seeding import Purpose
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.data.dequantization import UniformDequantization as UniformNoise
+from dfm.data.pixel_levels import bits_per_dimension, dequantize, from_eight_bits, quantize, to_eight_bits
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.likelihood.error_bars import Audit, report
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.likelihood.scoring import Scores
+from dfm.paths.schedule import Schedule
+from dfm.training.batches import Batches
+from dfm.training.objectives.densities import UniformDensity
+from dfm.training.objectives.loss_weights import UniformWeight
+from dfm.training.objectives.regression import Regression
 
 # ---- levels ----------------------------------------------------------------------------------------------------------
 
@@ -119,10 +119,10 @@ def test_a_lent_seed_is_given_back() -> None:
     torch.manual_seed(1)
     expected = torch.rand(2)
     torch.manual_seed(1)
-    with seeding.lent_seed(torch.device("cpu"), 0, 7, 0, Purpose.DROPOUT):
+    with seeding.seeded(torch.device("cpu"), 0, 7, 0, Purpose.DROPOUT):
         inside = torch.rand(3)
     assert torch.equal(torch.rand(2), expected)
-    with seeding.lent_seed(torch.device("cpu"), 0, 7, 0, Purpose.DROPOUT):
+    with seeding.seeded(torch.device("cpu"), 0, 7, 0, Purpose.DROPOUT):
         assert torch.equal(torch.rand(3), inside)
 
 
@@ -185,8 +185,10 @@ def test_the_loss_of_the_exact_network_is_the_bayes_risk(name: str, schedule: Sc
     prediction, n, mean = PREDICTIONS[name], 4000, 0.3
     spec = DatasetSpec(name="g", shape=(4,), levels=None, num_classes=0, mean=mean, std=STD)
     network = posterior_network(schedule, prediction, mean)
-    denoiser = NetworkDenoiser(spec=spec, schedule=schedule, trained=schedule, prediction=prediction, network=network)
-    objective = Regression(density=UniformDensity(), weight=Uniform())
+    denoiser = NetworkDenoiser(
+        spec=spec, schedule=schedule, trained_schedule=schedule, prediction=prediction, network=network
+    )
+    objective = Regression(density=UniformDensity(), weight=UniformWeight())
     generator = torch.Generator().manual_seed(2)
     for level in (-2.0, 0.0, 1.5):
         t = schedule.time_of_log_nsr(torch.full((n,), level, dtype=torch.float64))
@@ -222,8 +224,8 @@ def synthetic(n: int, data: float, probe: float, noise: float) -> tuple[torch.Te
     return base, audit
 
 
-def of(nats: torch.Tensor) -> Scored:
-    return Scored(indices=range(len(nats)), nats=nats, evaluations=100.0 * len(nats))
+def of(nats: torch.Tensor) -> Scores:
+    return Scores(indices=range(len(nats)), nats=nats, evaluations=100.0 * len(nats))
 
 
 def test_the_parts_of_the_standard_error() -> None:
@@ -271,7 +273,7 @@ def test_what_a_solver_is_held_against() -> None:
 
 def test_schedules_are_all_here() -> None:
     """The list that these tests run over is the list of presets."""
-    from dfm.config import config_dir
+    from dfm.cli.command_line import config_dir
 
     for kind, names in (("schedule", SCHEDULES), ("prediction", PREDICTIONS)):
         assert sorted(p.stem for p in (config_dir() / kind).glob("*.yaml")) == sorted(names)

@@ -14,9 +14,9 @@ import torch
 from conftest import Command
 
 import dfm
-from dfm.api import classifier_of
-from dfm.checkpoint import read
-from dfm.likelihood import OdeLikelihood
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.runs.checkpoint import read
+from dfm.runs.loading import classifier_of
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
@@ -43,7 +43,7 @@ def test_scores(name: str) -> None:
     denoiser = dfm.load(checkpoint(name), device="cpu")
     if len(denoiser.spec.shape) == 3:
         images = torch.rand(2, *denoiser.spec.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        given = denoiser.given(torch.tensor([1, 2]))
+        given = denoiser.with_labels(torch.tensor([1, 2]))
         close(dfm.log_likelihood(given, images, OdeLikelihood(solver="euler", steps=4)), name, "nats")
         return
     points = torch.tensor([[0.5, -0.25], [1.0, 2.0]])
@@ -54,7 +54,9 @@ def test_scores(name: str) -> None:
 def test_a_classifier() -> None:
     classifier = classifier_of(read(checkpoint("classifier")), torch.device("cpu"), ("dfm",))
     points = torch.linspace(-1, 1, 4).reshape(2, 2)
-    close(classifier.log_probabilities(points, torch.tensor(0.5, dtype=torch.float64)), "classifier", "log_probabilities")
+    close(
+        classifier.log_probabilities(points, torch.tensor(0.5, dtype=torch.float64)), "classifier", "log_probabilities"
+    )
 
 
 @pytest.mark.parametrize("name", RUNS)

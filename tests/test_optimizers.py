@@ -8,9 +8,10 @@ import torch
 from conftest import TINY, Command
 from torch import Tensor, nn
 
-from dfm import checkpoint, run_dir
-from dfm.optimizers import Muon, matrices_of, optimizer, orthogonalised
-from dfm.trainer_config import TrainerConfig
+from dfm.runs import checkpoint
+from dfm.runs import directory as run_dir
+from dfm.training.optimizers import Muon, matrices_of, optimizer, orthogonalize
+from dfm.training.trainer_config import TrainerConfig
 
 RATE, DECAY = 0.01, 0.1
 
@@ -27,14 +28,14 @@ def matrices(m: int, n: int, least: float, seed: int = 0) -> tuple[Tensor, Tenso
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_singular_vectors_stay_and_singular_values_become_one(m: int, n: int, scale: float) -> None:
     given, u, _, vt = matrices(m, n, 0.05)
-    core = u.mT @ orthogonalised(scale * given) @ vt.mT  # diagonal if the vectors are kept
+    core = u.mT @ orthogonalize(scale * given) @ vt.mT  # diagonal if the vectors are kept
     values = torch.diagonal(core, dim1=1, dim2=2)
     assert 0.65 < float(values.min()) <= float(values.max()) < 1.25
     assert torch.allclose(core, torch.diag_embed(values), atol=1e-4)
 
 
 def test_a_matrix_without_numbers_stays_so() -> None:
-    assert not orthogonalised(torch.zeros(2, 4, 6)).any()
+    assert not orthogonalize(torch.zeros(2, 4, 6)).any()
 
 
 def network() -> nn.Module:

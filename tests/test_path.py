@@ -10,11 +10,15 @@ from conftest import SCHEDULES, oracle
 from scipy.integrate import quad, solve_ivp
 from torch import Tensor
 
-from dfm import grids, predictions
-from dfm.errors import UserError
-from dfm.mixtures import GaussianMixture
-from dfm.predictions import data_and_noise
-from dfm.schedules import Edm, Linear, Schedule, VariancePreserving
+from dfm.basics.errors import UserError
+from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.denoising import predictions
+from dfm.denoising.predictions import data_and_noise
+from dfm.paths.interpolating import Linear
+from dfm.paths.schedule import Schedule
+from dfm.paths.variance_exploding import Edm
+from dfm.paths.variance_preserving import VariancePreserving
+from dfm.sampling import grids
 
 STD = 0.6
 PREDICTIONS = {
@@ -29,7 +33,7 @@ PREDICTIONS = {
 
 def times(schedule: Schedule, n: int = 41) -> Tensor:
     """Times over the whole range, evenly spaced in log nsr, ends included."""
-    return grids.LogNsr().times(n - 1, schedule, schedule.t_min, schedule.t_max)
+    return grids.LogNsrGrid().times(n - 1, schedule, schedule.t_min, schedule.t_max)
 
 
 # ---- schedules -------------------------------------------------------------------------------------------------------

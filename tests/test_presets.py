@@ -6,8 +6,8 @@ import pytest
 from conftest import Command
 from dataset_files import overrides_for
 
-from dfm import assemble
-from dfm.config import composed, config_dir
+from dfm.cli.command_line import composed, config_dir
+from dfm.runs import parts as assemble
 
 QUICK = ("likelihood.solver=euler", "likelihood.steps=1")
 SMALL = ("trainer.max_steps=2", "trainer.batch_size=16", "samples.n=2", "nll.n=2", *QUICK)

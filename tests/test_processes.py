@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import TINY, Command
 
-from dfm import checkpoint, run_dir
+from dfm.runs import checkpoint, metrics
+from dfm.runs import directory as run_dir
 
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dfm"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -67,7 +68,7 @@ def test_two_processes_train_as_one(command: Command, tmp_path: Path, also: list
     assert noted[0] or "objective=meanflow" in also, "what the objective learns or notes"
     for name, value in noted[0].items():
         assert torch.allclose(value, noted[1][name], rtol=1e-4, atol=1e-6), name
-    lines = [run_dir.read_metrics(run / "metrics.jsonl") for run in (alone, shared)]
+    lines = [metrics.read_metrics(run / "metrics.jsonl") for run in (alone, shared)]
     assert len(lines[0]) == len(lines[1])
     for one, two in zip(*lines, strict=True):
         assert one.keys() == two.keys()
@@ -103,13 +104,13 @@ def test_processes_of_another_number_or_kind_go_on(command: Command, tmp_path: P
 
 OUT_OF_MEMORY = """
 import torch, sys
-from dfm.cli import main
-from dfm.distributed import team
-from dfm.networks import NetworkDenoiser
+from dfm.cli.main import main
+from dfm.basics.processes import world
+from dfm.denoising.network_denoiser import NetworkDenoiser
 real, calls = NetworkDenoiser.output, []
 def output(self, x, t):
     calls.append(0)
-    if team().rank == 1 and torch.is_grad_enabled() and len(calls) > 3:
+    if world().rank == 1 and torch.is_grad_enabled() and len(calls) > 3:
         raise torch.OutOfMemoryError("here")
     return real(self, x, t)
 NetworkDenoiser.output = output
@@ -135,11 +136,12 @@ def test_a_process_that_fails_alone_ends_the_job_in_lines(tmp_path: Path, parall
 WORKER = """
 import copy, torch
 from torch import nn
-from dfm.distributed import team
+from dfm.basics.processes import world
 from dfm.models.unet import UNet
-from dfm.parallel import Replicated, held
+from dfm.training.parallel.replicated import Replicated
+from dfm.training.parallel.strategy import hold_network as held
 
-members = team()
+members = world()
 torch.manual_seed(0)
 network = UNet(shape=(1, 8, 8), channels=32, channel_multipliers=(1, 2), groups=8, zero_init=False)
 alone, average = copy.deepcopy(network), copy.deepcopy(network)
@@ -150,7 +152,7 @@ for each in (network, average):
     assert own < 0.6 * count, (own, count)
 x, t = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([0.1, 0.3, 0.5, 0.7])
 mine = slice(2 * members.rank, 2 * members.rank + 2)
-with parted.accumulating():
+with parted.no_sync():
     parted.forward(x[mine], t[mine]).square().mean().backward()
 parted.forward(x[mine], t[mine]).abs().mean().backward()
 (alone(x, t).square().mean() + alone(x, t).abs().mean()).backward()
@@ -162,7 +164,7 @@ assert torch.allclose(norm, expected, rtol=1e-5)
 parted.clip(list(network.parameters()), 0.5, norm)
 for p, q in zip(network.parameters(), alone.parameters()):
     assert torch.allclose(p.grad.full_tensor(), q.grad, rtol=1e-4, atol=1e-6)
-usable = parted.usable(network, everywhere=True)
+usable = parted.gathered_copy(network, everywhere=True)
 assert torch.equal(usable(x, t), alone.eval()(x, t))
 print("fine")
 """

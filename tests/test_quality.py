@@ -9,8 +9,8 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from dfm.errors import UserError
-from dfm.quality import (
+from dfm.basics.errors import UserError
+from dfm.evaluation.sample_quality import (
     frechet_distance,
     frechet_spread,
     kernel_distance,
@@ -108,7 +108,7 @@ def test_the_kernel_error_is_the_spread_over_fresh_draws() -> None:
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(50, 4, 0), normal(70, 4, 1, mean=0.2)
     before = quality(x, y)
-    monkeypatch.setattr("dfm.quality.BLOCK", 16)
+    monkeypatch.setattr("dfm.evaluation.sample_quality.BLOCK", 16)
     for name, value in vars(quality(x, y)).items():
         assert value == pytest.approx(vars(before)[name], rel=1e-10), name
 

@@ -10,13 +10,14 @@ from conftest import SCHEDULES
 from gaussian_students import CPU, MEAN, STD, Bent, Table, denoiser, exact, reflow, trained
 from scipy.integrate import quad
 
-from dfm.datasets.base import Split
-from dfm.errors import UserError
-from dfm.reflow import Pairs, made, read_pairs, straightness
-from dfm.samplers import start
-from dfm.schedules import Linear
-from dfm.trainer import Trainer
-from dfm.trainer_config import TrainerConfig
+from dfm.basics.errors import UserError
+from dfm.data.dataset import Split
+from dfm.paths.interpolating import Linear
+from dfm.sampling.samplers import start
+from dfm.training.few_steps.reflow import straightness
+from dfm.training.few_steps.reflow_pairs import Pairs, make_pairs, read_pairs
+from dfm.training.trainer import Trainer
+from dfm.training.trainer_config import TrainerConfig
 
 
 def test_reflow_finds_the_straight_flow_of_gaussian_data() -> None:
@@ -26,10 +27,10 @@ def test_reflow_finds_the_straight_flow_of_gaussian_data() -> None:
     found = trainer.network.slope
     assert found.bend.item() == pytest.approx(1.0, abs=0.03)
     assert found.shift.item() == pytest.approx(0.0, abs=0.06)
-    news = objective.news()
+    news = objective.measurements()
     assert news["round"] == 0
-    assert objective.closing(trainer.averaged())["straightness"] < 0.05 * news["straightness"]
-    assert objective.news() == {}, "told once"
+    assert objective.final_measurements(trainer.averaged())["straightness"] < 0.05 * news["straightness"]
+    assert objective.measurements() == {}, "told once"
 
 
 def test_the_last_round_learns_the_jump_alone() -> None:
@@ -54,7 +55,7 @@ def test_the_last_round_learns_the_jump_alone() -> None:
 @pytest.mark.parametrize("name", ["linear", "vp", "edm"])
 def test_straightness_of_a_gaussian_by_quadrature(name: str) -> None:
     """On the linear path x_t = m_t + s(t) z, so S = int s'(t)^2 dt - (s(1) - s(0))^2, times the mean of z^2."""
-    model = denoiser(SCHEDULES[name], exact).on(Linear())
+    model = denoiser(SCHEDULES[name], exact).on_schedule(Linear())
     low, high = model.t_min, model.t_max
     length = high - low
 
@@ -66,7 +67,7 @@ def test_straightness_of_a_gaussian_by_quadrature(name: str) -> None:
         return length * (t - (1 - t) * STD**2) / s(t)
 
     z = start(model, 3, range(500), CPU).double()
-    mean, std = model.start_moments()
+    mean, std = model.moments_at_t_max()
     z2 = float(((z - mean) / std).square().mean())
     by_hand = (quad(lambda u: speed(u) ** 2, 0, 1)[0] - (s(high) - s(low)) ** 2) * z2
     errors = [abs(straightness(model, 500, n, 3, CPU) - by_hand) / by_hand for n in (100, 400)]
@@ -80,22 +81,22 @@ def test_straightness_of_a_gaussian_by_quadrature(name: str) -> None:
 def test_pairs_are_the_teachers_and_are_kept(tmp_path: Path) -> None:
     """data = m + S z for latents z; the file is read again, and made again if damaged or of another teacher."""
     teacher = denoiser(Linear(), Bent())
-    pairs = made(teacher, 50, 200, 0, CPU)
+    pairs = make_pairs(teacher, 50, 200, 0, CPU)
     assert torch.allclose(pairs.data, MEAN + STD * pairs.noise, atol=1e-3)
-    objective = reflow(n=50, solver_steps=60).placed(tmp_path)
+    objective = reflow(n=50, solver_steps=60).with_directory(tmp_path)
     objective.module(teacher.module())
-    objective.advance(teacher, 0.0)
+    objective.start_round_if_due(teacher, 0.0)
     path = tmp_path / "pairs" / "round_0.safetensors"
     stamp = path.stat().st_mtime_ns
-    again = reflow(n=50, solver_steps=60).placed(tmp_path)
+    again = reflow(n=50, solver_steps=60).with_directory(tmp_path)
     again.module(teacher.module())
-    again.advance(teacher, 0.0)
+    again.start_round_if_due(teacher, 0.0)
     assert path.stat().st_mtime_ns == stamp, "read, not made"
     assert torch.equal(again.pairs(teacher).data, objective.pairs(teacher).data)
     path.write_bytes(path.read_bytes()[:100])
-    damaged = reflow(n=50, solver_steps=60).placed(tmp_path)
+    damaged = reflow(n=50, solver_steps=60).with_directory(tmp_path)
     damaged.module(teacher.module())
-    damaged.advance(teacher, 0.0)
+    damaged.start_round_if_due(teacher, 0.0)
     assert torch.equal(damaged.pairs(teacher).data, objective.pairs(teacher).data)
     assert read_pairs(path, {"teacher": "another"}) is None
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from conftest import TINY, Command
 
-from dfm import checkpoint, run_dir
-from dfm.commands.run import Run
-from dfm.interruption import watched
+from dfm.cli.commands.train.signals import watch_signals
+from dfm.cli.commands.train.training_run import Run
+from dfm.runs import checkpoint, metrics
+from dfm.runs import directory as run_dir
 
 STEADY = [
     *TINY, "trainer.max_steps=6", "trainer.log_every=1", "trainer.checkpoint_every=4", "trainer.sample_every=2",
@@ -26,7 +27,7 @@ CLOCK = ("images_per_second", "seconds")
 def left(run: Path) -> tuple[dict[str, object], list[dict[str, object]], dict[str, bytes]]:
     """All that a run leaves but the clock: last state, metrics, pictures."""
     state = checkpoint.read(run_dir.checkpoints(run)[0]).state
-    lines = [{k: v for k, v in line.items() if k not in CLOCK} for line in run_dir.read_metrics(run / "metrics.jsonl")]
+    lines = [{k: v for k, v in line.items() if k not in CLOCK} for line in metrics.read_metrics(run / "metrics.jsonl")]
     return state, lines, {p.name: p.read_bytes() for p in (run / "samples").iterdir()}
 
 
@@ -91,7 +92,7 @@ def test_the_second_signal_leaves_at_once() -> None:
 
 def test_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with watched() as asked:
+    with watch_signals() as asked:
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
     assert asked.signal is None
@@ -176,17 +177,17 @@ def test_what_may_change_and_what_is_the_same_passes(command: Command) -> None:
 def test_a_signal_between_the_last_look_and_the_end_is_not_lost(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dfm.distributed import Team
+    from dfm.basics.processes import World
 
-    real, calls = Team.greatest, []
+    real, calls = World.greatest, []
 
-    def greatest(self: Team, mine: float) -> float:
+    def all_max(self: World, mine: float) -> float:
         calls.append(mine)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)  # after it was asked, while the others answer
         return real(self, mine)
 
-    monkeypatch.setattr(Team, "greatest", greatest)
+    monkeypatch.setattr(World, "greatest", greatest)
     stopped = command("train", *STEADY, "hydra.run.dir=run", code=143)
     assert "stopped after step 3" in stopped.out
 

@@ -11,37 +11,27 @@ from conftest import SCHEDULES, oracle, quick
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from dfm.adaptive import DormandPrince
-from dfm.datasets.base import DatasetSpec
-from dfm.errors import UserError
-from dfm.grids import Grid, LogNsr, Rho, Uniform
-from dfm.mixtures import GaussianMixture, mixture_of
-from dfm.networks import NetworkDenoiser
-from dfm.oracles import MixtureDenoiser
-from dfm.predictions import Data, Edm, Noise, Prediction, Score, V, Velocity
-from dfm.samplers import AdaptiveSampler, GridSampler, start
-from dfm.schedules import Edm as EdmSchedule
-from dfm.schedules import Linear, Schedule
-from dfm.steppers import (
-    RK4,
-    AdamsBashforth,
-    Churn,
-    Ddim,
-    DpmSolver2M,
-    DpmSolver3M,
-    Euler,
-    EulerMaruyama,
-    Heun,
-    Midpoint,
-    PredictorCorrector,
-    Stepper,
-    UniPC,
-)
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec
+from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
+from dfm.denoising.exact import MixtureDenoiser
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Data, Edm, Noise, Prediction, Score, V, Velocity
+from dfm.paths.interpolating import Linear
+from dfm.paths.schedule import Schedule
+from dfm.paths.variance_exploding import Edm as EdmSchedule
+from dfm.sampling.adaptive_solver import DormandPrince
+from dfm.sampling.grids import Grid, LogNsrGrid, RhoGrid, UniformGrid
+from dfm.sampling.samplers import AdaptiveSampler, GridSampler, start
+from dfm.sampling.steppers.base import Stepper
+from dfm.sampling.steppers.exponential import Ddim, DpmSolver2M, DpmSolver3M, UniPC
+from dfm.sampling.steppers.ode import RK4, AdamsBashforth, Euler, Heun, Midpoint
+from dfm.sampling.steppers.stochastic import Churn, EulerMaruyama, PredictorCorrector
 
 ODE_STEPPERS = [Euler(), Midpoint(), Heun(), RK4()]
 MULTISTEP = [*(AdamsBashforth(order=k) for k in (1, 2, 3, 4)), Ddim(), DpmSolver2M(), DpmSolver3M(),
              *(UniPC(depth=k) for k in (1, 2))]  # fmt: skip
-GRIDS = [Uniform(), LogNsr(), Rho()]
+GRIDS = [UniformGrid(), LogNsrGrid(), RhoGrid()]
 C = 0.7
 GAUSSIAN = mixture_of([[0.0, 0.0]], C * C)
 
@@ -89,7 +79,7 @@ def test_measured_order_is_the_stated_order(stepper: Stepper, name: str, mixture
         steps = np.array([256, 512, 1024])
     errors = []
     for n in steps:
-        *_, (end, _) = GridSampler(stepper=stepper, grid=Uniform(), steps=int(n)).path(denoiser, x, 0, range(4))
+        *_, (end, _) = GridSampler(stepper=stepper, grid=UniformGrid(), steps=int(n)).path(denoiser, x, 0, range(4))
         errors.append(float((end - exact).abs().max()))
     slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(stepper.order, abs=0.3)
@@ -99,10 +89,10 @@ def test_measured_order_is_the_stated_order(stepper: Stepper, name: str, mixture
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda g: type(g).__name__)
 def test_every_grid_converges_to_the_exact_map(stepper: Stepper, grid: Grid, schedule: Schedule) -> None:
     """Halving the steps four times must cut the error on the whole path, from end to end, by at least 2^2 in all."""
-    x = torch.tensor([[1.0, -0.4]], dtype=torch.float64) * oracle(GAUSSIAN, schedule).start_moments()[1]
+    x = torch.tensor([[1.0, -0.4]], dtype=torch.float64) * oracle(GAUSSIAN, schedule).moments_at_t_max()[1]
     exact = x * gaussian_map(schedule, schedule.t_max, schedule.t_min)
     # Uniform steps in t cannot resolve [1e-7, 1e-2] of ou and vp: start where they can.
-    many = 1024 if isinstance(grid, Uniform) else 256
+    many = 1024 if isinstance(grid, UniformGrid) else 256
     coarse, fine = (float((path_end(stepper, grid, n, schedule, x) - exact).abs().max()) for n in (many // 16, many))
     assert fine < coarse / 4 or fine < 1e-9
 
@@ -111,19 +101,19 @@ def test_one_euler_step_has_its_closed_form() -> None:
     """method.md, section 10: one Euler step of edm on N(0, c^2) multiplies by 1 + (s - t) t/(c^2 + t^2)."""
     schedule = EdmSchedule(t_min=0.5, t_max=2.0)
     x = torch.tensor([[1.0, -0.4]], dtype=torch.float64)
-    end = path_end(Euler(), Uniform(), 1, schedule, x)
+    end = path_end(Euler(), UniformGrid(), 1, schedule, x)
     assert torch.allclose(end, x * (1 + (0.5 - 2.0) * 2.0 / (C**2 + 4.0)), rtol=1e-14)
 
 
 def test_many_euler_steps_are_the_product_of_their_factors(schedule: Schedule) -> None:
     """On N(0, c^2) the velocity is (a a' c^2 + b b')/(a^2 c^2 + b^2) x, so Euler is a product of numbers."""
     x = torch.tensor([[1.0, -0.4]], dtype=torch.float64)
-    times = Rho().times(20, schedule, schedule.t_min, schedule.t_max)
+    times = RhoGrid().times(20, schedule, schedule.t_min, schedule.t_max)
     factor = 1.0
     for t, s in pairwise(times):
         (a, b), (da, db) = schedule.ab(t), schedule.derivatives(t)
         factor *= float(1 + (s - t) * (a * da * C**2 + b * db) / (a**2 * C**2 + b**2))
-    assert torch.allclose(path_end(Euler(), Rho(), 20, schedule, x), x * factor, rtol=1e-9)
+    assert torch.allclose(path_end(Euler(), RhoGrid(), 20, schedule, x), x * factor, rtol=1e-9)
 
 
 def em_variance(schedule: Schedule, times: Tensor, strength: float, variance: float) -> float:
@@ -142,10 +132,10 @@ def test_euler_maruyama_obeys_its_variance_recursion(strength: float, schedule: 
     """Variance of 20,000 numbers against the recursion: within 4.5 standard errors, sqrt(2/n) of the variance."""
     denoiser, n, steps = oracle(GAUSSIAN, schedule), 10_000, 20
     x = start(denoiser, 1, range(n), double=True)
-    sampler = GridSampler(stepper=EulerMaruyama(strength=strength), grid=LogNsr(), steps=steps, noise=quick(1))
+    sampler = GridSampler(stepper=EulerMaruyama(strength=strength), grid=LogNsrGrid(), steps=steps, noise=quick(1))
     *_, (end, _) = sampler.path(denoiser, x, 1, range(n))
     times = sampler.time_grid(denoiser)
-    expected = em_variance(schedule, times, strength, denoiser.start_moments()[1] ** 2)
+    expected = em_variance(schedule, times, strength, denoiser.moments_at_t_max()[1] ** 2)
     assert float(end.square().mean()) == pytest.approx(expected, rel=4.5 * math.sqrt(2 / (2 * n)))
 
 
@@ -156,7 +146,7 @@ def test_euler_maruyama_has_weak_order_one(strength: float) -> None:
     steps = np.array([64, 128, 256, 512])
     errors = []
     for n in steps:
-        times = Uniform().times(int(n), schedule, 0.1, 3.0)
+        times = UniformGrid().times(int(n), schedule, 0.1, 3.0)
         errors.append(abs(em_variance(schedule, times, strength, C**2 + 9.0) - (C**2 + 0.01)))
     slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(EulerMaruyama.order, abs=0.15)
@@ -166,7 +156,8 @@ def test_zero_strength_is_euler_bit_for_bit(mixture: GaussianMixture) -> None:
     denoiser = oracle(mixture, Linear())
     x = start(denoiser, 0, range(8), double=True)
     ends = [
-        GridSampler(stepper=s, grid=Rho(), steps=12).run(denoiser, x).x for s in (Euler(), EulerMaruyama(strength=0.0))
+        GridSampler(stepper=s, grid=RhoGrid(), steps=12).run(denoiser, x).x
+        for s in (Euler(), EulerMaruyama(strength=0.0))
     ]
     assert torch.equal(*ends)
 
@@ -189,7 +180,9 @@ def network_around(
         scale = prediction.scale(schedule, t, spec.std)
         return (p[:, None] * data + q[:, None] * noise) / scale[:, None]
 
-    return NetworkDenoiser(spec=spec, schedule=schedule, trained=schedule, prediction=prediction, network=network)
+    return NetworkDenoiser(
+        spec=spec, schedule=schedule, trained_schedule=schedule, prediction=prediction, network=network
+    )
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda p: type(p).__name__)
@@ -200,7 +193,7 @@ def test_all_predictions_of_one_oracle_sample_alike(
     truth = oracle(mixture, schedule)
     wrapped = network_around(mixture, prediction, schedule, truth.spec)
     x = start(truth, 3, range(16), double=True)
-    sampler = GridSampler(stepper=Heun(), grid=Rho(), steps=20)
+    sampler = GridSampler(stepper=Heun(), grid=RhoGrid(), steps=20)
     assert torch.allclose(sampler.run(wrapped, x).x, sampler.run(truth, x).x, atol=1e-6)
 
 
@@ -209,9 +202,9 @@ def test_all_predictions_of_one_oracle_sample_alike(
 def test_schedule_swap(trained: str, used: str, mixture: GaussianMixture) -> None:
     """A network trained on one schedule gives, on another, that schedule's own velocity."""
     spec = oracle(mixture, SCHEDULES[trained]).spec
-    swapped = network_around(mixture, Velocity(), SCHEDULES[trained], spec).on(SCHEDULES[used])
+    swapped = network_around(mixture, Velocity(), SCHEDULES[trained], spec).on_schedule(SCHEDULES[used])
     truth = oracle(mixture, SCHEDULES[used])
-    t = Rho().times(9, SCHEDULES[used], swapped.t_min, swapped.t_max)
+    t = RhoGrid().times(9, SCHEDULES[used], swapped.t_min, swapped.t_max)
     x = torch.randn(10, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     a, b = SCHEDULES[used].ab(t)
     x = x * (a * a * spec.std**2 + b * b).sqrt()[:, None]
@@ -222,7 +215,7 @@ def test_schedule_swap(trained: str, used: str, mixture: GaussianMixture) -> Non
 def test_the_range_after_a_swap_is_what_was_trained(mixture: GaussianMixture) -> None:
     """edm is trained up to nsr 80; ou reaches nsr 22026: sampling must not start beyond what the network knows."""
     spec = oracle(mixture, SCHEDULES["edm"]).spec
-    swapped = network_around(mixture, Data(), SCHEDULES["edm"], spec).on(SCHEDULES["ou"])
+    swapped = network_around(mixture, Data(), SCHEDULES["edm"], spec).on_schedule(SCHEDULES["ou"])
     ends = torch.tensor([swapped.t_min, swapped.t_max], dtype=torch.float64)
     assert torch.allclose(SCHEDULES["ou"].log_nsr(ends).exp(), torch.tensor([0.002, 80.0], dtype=torch.float64))
 
@@ -281,7 +274,7 @@ def test_samples_of_the_oracle_have_the_moments_of_the_mixture(mixture: Gaussian
         "k,ki,kj->ij", mixture.weights, mixture.means, mixture.means
     )
     for stepper, steps in ((Heun(), 40), (EulerMaruyama(), 300)):
-        sampler = GridSampler(stepper=stepper, grid=LogNsr(), steps=steps, noise=quick(6))
+        sampler = GridSampler(stepper=stepper, grid=LogNsrGrid(), steps=steps, noise=quick(6))
         x = sampler.run(denoiser, start(denoiser, 5, range(n), double=True), 5).x
         outer = x[:, :, None] * x[:, None, :]
         for values, expected in ((x, mixture.mean), (outer.flatten(1), second.flatten())):

@@ -11,22 +11,23 @@ import torch
 from conftest import SCHEDULES
 from torch import Tensor
 
-from dfm.commands.scored import Exam, score
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.dequantization import Importance, TruncatedNormal, Uniform
-from dfm.distributed import Team
-from dfm.errors import UserError
-from dfm.grids import Uniform as UniformTimes
-from dfm.likelihood import EvidenceBound, Likelihood, OdeLikelihood
-from dfm.likelihood.ode import LADDER
-from dfm.mixtures import mixture_of
+from dfm.basics.errors import UserError
+from dfm.basics.processes import World
+from dfm.cli.commands.nll.estimates import ScoringJob, score
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.data.dequantization import ImportanceDequantization, TruncatedNormalDequantization, UniformDequantization
+from dfm.data.gaussian_mixture import mixture_of
+from dfm.data.pixel_levels import quantize
+from dfm.denoising.exact import MixtureDenoiser
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Velocity
+from dfm.likelihood.error_bars import choose_steps
+from dfm.likelihood.estimator import Likelihood
+from dfm.likelihood.evidence_bound import EvidenceBound
+from dfm.likelihood.ode import LADDER, OdeLikelihood
+from dfm.likelihood.scoring import Scoring
 from dfm.models.unet import UNet
-from dfm.networks import NetworkDenoiser
-from dfm.oracles import MixtureDenoiser
-from dfm.predictions import Velocity
-from dfm.quantization import quantize
-from dfm.report import settled
-from dfm.scoring import Scoring
+from dfm.sampling.grids import UniformGrid as UniformTimes
 
 CPU = torch.device("cpu")
 
@@ -38,7 +39,7 @@ def network() -> NetworkDenoiser:
     options = {"channels": 8, "channel_multipliers": (1, 2), "blocks_per_level": 1, "groups": 4, "zero_init": False}
     net = UNet(shape=(1, 8, 8), **options).eval()
     linear = SCHEDULES["linear"]
-    return NetworkDenoiser(spec=spec, schedule=linear, trained=linear, prediction=Velocity(), network=net)
+    return NetworkDenoiser(spec=spec, schedule=linear, trained_schedule=linear, prediction=Velocity(), network=net)
 
 
 def images(n: int) -> Split:
@@ -46,13 +47,15 @@ def images(n: int) -> Split:
     return Split(values=values.to(torch.uint8), labels=None)
 
 
-ESTIMATORS: dict[str, tuple[Likelihood, Uniform | TruncatedNormal | Importance]] = {
-    "ode": (OdeLikelihood(steps=2), Uniform()),
-    "ode, truncated": (OdeLikelihood(steps=2, probes=2), TruncatedNormal()),
-    "ode, importance": (OdeLikelihood(steps=1), Importance(samples=3)),
-    "exact": (OdeLikelihood(solver="heun", steps=1, divergence="exact"), Uniform()),
-    "bound": (EvidenceBound(steps=5, decoder="gaussian"), Uniform()),
-    "discrete bound": (EvidenceBound(steps=5, time="discrete", decoder="vdm"), Uniform()),
+ESTIMATORS: dict[
+    str, tuple[Likelihood, UniformDequantization | TruncatedNormalDequantization | ImportanceDequantization]
+] = {
+    "ode": (OdeLikelihood(steps=2), UniformDequantization()),
+    "ode, truncated": (OdeLikelihood(steps=2, probes=2), TruncatedNormalDequantization()),
+    "ode, importance": (OdeLikelihood(steps=1), ImportanceDequantization(samples=3)),
+    "exact": (OdeLikelihood(solver="heun", steps=1, divergence="exact"), UniformDequantization()),
+    "bound": (EvidenceBound(steps=5, decoder="gaussian"), UniformDequantization()),
+    "discrete bound": (EvidenceBound(steps=5, time="discrete", decoder="vdm"), UniformDequantization()),
 }
 
 
@@ -75,7 +78,7 @@ def test_a_value_depends_on_its_example_alone(name: str) -> None:
     shared = dataclasses.replace(scoring, batch_size=2)
     found = {}
     for rank in range(3):
-        for scored in dataclasses.replace(shared, team=Team(rank, 3)).batches(range(7), 0, 0, False):
+        for scored in dataclasses.replace(shared, world=World(rank, 3)).batches(range(7), 0, 0, False):
             assert not set(scored.indices) & set(found), "an example that two processes score"
             found.update(zip(scored.indices, scored.nats.tolist(), strict=True))
     assert torch.allclose(torch.tensor([found[i] for i in range(7)], dtype=torch.float64), whole.nats, rtol=1e-5)
@@ -107,14 +110,16 @@ def on_levels(likelihood: Likelihood, std: float) -> Scoring:
 def test_the_pilot_takes_the_fewest_steps_that_do() -> None:
     """A Gaussian stands still on the path of unit variance, so the first rung does; with no hope, the last is taken."""
     subset = list(range(16))
-    easy = settled(on_levels(OdeLikelihood(), 0.3), subset).likelihood
+    easy = choose_steps(on_levels(OdeLikelihood(), 0.3), subset).likelihood
     assert isinstance(easy, OdeLikelihood)
     assert easy.steps == LADDER[0]
-    hopeless = settled(on_levels(OdeLikelihood(solver="euler", path="own", tolerance=1e-9), 0.3), subset).likelihood
+    hopeless = choose_steps(
+        on_levels(OdeLikelihood(solver="euler", path="own", tolerance=1e-9), 0.3), subset
+    ).likelihood
     assert isinstance(hopeless, OdeLikelihood)
     assert hopeless.steps == LADDER[-1]
     fixed = on_levels(OdeLikelihood(steps=3), 0.3)
-    assert settled(fixed, subset) is fixed, "steps that are given stand"
+    assert choose_steps(fixed, subset) is fixed, "steps that are given stand"
 
 
 def test_what_the_pilot_promises_holds() -> None:
@@ -130,16 +135,16 @@ def test_what_the_pilot_promises_holds() -> None:
     for tolerance in (0.02, 0.002):
         likelihood = OdeLikelihood(solver="heun", tolerance=tolerance)
         scoring = Scoring(denoiser=model, likelihood=likelihood, split=split, seed=0, batch_size=64, device=CPU)
-        chosen = settled(scoring, list(range(64)))
+        chosen = choose_steps(scoring, list(range(64)))
         tight = dataclasses.replace(scoring, likelihood=OdeLikelihood(solver="dopri5", rtol=1e-8, atol=1e-8))
         gap = (chosen.all(range(64)).nats - tight.all(range(64)).nats) / (16 * math.log(2))
         assert float(gap.square().mean().sqrt()) < 1.4 * tolerance
 
 
-def exam(model: MixtureDenoiser, split: Split, **change: object) -> Exam:
-    given = Exam(
-        denoiser=model, split=split, own=Uniform(), chosen=None, n=len(split), seed=0, batch_size=64, audit=32,
-        device=CPU, facts={"split": "test"}, team=Team(),
+def exam(model: MixtureDenoiser, split: Split, **change: object) -> ScoringJob:
+    given = ScoringJob(
+        denoiser=model, split=split, own=UniformDequantization(), chosen=None, n=len(split), seed=0, batch_size=64, audit=32,
+        device=CPU, facts={"split": "test"}, world=World(),
     )  # fmt: skip
     return dataclasses.replace(given, **change)
 
@@ -147,7 +152,7 @@ def exam(model: MixtureDenoiser, split: Split, **change: object) -> Exam:
 EULER = OdeLikelihood(solver="euler", steps=8, path="own", grid=UniformTimes())
 
 
-def result_of(wanted: Exam, likelihood: Likelihood, directory: Path) -> dict:
+def result_of(wanted: ScoringJob, likelihood: Likelihood, directory: Path) -> dict:
     directory.mkdir()
     score(wanted, likelihood, directory)
     return json.loads((directory / "nll.json").read_text())

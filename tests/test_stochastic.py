@@ -9,15 +9,13 @@ import torch
 from conftest import SCHEDULES, oracle, quick
 from torch import Tensor
 
-from dfm.grids import LogNsr
-from dfm.mixtures import mixture_of
-from dfm.samplers import GridSampler, start
-from dfm.schedules import Edm, Schedule
-from dfm.steppers import (
-    Ddim,
-    DpmSolver2M,
-    Stepper,
-)
+from dfm.data.gaussian_mixture import mixture_of
+from dfm.paths.schedule import Schedule
+from dfm.paths.variance_exploding import Edm
+from dfm.sampling.grids import LogNsrGrid
+from dfm.sampling.samplers import GridSampler, start
+from dfm.sampling.steppers.base import Stepper
+from dfm.sampling.steppers.exponential import Ddim, DpmSolver2M
 
 C = 0.7
 GAUSSIAN = mixture_of([[0.0, 0.0]], C * C)
@@ -34,7 +32,7 @@ def run(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(x at t_max, x at t_min, times)."""
     denoiser = oracle(GAUSSIAN, schedule)
-    sampler = GridSampler(stepper=stepper, grid=LogNsr(), steps=steps, noise=noise)  # type: ignore[arg-type]
+    sampler = GridSampler(stepper=stepper, grid=LogNsrGrid(), steps=steps, noise=noise)  # type: ignore[arg-type]
     x = start(denoiser, 1, range(n), double=True)
     *_, (end, _) = sampler.path(denoiser, x, 1, range(n))
     return x, end, sampler.time_grid(denoiser)
@@ -76,7 +74,7 @@ def test_ddim_with_noise_obeys_its_variance_recursion(eta: float, schedule: Sche
     """Variance of 20,000 numbers against the recursion, within 4.5 standard errors."""
     n = 10_000
     x, end, times = run(Ddim(eta=eta), schedule, 20, n, noise=quick(2))
-    variance = oracle(GAUSSIAN, schedule).start_moments()[1] ** 2
+    variance = oracle(GAUSSIAN, schedule).moments_at_t_max()[1] ** 2
     for t, s in pairwise(times):
         factor, fresh = factor_of_ddim(schedule, t, s, eta)
         variance = factor**2 * variance + fresh
@@ -101,7 +99,7 @@ def test_the_sde_of_dpm_solver_is_the_exact_transition_for_constant_data(strengt
     """
     from scipy.integrate import solve_ivp
 
-    from dfm.steppers.exponential import Move
+    from dfm.sampling.steppers.exponential import Move
 
     t, s = (schedule.time_of_log_nsr(torch.tensor(v, dtype=torch.float64)) for v in (0.8, -0.6))
     move = Move.between(schedule, t, s, strength)
@@ -172,7 +170,7 @@ def variance_of_sde_2m(schedule: Schedule, times: Tensor, strength: float, varia
 def test_the_sde_of_dpm_solver_2m_obeys_its_covariance_recursion(strength: float, schedule: Schedule) -> None:
     n = 10_000
     _, end, times = run(DpmSolver2M(strength=strength), schedule, 20, n, noise=quick(5))
-    expected = variance_of_sde_2m(schedule, times, strength, oracle(GAUSSIAN, schedule).start_moments()[1] ** 2)
+    expected = variance_of_sde_2m(schedule, times, strength, oracle(GAUSSIAN, schedule).moments_at_t_max()[1] ** 2)
     assert float(end.square().mean()) == pytest.approx(expected, rel=4.5 / math.sqrt(n))
 
 
@@ -181,7 +179,11 @@ def test_the_sde_of_dpm_solver_2m_has_weak_order_two(strength: float) -> None:
     """The error of the variance, exact by the recursion checked above, falls as 1/steps^2."""
     schedule, steps = Edm(t_min=0.1, t_max=3.0), np.array([64, 128, 256, 512])
     errors = [
-        abs(variance_of_sde_2m(schedule, LogNsr().times(int(n), schedule, 0.1, 3.0), strength, C**2 + 9) - C**2 - 0.01)
+        abs(
+            variance_of_sde_2m(schedule, LogNsrGrid().times(int(n), schedule, 0.1, 3.0), strength, C**2 + 9)
+            - C**2
+            - 0.01
+        )
         for n in steps
     ]
     slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]

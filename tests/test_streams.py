@@ -10,10 +10,10 @@ import torch
 from conftest import Command
 from torch import Tensor
 
-from dfm.commands import sample
-from dfm.commands.arrays import npz_writer
-from dfm.datasets.base import DatasetSpec
-from dfm.sampling import batch_of
+from dfm.cli.commands.sample import command as sample
+from dfm.data.dataset import DatasetSpec
+from dfm.runs.sample_files import npz_writer
+from dfm.sampling.draw import batch_of
 
 SPEC = DatasetSpec(name="images", shape=(1, 4, 4), levels=256, num_classes=0, mean=0.0, std=0.5)
 

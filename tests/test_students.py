@@ -9,12 +9,13 @@ import torch
 from conftest import TINY, Command
 
 import dfm
-from dfm import checkpoint, run_dir
-from dfm.errors import UserError
-from dfm.guidance import guided
-from dfm.likelihood import OdeLikelihood
-from dfm.samplers import JumpSampler
-from dfm.sampling import stored
+from dfm.basics.errors import UserError
+from dfm.likelihood.ode import OdeLikelihood
+from dfm.runs import checkpoint, metrics
+from dfm.runs import directory as run_dir
+from dfm.sampling.draw import stored
+from dfm.sampling.guidance import guided
+from dfm.sampling.samplers import JumpSampler
 
 TRAIN = [text for text in TINY if not text.startswith(("likelihood", "sampler"))]
 SMALL = {
@@ -117,7 +118,7 @@ def test_a_reflow_that_ends_as_a_flow_has_a_density_and_tells_its_straightness(
         f"init={tiny_run}",
     )  # fmt: skip
     assert (outcome.run / "nll.json").exists()
-    told = [line for line in run_dir.read_metrics(outcome.run / "metrics.jsonl") if "straightness" in line]
+    told = [line for line in metrics.read_metrics(outcome.run / "metrics.jsonl") if "straightness" in line]
     assert [line["round"] for line in told] == [0, 1, 2], "of the teacher, and after each round"
     assert sorted(p.name for p in (outcome.run / "pairs").iterdir()) == ["round_0.safetensors", "round_1.safetensors"]
     score = command("sample", f"ckpt={outcome.run}", "sampler=euler_maruyama", "n=1", code=1).err
@@ -221,7 +222,7 @@ def test_a_run_in_rounds_keeps_its_length(tiny_run: Path, command: Command) -> N
     words = [*TRAIN, "objective=progressive", "objective.start=4", f"init={tiny_run}", "nll.n=0"]
     run = command("train", *words).run
     assert "its rounds follow" in command("train", f"resume={run}", "trainer.max_steps=9", code=1).err
-    assert not any("validation_loss" in line for line in run_dir.read_metrics(_reflow(tiny_run, command)))
+    assert not any("validation_loss" in line for line in metrics.read_metrics(_reflow(tiny_run, command)))
 
 
 def _reflow(teacher: Path, command: Command) -> Path:

@@ -12,10 +12,9 @@ from dataset_files import (
 from omegaconf import OmegaConf
 from scipy.stats import ks_2samp
 
-from dfm.datasets import SPLITS
-from dfm.datasets.mixture import Mixture
-from dfm.datasets.toys import Checkerboard, EightGaussians, Moons, SwissRoll
-from dfm.errors import UserError
+from dfm.basics.errors import UserError
+from dfm.data.dataset import SPLITS
+from dfm.data.toys import Checkerboard, EightGaussians, Mixture, Moons, SwissRoll
 
 # ---- points ----------------------------------------------------------------------------------------------------------
 

@@ -13,22 +13,25 @@ import torch
 from conftest import TINY, Command
 from torch import nn
 
-from dfm import checkpoint, run_dir
-from dfm.batches import Batch
-from dfm.checkpoint import Checkpoint
-from dfm.datasets.base import DatasetSpec, Split
-from dfm.datasets.digits import Digits
-from dfm.densities import Uniform as UniformDensity
-from dfm.ema import Ema
-from dfm.errors import UserError
+from dfm.basics.errors import UserError
+from dfm.basics.files import write_atomically
+from dfm.data.dataset import DatasetSpec, Split
+from dfm.data.digits import Digits
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import Velocity
 from dfm.models.mlp import MLP
-from dfm.networks import NetworkDenoiser
-from dfm.objectives import Loss, Regression
-from dfm.predictions import Velocity
-from dfm.run_dir import MetricsFile, read_metrics, write_atomically
-from dfm.schedules import Linear
-from dfm.trainer import Trainer, TrainerConfig
-from dfm.weights import Uniform
+from dfm.paths.interpolating import Linear
+from dfm.runs import checkpoint
+from dfm.runs import directory as run_dir
+from dfm.runs.checkpoint import Checkpoint
+from dfm.runs.metrics import MetricsFile, read_metrics
+from dfm.training.batches import Batch
+from dfm.training.ema import Ema
+from dfm.training.objectives.base import Loss
+from dfm.training.objectives.densities import UniformDensity
+from dfm.training.objectives.loss_weights import UniformWeight
+from dfm.training.objectives.regression import Regression
+from dfm.training.trainer import Trainer, TrainerConfig
 
 CPU = torch.device("cpu")
 
@@ -39,10 +42,14 @@ def trainer(*, flip: bool = False, split: Split | None = None, **changes: object
     data = Digits()
     spec = replace(data.spec, num_classes=0)
     denoiser = NetworkDenoiser(
-        spec=spec, schedule=Linear(), trained=Linear(), prediction=Velocity(), network=MLP(shape=spec.shape, width=32)
+        spec=spec,
+        schedule=Linear(),
+        trained_schedule=Linear(),
+        prediction=Velocity(),
+        network=MLP(shape=spec.shape, width=32),
     )
     settings = {"max_steps": 8, "batch_size": 16, "warmup_steps": 2, "num_workers": 0, **changes}
-    objective = Regression(density=UniformDensity(), weight=Uniform())
+    objective = Regression(density=UniformDensity(), weight=UniformWeight())
     return Trainer(
         TrainerConfig(**settings),
         denoiser,
@@ -106,7 +113,7 @@ def test_accumulated_passes_are_one_batch() -> None:
 
     runs = [trainer(accumulate=k, clip_grad=None) for k in (1, 4)]
     for run in runs:
-        run.objective = Plain(density=UniformDensity(), weight=Uniform())
+        run.objective = Plain(density=UniformDensity(), weight=UniformWeight())
     losses = [[float(report.loss) for report in run.steps()] for run in runs]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for name, value in weights(runs[0]).items():

@@ -24,9 +24,9 @@ from dataset_files import (
 )
 from torchvision import datasets as torchvision_datasets
 
-from dfm.datasets import SPLITS, Dataset
-from dfm.datasets.vision import CIFAR10, MNIST, FashionMNIST
-from dfm.errors import UserError
+from dfm.basics.errors import UserError
+from dfm.data.dataset import SPLITS, Dataset
+from dfm.data.mnist_cifar import CIFAR10, MNIST, FashionMNIST
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

@@ -1,19 +1,14 @@
-"""Log-likelihoods of examples under a model: along the ODE, or by evidence bounds. ``base`` has what they share."""
+"""Chapter 5, likelihood: log-densities of examples, exact along the ODE or bounded."""
 
-from dfm.likelihood.base import Budget, Likelihood, LogDensity
-from dfm.likelihood.divergence import Divergence, Exact, Hutchinson
-from dfm.likelihood.evidence import EvidenceBound
+from dfm.likelihood.all_estimators import AllEstimators
+from dfm.likelihood.estimator import Likelihood, LogDensity
+from dfm.likelihood.evidence_bound import EvidenceBound
 from dfm.likelihood.ode import OdeLikelihood
-from dfm.likelihood.several import Several
 
 __all__ = [
-    "Budget",
-    "Divergence",
+    "AllEstimators",
     "EvidenceBound",
-    "Exact",
-    "Hutchinson",
     "Likelihood",
     "LogDensity",
     "OdeLikelihood",
-    "Several",
 ]

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from dfm.denoiser import Denoiser
-from dfm.quantization import centres
+from dfm.data.pixel_levels import centres
+from dfm.denoising.denoiser import Denoiser
 
 
 class Decoder(ABC):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dfm.steppers import Field
+from dfm.sampling.steppers.base import Field
 
 
 class Divergence(ABC):
@@ -19,7 +19,7 @@ class Divergence(ABC):
         """(u (B, *D), div u (B,)), neither with a graph."""
 
     @abstractmethod
-    def rows(self, index: Tensor) -> "Divergence":
+    def select(self, index: Tensor) -> "Divergence":
         """The same for the samples ``index`` of the batch."""
 
 
@@ -53,7 +53,7 @@ class Exact(Divergence):
                 total += torch.einsum("kbd,kd->b", rows.flatten(2), units)
         return u.detach(), total
 
-    def rows(self, index: Tensor) -> "Exact":
+    def select(self, index: Tensor) -> "Exact":
         return self
 
 
@@ -80,5 +80,5 @@ class Hutchinson(Divergence):
                 total += (product * probe).flatten(1).sum(1)
         return u.detach(), total / len(self.probes)
 
-    def rows(self, index: Tensor) -> "Hutchinson":
+    def select(self, index: Tensor) -> "Hutchinson":
         return Hutchinson(self.probes[:, index])

@@ -16,16 +16,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dfm.denoiser import Calls, Denoiser
-from dfm.devices import Precision, checked_precision, products
-from dfm.errors import UserError, unknown
-from dfm.flows import OdeFlow
-from dfm.grids import Grid, Uniform
-from dfm.likelihood.base import Likelihood, LogDensity, ends
+from dfm.basics.devices import Precision, check_precision, products
+from dfm.basics.errors import UserError, unknown
+from dfm.basics.seeding import Purpose, normal, rademacher
+from dfm.denoising.denoiser import Denoiser, EvaluationCount
 from dfm.likelihood.divergence import Divergence, Exact, Hutchinson
-from dfm.schedules import UnitVariance
-from dfm.seeding import Purpose, normal, rademacher
-from dfm.steppers import ODE_STEPPERS, Field
+from dfm.likelihood.estimator import Likelihood, LogDensity, ends
+from dfm.paths.interpolating import UnitVariance
+from dfm.sampling.grids import Grid, UniformGrid
+from dfm.sampling.ode_flow import OdeMap
+from dfm.sampling.steppers.base import Field
+from dfm.sampling.steppers.ode import ODE_STEPPERS
 
 # Each number's double is among them, but for the last.
 LADDER = (6, 8, 12, 16, 24, 32, 48, 64, 96)
@@ -59,7 +60,7 @@ class OdeLikelihood(Likelihood):
     steps: int | None = None
     tolerance: float = 0.005
     path: Literal["unit_variance", "own"] = "unit_variance"
-    grid: Grid = field(default_factory=Uniform)
+    grid: Grid = field(default_factory=UniformGrid)
     divergence: str = "hutchinson"
     chunk: int = 16
     probes: int = 1
@@ -90,6 +91,24 @@ class OdeLikelihood(Likelihood):
     def adaptive(self) -> bool:
         """Whether the solver chooses its own steps."""
         return self.solver == "dopri5"
+
+    @property
+    def name(self) -> str:
+        return "ode" if self.divergence == "hutchinson" else "ode_exact"
+
+    def unused_settings(self) -> dict[str, str]:
+        own_steps = "on likelihood.solver=dopri5, which chooses its steps by likelihood.rtol and atol"
+        unused = dict.fromkeys(("steps", "tolerance", "grid"), own_steps) if self.adaptive else {}
+        if not self.adaptive:
+            unused |= dict.fromkeys(("rtol", "atol"), f"on likelihood.solver={self.solver}")
+        if self.steps is not None:
+            unused.setdefault("tolerance", "beside likelihood.steps, which it is to find")
+        if self.divergence == "hutchinson":
+            return unused | {"chunk": "on likelihood.divergence=hutchinson"}
+        return unused | dict.fromkeys(("probes", "probe"), "on likelihood.divergence=exact, which needs no probe")
+
+    def estimate(self) -> "OdeLikelihood | None":
+        return replace(self, divergence="hutchinson") if self.divergence == "exact" else None
 
     @property
     def noisy(self) -> bool:  # type: ignore[override]
@@ -125,12 +144,12 @@ class OdeLikelihood(Likelihood):
         start: float | None = None,
     ) -> LogDensity:
         indices = range(len(data)) if indices is None else indices
-        calls = Calls()
+        calls = EvaluationCount()
         moved, t_min = self._on_path(denoiser, start)
         divergence = self._divergence(data, seed, indices, repeat)
         a, _ = moved.schedule.ab(torch.tensor(t_min, dtype=torch.float64))
         x = torch.cat([(data * float(a)).flatten(1), torch.zeros_like(data.flatten(1)[:, :1])], 1)
-        with products(checked_precision(self.precision, data.device), data.device):
+        with products(check_precision(self.precision, data.device), data.device):
             end = self._integrate(moved.counted(calls), divergence, x, tuple(data.shape[1:]), t_min)
         latent, integral = end[:, :-1].double().reshape(data.shape), end[:, -1].double()
         value = moved.start_log_density(latent) + integral + data[0].numel() * float(a.log())
@@ -139,9 +158,9 @@ class OdeLikelihood(Likelihood):
     def _on_path(self, denoiser: Denoiser, start: float | None) -> tuple[Denoiser, float]:
         """The denoiser on the path of integration, and the time to begin at."""
         low, high = ends(denoiser, start)
-        if self.path == "unit_variance" and denoiser.movable:
-            path = UnitVariance.between(low, high, denoiser.spec.std, denoiser.source.std)
-            moved = denoiser.on(path)
+        if self.path == "unit_variance" and denoiser.can_change_schedule:
+            path = UnitVariance.between(low, high, denoiser.spec.std, denoiser.prior.std)
+            moved = denoiser.on_schedule(path)
             return moved, moved.t_min
         t_min = denoiser.schedule.time_of_log_nsr(torch.tensor(low, dtype=torch.float64))
         return denoiser, max(float(t_min), denoiser.t_min)
@@ -157,9 +176,9 @@ class OdeLikelihood(Likelihood):
         self, denoiser: Denoiser, divergence: Divergence, x: Tensor, shape: tuple[int, ...], t_min: float
     ) -> Tensor:
         def field_of(rows: Tensor) -> Field:
-            return _augmented(denoiser.rows(rows), divergence.rows(rows), shape)
+            return _augmented(denoiser.select(rows), divergence.select(rows), shape)
 
-        flow = OdeFlow(solver=self.solver, steps=self.moves, grid=self.grid, rtol=self.rtol, atol=self.atol)
+        flow = OdeMap(solver=self.solver, steps=self.moves, grid=self.grid, rtol=self.rtol, atol=self.atol)
         return flow.carry(field_of, x, denoiser.schedule, t_min, denoiser.t_max)
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from dfm.errors import UserError
-from dfm.models.norms import norm_silu
+from dfm.basics.errors import UserError
+from dfm.models.fused_norm import norm_silu
 
 Resize = Literal["down", "up"]
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -85,7 +85,7 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.options, self.resize = options, resize
-        self.recomputed = False  # set by ``dfm.devices.recompute``
+        self.recomputed = False  # set by ``dfm.basics.devices.recompute``
         self.norm_1 = nn.GroupNorm(options.groups, inputs, eps=options.norm_eps)
         self.conv_1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.time = nn.Linear(options.time_channels, 2 * outputs if options.scale_shift else outputs)

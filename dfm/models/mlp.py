@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfm.models.blocks import counted, zeroed
-from dfm.models.embed import Embedding
+from dfm.models.embeddings import Embedding
 
 
 class MLP(nn.Module):
@@ -14,7 +14,7 @@ class MLP(nn.Module):
 
         h_0 = V x,   h_{i+1} = h_i + B_i silu(A_i silu(h_i) + T_i silu(e)),   output = U silu(h_depth)
 
-    with e the embedding of time and label (``dfm.models.embed``) and every matrix with a bias. (He et al. 2016, with
+    with e the embedding of time and label (``dfm.models.embeddings``) and every matrix with a bias. (He et al. 2016, with
     time added inside each block as in Ho et al. 2020, appendix B.)
 
     Args:
@@ -23,10 +23,10 @@ class MLP(nn.Module):
         width: of h and e.
         depth: residual blocks.
         time_features: sines and cosines of time.
-        time_scale, max_period, frequency_shift, flip_sin_to_cos: of those, see ``dfm.models.embed``.
+        time_scale, max_period, frequency_shift, flip_sin_to_cos: of those, see ``dfm.models.embeddings``.
         outputs: how many outputs of the shape of x, side by side along the first dimension.
         zero_init: blocks start as the identity and the output at zero; otherwise as torch initialises them.
-        two_times: whether it is told a second time, for flow maps (``dfm.meanflow``).
+        two_times: whether it is told a second time, for flow maps (``dfm.denoising.flow_map``).
 
     Raises:
         UserError: a width or depth below 1, or an odd number of time features.
@@ -69,7 +69,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
         """x (B, *shape), c_time = log nsr (B,), label int64 (B,) or None -> (B, *out_shape).
 
-        ``c_end`` (B,) is the second time of a flow map, whose times are told as ``dfm.meanflow`` says.
+        ``c_end`` (B,) is the second time of a flow map, whose times are told as ``dfm.denoising.flow_map`` says.
 
         Raises:
             UserError: a label for a network without classes.

@@ -24,7 +24,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfm.errors import UserError, unknown
+from dfm.basics.errors import UserError, unknown
 from dfm.models.blocks import (
     BlockOptions,
     DownLevel,
@@ -36,8 +36,8 @@ from dfm.models.blocks import (
     counted,
     zeroed,
 )
-from dfm.models.embed import Embedding, PixelFourier
-from dfm.models.norms import norm_silu
+from dfm.models.embeddings import Embedding, PixelFourier
+from dfm.models.fused_norm import norm_silu
 
 Down = Literal["conv", "resblock", "pool"]
 Up = Literal["conv", "resblock", "nearest"]
@@ -76,11 +76,11 @@ class UNet(nn.Module):
         upsample: nearest neighbour with a convolution, inside a residual block, or alone; a list has one of these for
             each step from level i + 1 to i, in the order of ``downsample``.
         downsample_padding: of the strided convolution: 1 on all sides, or 0 for right and bottom only.
-        time_scale, max_period, frequency_shift, flip_sin_to_cos: of the sinusoids of time, see ``dfm.models.embed``.
+        time_scale, max_period, frequency_shift, flip_sin_to_cos: of the sinusoids of time, see ``dfm.models.embeddings``.
         time_channels: of the embedding of time and label; None: 4 * channels.
         zero_init: residual branches start at zero, and so does the output; otherwise as torch initialises them.
         fourier: octaves of sinusoids of each pixel beside it (``PixelFourier``), 0 for none.
-        two_times: whether it is told a second time, for flow maps (``dfm.meanflow``).
+        two_times: whether it is told a second time, for flow maps (``dfm.denoising.flow_map``).
         grey_levels, std: of the data, for these sinusoids.
 
     Raises:
@@ -174,7 +174,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), c_time = log nsr (B,), label int64 (B,) or None -> (B, C, H, W).
 
-        ``c_end`` (B,) is the second time of a flow map, whose times are told as ``dfm.meanflow`` says.
+        ``c_end`` (B,) is the second time of a flow map, whose times are told as ``dfm.denoising.flow_map`` says.
 
         Raises:
             UserError: a label for a network without classes.

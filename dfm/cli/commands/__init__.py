@@ -1,0 +1,1 @@
+"""One file or folder a command. Nothing here is imported before its command is run."""

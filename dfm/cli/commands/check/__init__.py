@@ -1,0 +1,1 @@
+"""``dfm check``: is it the sampler or the network?"""

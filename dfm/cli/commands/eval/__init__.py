@@ -1,0 +1,1 @@
+"""``dfm eval``: how good samples are beside held-out data."""

@@ -1,0 +1,1 @@
+"""``dfm nll``: log-likelihoods of held-out data, with their errors."""

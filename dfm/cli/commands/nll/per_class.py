@@ -1,0 +1,86 @@
+"""Classification by likelihood, ``dfm nll per_class=true``: every example scored under every class."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfm.basics.errors import UserError
+from dfm.basics.files import write_atomically, write_json
+from dfm.cli import console
+from dfm.cli.commands.nll.estimates import ScoringJob
+from dfm.data.pixel_levels import bits_per_dimension
+from dfm.likelihood.error_bars import choose_steps
+from dfm.likelihood.estimator import Estimators
+
+
+def check_classes(exam: ScoringJob) -> None:
+    """Refuse a model that knows no classes, or data without labels, before anything is scored.
+
+    Raises:
+        UserError: it is either.
+    """
+    if exam.denoiser.spec.num_classes == 0 or exam.split.labels is None:
+        raise UserError(
+            "per_class=true: this model was trained without classes; allowed: a model with conditional=true"
+        )
+
+
+def classify(exam: ScoringJob, likelihood: Estimators, directory: Path) -> None:
+    """Write ``per_class.csv`` and ``per_class.json``, and say how often the likeliest class is the true one.
+
+    Every class sees the same dequantisation noise and probes, so that what differs is the class. With equal chances
+    of the C classes, p(c | x) = p(x | c)/sum_c' p(x | c'), and -log p(x) = log C - log sum_c p(x | c): the likelihood
+    that the model gives without being told the class.
+    """
+    entry = exam.entries(likelihood)[0]
+    count, indices = exam.denoiser.spec.num_classes, range(exam.n)
+    scoring = choose_steps(exam.scoring(entry), exam.subset())
+    with console.bar(quiet=not exam.world.first) as bar:
+        task = bar.add_task("classes", total=count * exam.n)
+        nats = torch.stack(
+            [replace(scoring, label=c).all(indices, lambda done: bar.advance(task, done)).nats for c in range(count)],
+            1,
+        )
+    if not exam.world.first:
+        return
+    assert exam.split.labels is not None
+    truth = exam.split.labels[: exam.n]
+    facts = {**summary(nats, truth, exam.denoiser.spec.levels, math.prod(exam.denoiser.spec.shape)), **exam.facts}
+    write_atomically(directory / "per_class.csv", table(nats, truth).encode())
+    write_json(directory / "per_class.json", facts)
+    console.result(
+        f"the likeliest class is the true one for {100 * facts['accuracy']:.1f} % +- "
+        f"{100 * facts['accuracy_stderr']:.1f} % of {exam.n} examples; by chance {100 / count:.1f} %"
+    )
+
+
+def summary(nats: Tensor, truth: Tensor, levels: int | None, dimensions: int) -> dict[str, Any]:
+    """Accuracy, and the figure without the class, of nats (n, C) and labels (n,)."""
+    n, count = nats.shape
+    accuracy = float((nats.argmin(1) == truth).double().mean())
+    marginal = math.log(count) - (-nats).logsumexp(1)
+    mean, stderr = float(marginal.mean()), float(marginal.std()) / math.sqrt(n) if n > 1 else 0.0
+    unit = 1.0 if levels is None else float(bits_per_dimension(1.0, dimensions))
+    return {
+        "accuracy": accuracy,
+        "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / n),
+        "num_classes": count,
+        "num_examples": n,
+        "without_class": mean * unit,
+        "without_class_stderr": stderr * unit,
+        "unit": "nats" if levels is None else "bits/dim",
+    }
+
+
+def table(nats: Tensor, truth: Tensor) -> str:
+    """A row an example: index, its label, the likeliest class, and nats under each."""
+    rows = ["index,label,likeliest," + ",".join(f"nats_{c}" for c in range(nats.shape[1]))]
+    best: Sequence[int] = nats.argmin(1).tolist()
+    for index, (label, found, values) in enumerate(zip(truth.tolist(), best, nats.tolist(), strict=True)):
+        rows.append(f"{index},{label},{found}," + ",".join(f"{value:.10g}" for value in values))
+    return "\n".join(rows) + "\n"

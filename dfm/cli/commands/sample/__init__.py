@@ -1,0 +1,1 @@
+"""``dfm sample``: draw from a checkpoint."""

@@ -1,0 +1,1 @@
+"""``dfm train``: a training run, from its configuration to its last report."""

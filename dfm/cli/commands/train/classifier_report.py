@@ -1,0 +1,73 @@
+"""The report of a noisy classifier: how often it is right, and whether its probabilities are, at each noise level."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dfm.basics import seeding
+from dfm.basics.files import write_atomically, write_json
+from dfm.basics.per_sample import per_sample
+from dfm.basics.seeding import Purpose
+from dfm.cli import console
+from dfm.data.dataset import Split
+from dfm.data.dequantization import Dequantization
+from dfm.denoising.noisy_classifier import NoisyClassifier
+from dfm.evaluation.calibration import accuracy_and_calibration
+from dfm.likelihood.scoring import examples
+
+LEVELS, BATCH = 12, 256
+COLUMNS = ("log_nsr", "accuracy", "cross_entropy", "calibration_error")
+
+
+@torch.no_grad()
+def write_classifier_report(
+    classifier: NoisyClassifier,
+    dequantization: Dequantization,
+    split: Split,
+    n: int,
+    seed: int,
+    device: torch.device,
+    directory: Path,
+    step: int,
+) -> None:
+    """Write ``classifier.csv`` (a row a noise level, from none to all) and ``classifier.json``, and print the table.
+
+    Example k meets the same noise whatever the batches: it is a function of (seed, k, level).
+    """
+    path = classifier.trained_schedule
+    ends = path.log_nsr(torch.tensor([path.t_min, path.t_max], dtype=torch.float64))
+    levels = torch.linspace(float(ends[0]), float(ends[1]), LEVELS, dtype=torch.float64)
+    assert split.labels is not None
+    labels = split.labels[:n].to(device)
+    rows = []
+    for number, log_nsr in enumerate(levels):
+        t = path.time_of_log_nsr(log_nsr).clamp(path.t_min, path.t_max)
+        found = [
+            predictions(classifier, dequantization, split, range(k, min(k + BATCH, n)), seed, number, t, device)
+            for k in range(0, n, BATCH)
+        ]
+        rows.append((float(log_nsr), *accuracy_and_calibration(torch.cat(found).double(), labels)))
+    lines = [",".join(COLUMNS), *(",".join(f"{value:.6g}" for value in row) for row in rows)]
+    write_atomically(directory / "classifier.csv", ("\n".join(lines) + "\n").encode())
+    means = {name: sum(row[k] for row in rows) / LEVELS for k, name in enumerate(COLUMNS) if k}
+    write_json(
+        directory / "classifier.json",
+        {"num_examples": n, "checkpoint_step": step, "num_classes": classifier.spec.num_classes, **means},
+    )
+    table = [[f"{row[0]:.2f}", *(f"{value:.3f}" for value in row[1:])] for row in rows]
+    console.table(f"classifier on {n} held-out examples", COLUMNS, table)
+
+
+def predictions(
+    classifier: NoisyClassifier, dequantization: Dequantization, split: Split, part: range, seed: int, level: int,
+    t: Tensor, device: torch.device,
+) -> Tensor:  # fmt: skip
+    """log p(c | x_t) of examples ``part``, (len(part), C)."""
+    least = float(
+        classifier.trained_schedule.log_nsr(torch.tensor(classifier.trained_schedule.t_min, dtype=torch.float64))
+    )
+    data = examples(split, classifier.spec, part, seed, dequantization, least).to(device)
+    noise = seeding.normal(seed, part, tuple(data.shape[1:]), Purpose.START, level).to(data)
+    a, b = classifier.trained_schedule.ab(t)
+    return classifier.log_probabilities(per_sample(a, data) * data + per_sample(b, data) * noise, t)

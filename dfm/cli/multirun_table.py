@@ -1,0 +1,61 @@
+"""The table at the end of a multirun, read from what its jobs left on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from dfm.cli import console
+from dfm.runs.metrics import read_metrics
+
+
+class Table(Callback):
+    """Compares the jobs of a sweep: overrides, loss, bits/dim (or nats), Frechet distance, NFE, path.
+
+    It reads the jobs' directories, so it does not matter which launcher, process or machine ran them.
+    """
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra's hook after the last job."""
+        sweep = Path(config.hydra.sweep.dir)
+        jobs = sorted((p for p in sweep.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+        given = {job: overrides(job) for job in jobs}
+        shared = set.intersection(*map(set, given.values())) if len(jobs) > 1 else set()
+        rows = [row(job, given[job], shared) for job in jobs]
+        columns = [name for name in COLUMNS if any(found[name] != "-" for found in rows)]
+        console.table("jobs of this multirun", columns, [[found[name] for name in columns] for found in rows])
+        console.result(f"run directory: {sweep}")
+
+
+COLUMNS = ("overrides", "loss", "bits/dim or nats", "Frechet distance", "nfe", "path")
+
+
+def overrides(job: Path) -> list[str]:
+    """What the job was given on the command line; its number if it did not come so far as to write that down."""
+    path = job / "overrides.txt"
+    return path.read_text().splitlines() if path.exists() else [job.name]
+
+
+def row(job: Path, given: list[str], shared: set[str]) -> dict[str, str]:
+    """What one job left, a dash for what it did not, with those of its overrides that not all jobs share; by column."""
+    losses = job / "metrics.jsonl"
+    lines = [line["loss"] for line in read_metrics(losses) if "loss" in line] if losses.exists() else []
+    nll, sample, quality = (_json(job / name) for name in ("nll.json", "sample.json", "eval.json"))
+    value = nll.get("bits_per_dim") if nll.get("unit") == "bits/dim" else nll.get("nats")
+    shown = "-" if value is None else f"{value:.4f} +- {nll['stderr'] or 0:.4f}"
+    nfe = sample.get("nfe", quality.get("nfe", nll.get("nfe")))
+    cells = (
+        "\n".join(text for text in given if text not in shared),
+        f"{lines[-1]:.4f}" if lines and lines[-1] is not None else "-",
+        shown,
+        f"{quality['frechet']:.4f} +- {quality['frechet_stderr']:.4f}" if quality else "-",
+        "-" if nfe is None else f"{nfe:.0f}",
+        str(job),
+    )
+    return dict(zip(COLUMNS, cells, strict=True))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,179 @@
+"""What every data set is: three splits of numbers, and a spec small enough to live in a checkpoint."""
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dfm.basics.errors import UserError, unknown
+
+SPLITS = ("train", "validation", "test")
+
+
+def data_folder() -> str:
+    """Where downloads and caches go unless told otherwise: DFM_DATA in the environment, else ``~/.cache/dfm``."""
+    return os.environ.get("DFM_DATA", "~/.cache/dfm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """What a model must know about its data: plain numbers, strings and tuples only.
+
+    Args:
+        name: of the data set.
+        shape: of one example: (C, H, W) for images, (d,) for points.
+        levels: K, the count of integer levels 0..K-1 of a pixel; None for points.
+        num_classes: labels are 0..num_classes-1; 0 when there are none.
+        mean: of all coordinates of the data as the model sees it (``moments``).
+        std: root of their average variance, in the same units.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    levels: int | None
+    num_classes: int
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1:
+            raise UserError(f"dataset {self.name}: shape {self.shape}; allowed: (C, H, W) or (d,), all at least 1")
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise UserError(
+                f"dataset {self.name}: mean {self.mean:g}, std {self.std:g}; allowed: finite numbers, std above 0 "
+                "(are all training examples the same?)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One part of a data set.
+
+    Args:
+        values: images as integer levels, uint8 (N, C, H, W); points as float32 (N, d).
+        labels: int64 (N,), or None.
+    """
+
+    values: Tensor
+    labels: Tensor | None
+
+    def __post_init__(self) -> None:
+        kind = (self.values.dtype, self.values.ndim)
+        if kind not in ((torch.uint8, 4), (torch.float32, 2)):
+            raise UserError(
+                f"split: values {tuple(self.values.shape)} of {self.values.dtype}; "
+                "allowed: uint8 (N, C, H, W) or float32 (N, d)"
+            )
+        labels = self.labels
+        if labels is not None and (labels.dtype != torch.int64 or labels.shape != self.values.shape[:1]):
+            raise UserError(
+                f"split: labels {tuple(labels.shape)} of {labels.dtype}; allowed: int64 ({len(self.values)},) or None"
+            )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def scale_levels(dequantized: Tensor, levels: int) -> Tensor:
+    """Pixels as the model sees them: data = 2 (v + u) / K - 1, in [-1, 1).
+
+    Args:
+        dequantized: v + u with integer levels v in 0..K-1 and u in [0, 1); any shape.
+        levels: K.
+    """
+    return dequantized * (2 / levels) - 1
+
+
+def moments(values: Tensor, levels: int | None) -> tuple[float, float]:
+    """Mean and standard deviation of the data as the model sees it, exact up to rounding.
+
+    Points: the mean of all coordinates, and the root of the variance of a coordinate, averaged over coordinates.
+    Images with K levels v, dequantised by u ~ U[0, 1) and scaled by ``scale_levels``, over all pixels alike:
+
+        mean = E[2 (v + 1/2) / K - 1],    std^2 = Var[2 v / K] + (2 / K)^2 / 12
+
+    Args:
+        values: as in ``Split``, at least one example.
+    """
+    if levels is None:
+        points = values.double()
+        return points.mean().item(), points.var(0, correction=0).mean().sqrt().item()
+    counts = torch.bincount(values.flatten(), minlength=levels).double()
+    share = counts / counts.sum()
+    v = torch.arange(levels, dtype=torch.float64)
+    mean = share @ v
+    variance = share @ (v - mean).square() + 1 / 12
+    return scale_levels(mean + 0.5, levels).item(), (2 / levels) * variance.sqrt().item()
+
+
+class Dataset(ABC):
+    """A source of examples. Loaded once, on first use; what can be checked without loading, the constructor checks.
+
+    A new data set is a class with the attributes below and ``_load``, a YAML in ``configs/dataset`` and a row in
+    ``tests/test_datasets.py``.
+
+    Attributes:
+        name: stands in the spec and in messages.
+        levels: count of integer levels of a pixel, or None for points.
+        num_classes: 0 when there are no labels.
+        flip: whether training may mirror images left to right.
+    """
+
+    name: str
+    levels: int | None
+    num_classes: int
+    flip: bool = False
+
+    @abstractmethod
+    def _load(self) -> Mapping[str, Split]:
+        """All three splits, by name."""
+
+    def split(self, name: str) -> Split:
+        """The split ``train``, ``validation`` or ``test``.
+
+        Raises:
+            UserError: there is no such split, or the data cannot be read.
+        """
+        if name not in SPLITS:
+            raise unknown("split", name, SPLITS)
+        return self._splits[name]
+
+    @cached_property
+    def spec(self) -> DatasetSpec:
+        """Shape, levels, classes and moments, from the train split.
+
+        Raises:
+            UserError: the data cannot be read.
+        """
+        values = self.split("train").values
+        mean, std = moments(values, self.levels)
+        shape = tuple(values.shape[1:])
+        return DatasetSpec(
+            name=self.name, shape=shape, levels=self.levels, num_classes=self.num_classes, mean=mean, std=std
+        )
+
+    @cached_property
+    def _splits(self) -> Mapping[str, Split]:
+        splits = self._load()
+        if len(splits["train"]) == 0:
+            raise UserError(f"dataset {self.name}: no training examples; allowed: at least 1")
+        for name, split in splits.items():
+            self._check(name, split)
+        return splits
+
+    def _check(self, name: str, split: Split) -> None:
+        if len(split) == 0:
+            return
+        # as Python numbers: a uint8 tensor compared with 256 compares with 0
+        if self.levels is not None and (highest := int(split.values.max())) >= self.levels:
+            raise UserError(f"dataset {self.name}, split {name}: a pixel of {highest}; allowed: 0 to {self.levels - 1}")
+        if split.labels is not None and not 0 <= split.labels.min() <= split.labels.max() < self.num_classes:
+            raise UserError(
+                f"dataset {self.name}, split {name}: labels {split.labels.min()} to {split.labels.max()}; "
+                f"allowed: 0 to {self.num_classes - 1}"
+            )

@@ -1,0 +1,242 @@
+"""MNIST, Fashion-MNIST and CIFAR-10, from files at hand or through torchvision's download.
+
+A folder that already holds the files is used as it is and never touches the network; the names of the files may be
+torchvision's own layout or the originals, packed or not.
+"""
+
+import http.client
+import socket
+import tempfile
+import zlib
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import datasets as torchvision_datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
+from torchvision.datasets.utils import extract_archive
+
+from dfm.basics.errors import UserError
+from dfm.data.dataset import Dataset, Split
+
+_SECONDS_WITHOUT_ANSWER = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vision(Dataset):
+    """A published set of 8-bit images with ten classes and a train and a test part.
+
+    Args:
+        root: folder with the files, or to which they are downloaded; ``~`` is the home folder.
+        download: whether to fetch files that are not there, on first use.
+        validation: how many training images, the last ones, are held out as validation.
+        flip: whether training may mirror images left to right.
+
+    Raises:
+        UserError: the files are not there and download is off; ``validation`` is negative.
+    """
+
+    root: str = "~/.cache/dfm"
+    download: bool = True
+    validation: int = 1000
+    flip: bool = False
+
+    levels = 256
+    num_classes = 10
+    source: ClassVar[type]
+
+    def __post_init__(self) -> None:
+        if self.validation < 0:
+            raise UserError(f"dataset {self.name}: validation={self.validation}; allowed: 0 or a count of images")
+        if not self.download and self._found() is None:
+            raise self._missing("download is off (++dataset.download=true turns it on)")
+
+    @abstractmethod
+    def _candidates(self) -> list[Path]:
+        """Folders in which the files may lie, best first."""
+
+    @abstractmethod
+    def _complete(self, folder: Path) -> bool:
+        """Whether all files lie in ``folder``."""
+
+    @abstractmethod
+    def _read(self, folder: Path, train: bool) -> Split:
+        """One part, from a complete folder."""
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.root).expanduser()
+
+    def _found(self) -> Path | None:
+        return next((folder for folder in self._candidates() if self._complete(folder)), None)
+
+    def _missing(self, why: str) -> UserError:
+        looked = ", ".join(str(folder) for folder in self._candidates())
+        return UserError(
+            f"dataset {self.name}: no files in {looked}, and {why}; "
+            f"put them into {self._candidates()[0]}, or give dataset.root=DIR where they are"
+        )
+
+    def _load(self) -> Mapping[str, Split]:
+        if self._found() is None and self.download:
+            self._fetch()
+        folder = self._found()
+        if folder is None:
+            raise self._missing("the download brought none")
+        train, test = self._read(folder, train=True), self._read(folder, train=False)
+        if self.validation >= len(train):
+            raise UserError(
+                f"dataset {self.name}: validation={self.validation} of {len(train)} training images; "
+                f"allowed: 0 to {len(train) - 1}"
+            )
+        cut = len(train) - self.validation
+        return {"train": _part(train, slice(cut)), "validation": _part(train, slice(cut, None)), "test": test}
+
+    def _fetch(self) -> None:
+        """torchvision's download: it checks MD5 sums before it unpacks."""
+        before = socket.getdefaulttimeout()
+        # torchvision sets none, and a firewall that drops packets would hold the run for minutes
+        socket.setdefaulttimeout(_SECONDS_WITHOUT_ANSWER)
+        try:
+            self.source(str(self._folder), download=True)
+        except (OSError, RuntimeError, EOFError, http.client.HTTPException) as problem:
+            raise self._missing(f"the download failed ({_last_line(problem)})") from problem
+        finally:
+            socket.setdefaulttimeout(before)
+
+
+def _part(split: Split, rows: slice) -> Split:
+    labels = split.labels
+    return Split(values=split.values[rows], labels=None if labels is None else labels[rows])
+
+
+def _last_line(problem: Exception) -> str:
+    """torchvision's messages list every mirror on lines of their own; the last one has the cause."""
+    lines = str(problem).strip().splitlines()
+    return lines[-1] if lines else type(problem).__name__
+
+
+class _Idx(Vision):
+    """A set in MNIST's own format: four idx files, plain or gzipped."""
+
+    installed: ClassVar[tuple[str, ...]] = ()
+
+    def _candidates(self) -> list[Path]:
+        own = self._folder / self.source.__name__ / "raw"  # where torchvision puts them
+        return [own, self._folder, *map(Path, self.installed)]
+
+    def _complete(self, folder: Path) -> bool:
+        parts = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+        return all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in parts)
+
+    def _read(self, folder: Path, train: bool) -> Split:
+        part = "train" if train else "t10k"
+        images = _idx(folder / f"{part}-images-idx3-ubyte")
+        labels = _idx(folder / f"{part}-labels-idx1-ubyte")
+        if len(images) != len(labels):
+            raise UserError(
+                f"dataset {self.name}: {len(images)} images but {len(labels)} labels in {folder}; "
+                "allowed: as many; replace the files"
+            )
+        return Split(values=images.unsqueeze(1), labels=labels)
+
+
+def _idx(path: Path) -> Tensor:
+    """Images uint8 (N, H, W) or labels int64 (N,) of an idx file, read by torchvision, unpacked first if need be."""
+    read = read_image_file if "idx3" in path.name else read_label_file
+    packed = path.with_name(f"{path.name}.gz")
+    source = path if path.is_file() else packed
+    try:
+        if source is path:
+            return read(str(path))
+        # not beside the packed file: a system folder is not writable
+        with tempfile.TemporaryDirectory() as scratch:
+            extract_archive(str(packed), scratch)
+            return read(str(Path(scratch) / path.name))
+    except (AssertionError, KeyError, TypeError, ValueError, RuntimeError, OSError, EOFError, zlib.error) as problem:
+        raise UserError(f"{source}: not a whole idx file; remove it to have it downloaded, or replace it") from problem
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MNIST(_Idx):
+    """70,000 handwritten digits (1, 28, 28); LeCun, Cortes, Burges. train 59,000, validation 1,000, test 10,000."""
+
+    name = "mnist"
+    source = torchvision_datasets.MNIST
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FashionMNIST(_Idx):
+    """70,000 pictures of clothes (1, 28, 28); Xiao, Rasul, Vollgraf 2017. train 59,000, validation 1,000, test 10,000.
+
+    Debian's package ``dataset-fashion-mnist`` is found by itself.
+    """
+
+    name = "fashion_mnist"
+    source = torchvision_datasets.FashionMNIST
+    installed = ("/usr/share/datasets/fashion-mnist",)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CIFAR10(Vision):
+    """60,000 small photographs (3, 32, 32); Krizhevsky 2009. train 49,000, validation 1,000, test 10,000.
+
+    Two layouts are read. The *binary version* (``cifar-10-batches-bin``) is rows of one label byte and 3,072 pixel
+    bytes, read here with NumPy. The *python version* (``cifar-10-batches-py``) is made of pickles, which can run code
+    when they are opened: it goes through torchvision, which opens a file only if its MD5 sum is the published one, so
+    that nothing but the authors' own bytes is ever unpickled, and a changed file is refused.
+    """
+
+    flip: bool = True
+
+    name = "cifar10"
+    source = torchvision_datasets.CIFAR10
+
+    def _candidates(self) -> list[Path]:
+        binary, python = "cifar-10-batches-bin", torchvision_datasets.CIFAR10.base_folder
+        return [self._folder / python, self._folder / binary, self._folder]
+
+    def _complete(self, folder: Path) -> bool:
+        return _has(folder, _binary(True) + _binary(False)) or self._is_python(folder)
+
+    def _is_python(self, folder: Path) -> bool:
+        published = torchvision_datasets.CIFAR10
+        names = [name for name, _ in published.train_list + published.test_list]
+        return folder.name == published.base_folder and _has(folder, names)
+
+    def _read(self, folder: Path, train: bool) -> Split:
+        if not self._is_python(folder):
+            parts = [_cifar_rows(folder / name) for name in _binary(train)]
+            rows = np.concatenate(parts)
+            images = torch.from_numpy(rows[:, 1:]).reshape(-1, 3, 32, 32)
+            return Split(values=images.contiguous(), labels=torch.from_numpy(rows[:, 0].astype(np.int64)))
+        try:
+            part = torchvision_datasets.CIFAR10(str(folder.parent), train=train)
+        except RuntimeError as problem:
+            raise UserError(
+                f"dataset {self.name}: a file in {folder} is not the published one (its MD5 sum differs); "
+                "remove the folder to have it downloaded, or use the binary version"
+            ) from problem
+        images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+        return Split(values=images, labels=torch.tensor(part.targets))
+
+
+def _has(folder: Path, names: list[str]) -> bool:
+    return all((folder / name).is_file() for name in names)
+
+
+def _binary(train: bool) -> list[str]:
+    return [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
+
+
+def _cifar_rows(path: Path) -> np.ndarray:
+    """uint8 (N, 3073): a label byte, then the red, green and blue planes of 32 rows of 32 pixels."""
+    data = np.fromfile(path, dtype=np.uint8)
+    if data.size == 0 or data.size % 3073:
+        raise UserError(f"{path}: {data.size} bytes; allowed: a multiple of 3073 above 0; replace the file")
+    return data.reshape(-1, 3073)

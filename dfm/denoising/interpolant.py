@@ -1,0 +1,76 @@
+"""Stochastic interpolants: x_t = a data + b noise + c z with a latent z ~ N(0, I) of its own (Albergo et al. 2023).
+
+Noise may have any prior and any coupling: the latent alone makes x_t smooth enough to have a score,
+
+    velocity u = a' E[data|x_t] + b' E[noise|x_t] + c' E[z|x_t]        score s = -E[z|x_t] / c
+
+so the same model samples by the ODE and by any SDE with its marginals.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfm.basics.errors import UserError
+from dfm.basics.per_sample import per_sample
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import data_and_noise
+from dfm.paths.interpolant_latents import InterpolantLatent
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolantDenoiser(NetworkDenoiser):
+    """A network with two outputs: the prediction's row p data + q noise, and E[z | x_t].
+
+    With E[z] known, x - c E[z] = a E[data] + b E[noise], and the row gives the two apart as always.
+    """
+
+    latent: InterpolantLatent
+
+    def heads(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """On the trained path: (row/scale, E[z | x_t]), each (B, *D)."""
+        row, z = self.output(x, t).chunk(2, 1)
+        return row, z
+
+    def input_variance(self, t: Tensor) -> Tensor:
+        return super().input_variance(t) + self.latent.c(self.trained_schedule, t) ** 2
+
+    def data_noise_latent(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(E[data|x_t], E[noise|x_t], E[z|x_t]) on the schedule in use."""
+        x, tau = self.on_trained_path(x, t)
+        out, z = self.heads(x, tau)
+        row = self.prediction.row(self.trained_schedule, tau, self.spec.std)
+        rest = x - per_sample(self.latent.c(self.trained_schedule, tau), x) * z
+        data, noise = data_and_noise(row, self.trained_schedule.ab(tau), rest, out * per_sample(self.scale(tau), x))
+        return data, noise, z
+
+    def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        raise UserError(
+            "this model's path has a latent beside data and noise, which samplers that move along data and noise "
+            "(ddim, ancestral, dpmpp, unipc) do not know; try sampler=heun, dopri5 or euler_maruyama"
+        )
+
+    def data(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.data_noise_latent(x, t)[0]
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.velocity_and_score(x, t)[0]
+
+    def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        data, noise, z = self.data_noise_latent(x, t)
+        (da, db), dc = self.schedule.derivatives(t), self.latent.derivative(self.schedule, t)
+        velocity = per_sample(da, x) * data + per_sample(db, x) * noise + per_sample(dc, x) * z
+        return velocity, per_sample(-1 / self.latent.c(self.schedule, t), x) * z
+
+    @property
+    def is_linear_path(self) -> bool:
+        return False
+
+    def check_score(self) -> None:
+        """The latent gives a score whatever prior and coupling are."""
+
+    def moments_at_t_max(self) -> tuple[float, float]:
+        mean, std = super().moments_at_t_max()
+        c = float(self.latent.c(self.schedule, torch.tensor(self.t_max, dtype=torch.float64)))
+        return mean, (std**2 + c**2) ** 0.5

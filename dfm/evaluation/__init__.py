@@ -1,0 +1,14 @@
+"""How good samples and samplers are."""
+
+from dfm.evaluation.classifier_features import ClassifierFeatures, Recipe, features_for
+from dfm.evaluation.features import Coordinates, Features
+from dfm.evaluation.sample_quality import Quality
+
+__all__ = [
+    "ClassifierFeatures",
+    "Recipe",
+    "features_for",
+    "Coordinates",
+    "Features",
+    "Quality",
+]

@@ -1,0 +1,234 @@
+"""Features of images from a small classifier of their classes."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfm.basics.devices import resolve_device
+from dfm.basics.errors import UserError
+from dfm.basics.files import write_atomically
+from dfm.basics.seeding import Purpose, seeded
+from dfm.data.dataset import Dataset, DatasetSpec, Split, data_folder
+from dfm.data.pixel_levels import centres
+from dfm.denoising.noisy_classifier import NoisyClassifier
+from dfm.evaluation.classifier_file import digest_of, pack, read, weights_of
+from dfm.evaluation.features import Coordinates, Features, kind_for
+from dfm.models.classifiers import ImageClassifier
+from dfm.paths.variance_exploding import Edm
+from dfm.training.objectives.classification import Classification
+from dfm.training.objectives.densities import LogNsrDensity
+from dfm.training.trainer import StepReport, Trainer
+from dfm.training.trainer_config import TrainerConfig
+
+GROUPS = 8  # of channels, in each normalisation
+CLEAN = Edm(t_min=1e-3, t_max=2e-3)  # noise a quarter of the finest cell and less: the images as they are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the classifier is made: an ``ImageClassifier`` without attention, trained with cross-entropy.
+
+    Args:
+        channels, channel_multipliers, blocks_per_level: of the network; its last width is the number of features.
+        steps: of the training, but fewer where they would go through the data more than ``passes`` times: a network
+            that knows its data by heart maps a class to a point, and sees classes and nothing else.
+        batch_size, lr, ema_decay, seed: as in ``TrainerConfig``.
+
+    Raises:
+        UserError: counts below one, or widths that do not divide into the network's groups of channels.
+    """
+
+    channels: int = 16
+    channel_multipliers: tuple[float, ...] = (1.0, 2.0, 4.0)
+    blocks_per_level: int = 1
+    steps: int = 2000
+    passes: int = 20
+    batch_size: int = 128
+    lr: float = 3e-3
+    ema_decay: float = 0.99
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "blocks_per_level", "steps", "passes", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"features.recipe.{name}={getattr(self, name)}; allowed: a whole number of at least 1")
+        widths = [round(self.channels * multiplier) for multiplier in self.channel_multipliers]
+        if not widths or any(width < 1 or width % GROUPS for width in widths):
+            raise UserError(
+                f"features.recipe: {self.channels} channels times {list(self.channel_multipliers)} are {widths}; "
+                f"allowed: multiples of {GROUPS}"
+            )
+
+
+class ClassifierFeatures(Features):
+    """What the last layer of a classifier of the data's classes sees.
+
+    Args:
+        data: images with at least two classes.
+        device: where it is trained and used.
+        recipe: how it is trained.
+        cache: the folder that keeps it, as ``features/NAME-KEY.safetensors``; ``~`` is the home folder.
+
+    Raises:
+        UserError: data of another kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: Dataset,
+        device: torch.device | None = None,
+        recipe: Recipe | None = None,
+        cache: str = "~/.cache/dfm",
+    ) -> None:
+        super().__init__(data=data)
+        spec = data.spec
+        if spec.levels is None or spec.num_classes < 2:
+            kind = "points" if spec.levels is None else f"images with {spec.num_classes} classes"
+            raise UserError(
+                f"features=classifier: {spec.name} is {kind}; allowed: images with at least 2 classes; "
+                "try features=coordinates"
+            )
+        self.device, self.recipe = device or torch.device("cpu"), recipe or Recipe()
+        self.folder = Path(cache).expanduser() / "features"
+        self._model = _untrained(self.recipe, spec)
+        self._facts: dict[str, Any] | None = None
+
+    @property
+    def steps(self) -> int:
+        return min(self.recipe.steps, math.ceil(self.recipe.passes * len(self._train) / self.recipe.batch_size))
+
+    @property
+    def path(self) -> Path:
+        """The file that keeps the classifier: another one for other data and for another recipe."""
+        digest = hashlib.sha256(json.dumps([asdict(self.recipe), asdict(self.data.spec)]).encode())
+        train = self._train
+        assert train.labels is not None
+        for part in (train.values, train.labels):
+            digest.update(part.contiguous().numpy().tobytes())
+        return self.folder / f"{self.data.spec.name}-{digest.hexdigest()[:16]}.safetensors"
+
+    def prepare(self) -> Iterator[StepReport]:
+        """Read the classifier or, where there is none (or a damaged one, with a warning), train it and keep it.
+
+        Two processes that train at once do the same work, and the one that ends last is kept.
+
+        Raises:
+            UserError: the cache cannot be written to.
+        """
+        if self._facts is None:
+            path = self.path
+            self._facts = read(path, self._model.module())
+            if self._facts is None:
+                self._make_folder()
+                trainer = self._trainer()
+                yield from trainer.steps()
+                self._model = trainer.averaged()
+                self._facts = self._describe()
+                write_atomically(path, pack(self._model.module(), self._facts))
+            # in one layout, trained or read, so that both give the same numbers to the last bit
+            network = self._model.module().to(self.device).to(memory_format=torch.contiguous_format)
+            network.eval().requires_grad_(False)
+
+    def of(self, values: Tensor) -> Tensor:
+        self._make_ready()
+        network = self._model.module()
+        assert isinstance(network, ImageClassifier)
+        return torch.cat([network.features(*seen).double().cpu() for seen in self._inputs(values)])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The hash of the weights, the accuracy on held-out data, and the recipe."""
+        self._make_ready()
+        assert self._facts is not None
+        return self._facts
+
+    @property
+    def _train(self) -> Split:
+        return self.data.split("train")
+
+    def _make_ready(self) -> None:
+        for _ in self.prepare():
+            pass
+
+    def _make_folder(self) -> None:
+        # before the training, not after it
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise UserError(
+                f"features.cache: {self.folder} cannot be made ({problem.strerror}); try features.cache=DIR"
+            ) from None
+        if not os.access(self.folder, os.W_OK):
+            raise UserError(f"features.cache: {self.folder} cannot be written to; try features.cache=DIR")
+
+    def _trainer(self) -> Trainer:
+        recipe = self.recipe
+        config = TrainerConfig(
+            max_steps=self.steps, batch_size=recipe.batch_size, lr=recipe.lr, ema_decay=recipe.ema_decay,
+            seed=recipe.seed,
+        )  # fmt: skip
+        objective = Classification(density=LogNsrDensity())
+        return Trainer(config, self._model, objective, self._train, device=self.device)
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "kind": "classifier",
+            "dataset": self.data.spec.name,
+            "sha256": digest_of(weights_of(self._model.module())),
+            "accuracy": self._accuracy(),
+            "recipe": asdict(self.recipe),
+        }
+
+    def _accuracy(self) -> float | None:
+        """On the test split; None where there is none."""
+        held_out = self.data.split("test")
+        if len(held_out) == 0:
+            return None
+        assert held_out.labels is not None
+        network = self._model.module()
+        named = torch.cat([network(*seen).argmax(1).cpu() for seen in self._inputs(held_out.values)])
+        return float(torch.eq(named, held_out.labels).double().mean())
+
+    def _inputs(self, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the network sees of examples, a batch at a time."""
+        levels = self.data.spec.levels
+        assert levels is not None
+        t_min = torch.tensor(CLEAN.t_min, dtype=torch.float64)
+        for part in values.split(BATCH):
+            yield self._model.inputs(centres(part, levels).float().to(self.device), t_min)
+
+
+BATCH = 500
+
+
+def _untrained(recipe: Recipe, spec: DatasetSpec) -> NoisyClassifier:
+    with seeded(torch.device("cpu"), recipe.seed, 0, 0, Purpose.INITIAL_WEIGHTS):
+        network = ImageClassifier(
+            shape=spec.shape, num_classes=spec.num_classes, channels=recipe.channels,
+            channel_multipliers=recipe.channel_multipliers, blocks_per_level=recipe.blocks_per_level,
+            attention_levels=(), groups=GROUPS,
+        )  # fmt: skip
+    return NoisyClassifier(spec=spec, schedule=CLEAN, trained_schedule=CLEAN, network=network)
+
+
+def features_for(data: Dataset, device: str = "auto", cache: str | None = None) -> Features:
+    """The features that go with a data set, from Python: ``quality(f.of(samples), f.of(data.split("test").values))``.
+
+    Args:
+        cache: default as ``dfm.data.dataset.data_folder``.
+
+    Raises:
+        UserError: images without classes.
+    """
+    if kind_for(data.spec) == "coordinates":
+        return Coordinates(data=data)
+    return ClassifierFeatures(data=data, device=resolve_device(device), cache=cache or data_folder())

@@ -1,0 +1,163 @@
+"""Samplers and likelihoods against laws known exactly: what ``dfm check`` measures.
+
+For a Gaussian mixture everything along the path is known: x_t is a mixture too, so is each of its projections, and the
+ODE can be followed to ten digits. What is measured is then the sampler's doing alone.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfm.basics.seeding import Purpose, normal
+from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.denoising.denoiser import Denoiser
+from dfm.denoising.exact import MixtureDenoiser
+from dfm.likelihood.estimator import Likelihood
+from dfm.sampling.adaptive_solver import DormandPrince
+from dfm.sampling.samplers import Sampler, start
+
+DIRECTIONS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectedLaw:
+    """A mixture along unit directions: each projection is a mixture on the line, with its distribution function.
+
+    Args:
+        mixture: of x, in d dimensions.
+        directions: (K, d), unit vectors.
+    """
+
+    mixture: GaussianMixture
+    directions: Tensor
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(v_k . X <= v_k . x) for x (n, d): float64 (n, K)."""
+        place = self.directions @ self.mixture.means.T  # (K, components)
+        spread = torch.einsum("ki,cij,kj->kc", self.directions, self.mixture.covariances, self.directions).sqrt()
+        z = ((x.double() @ self.directions.T)[:, :, None] - place) / spread
+        return torch.special.ndtr(z) @ self.mixture.weights
+
+    def kolmogorov_smirnov(self, x: Tensor) -> tuple[float, float]:
+        """(largest distance to the exact distribution function, its p-value), over all directions.
+
+        The p-value is that of the largest of K statistics, each by Kolmogorov's limit, multiplied by K (Bonferroni).
+        """
+        n = len(x)
+        ranks = torch.arange(1, n + 1, dtype=torch.float64)[:, None] / n
+        u = self.cdf(x).sort(0).values
+        distance = float(torch.maximum(ranks - u, u - ranks + 1 / n).max())
+        return distance, min(1.0, len(self.directions) * kolmogorov_tail(math.sqrt(n) * distance))
+
+    def distance(self, x: Tensor) -> float:
+        """Root mean square over directions of int |F_n - F|, the 1-Wasserstein distance on the line, in units of x."""
+        line = (x.double() @ self.directions.T).sort(0).values
+        low, high = line.min() - 1, line.max() + 1
+        grid = torch.linspace(float(low), float(high), 4001, dtype=torch.float64)
+        total = 0.0
+        for k in range(len(self.directions)):
+            along = ProjectedLaw(mixture=self.mixture, directions=self.directions[k : k + 1])
+            exact = along.cdf(grid[:, None] * self.directions[k])[:, 0]
+            empirical = torch.searchsorted(line[:, k].contiguous(), grid, right=True) / len(x)
+            total += float((exact - empirical).abs().mean() * (high - low)) ** 2
+        return math.sqrt(total / len(self.directions))
+
+
+def kolmogorov_tail(x: float) -> float:
+    """P(K > x) = 2 sum_k (-1)^(k-1) exp(-2 k^2 x^2), Kolmogorov's limiting distribution."""
+    if x < 0.2:
+        return 1.0
+    return min(1.0, max(0.0, 2 * sum((-1) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 101))))
+
+
+def law_at(oracle: MixtureDenoiser, t: float, seed: int = 0) -> ProjectedLaw:
+    """The exact law of x_t, seen along fixed random directions."""
+    a, b = (float(c) for c in oracle.schedule.ab(torch.tensor(t, dtype=torch.float64)))
+    smooth = oracle.mixture.smoothed(b / a)
+    scaled = GaussianMixture(weights=smooth.weights, means=a * smooth.means, covariances=a * a * smooth.covariances)
+    d = smooth.means.shape[1]
+    directions = normal(seed, range(DIRECTIONS if d > 1 else 1), (d,), Purpose.PROBE)
+    return ProjectedLaw(mixture=scaled, directions=directions / directions.norm(dim=1, keepdim=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerRun:
+    """One trajectory of a batch: its end before the last denoising, its time, the NFE, and states on the way."""
+
+    x: Tensor
+    t: float
+    nfe: float
+    way: Sequence[tuple[float, Tensor]]
+
+
+@torch.no_grad()
+def follow(denoiser: Denoiser, sampler: Sampler, x: Tensor, seed: int, keep: int = 0) -> SamplerRun:
+    """Run a sampler from x at t_max and keep about ``keep`` of its states, evenly spread over its steps."""
+    states = [state for state in sampler.trajectory(denoiser, x, seed, range(len(x))) if not state.final]
+    chosen = sorted({round(k) for k in np.linspace(0, len(states) - 1, keep + 1)[1:]})
+    return SamplerRun(
+        x=states[-1].x, t=states[-1].t, nfe=states[-1].nfe, way=[(states[i].t, states[i].x) for i in chosen]
+    )
+
+
+def exact_end(denoiser: Denoiser, x: Tensor, t_end: float, tolerance: float = 1e-9) -> Tensor:
+    """Where the probability-flow ODE takes x at t_max, by Dormand-Prince at a tight tolerance."""
+    with torch.no_grad():
+        *_, last = DormandPrince(rtol=tolerance, atol=tolerance, max_steps=100_000).solve(
+            lambda rows: denoiser.select(rows).velocity, x, denoiser.t_max, t_end
+        )
+    return last.x
+
+
+def rms(x: Tensor, y: Tensor) -> float:
+    """Root mean square difference of a coordinate."""
+    return float((x.double() - y.double()).square().mean().sqrt())
+
+
+def order_between(steps: Sequence[int], errors: Sequence[float]) -> list[float | None]:
+    """-d log(error)/d log(steps) between neighbours; None for the first, and where an error is zero."""
+    orders: list[float | None] = [None]
+    for (n0, e0), (n1, e1) in zip(
+        zip(steps[:-1], errors[:-1], strict=True), zip(steps[1:], errors[1:], strict=True), strict=True
+    ):
+        orders.append(math.log(e0 / e1) / math.log(n1 / n0) if e0 > 0 and e1 > 0 else None)
+    return orders
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bias:
+    """Mean of a likelihood minus the exact one, in nats an example, with its standard error."""
+
+    mean: float
+    stderr: float
+
+
+def likelihood_bias(oracle: MixtureDenoiser, likelihood: Likelihood, data: Tensor, seed: int) -> Bias:
+    """The estimator's log p minus the exact log p of the law that the path has at t_min, on data (n, d)."""
+    a = float(oracle.schedule.ab(torch.tensor(oracle.t_min, dtype=torch.float64))[0])
+    exact = oracle.log_density(a * data, oracle.t_min) + data.shape[1] * math.log(a)
+    gap = likelihood.log_density(oracle, data, seed).value - exact
+    return Bias(mean=float(gap.mean()), stderr=float(gap.std()) / math.sqrt(len(gap)))
+
+
+def start_gap(oracle: MixtureDenoiser, data: Tensor, seed: int, model: Denoiser | None = None) -> Bias:
+    """KL from the exact law at t_max to the law that samplers start from, E[log p - log q], on data (n, d).
+
+    Args:
+        model: whose samplers; default those of the oracle itself.
+    """
+    a, b = (float(c) for c in oracle.schedule.ab(torch.tensor(oracle.t_max, dtype=torch.float64)))
+    x = a * data + b * normal(seed, range(len(data)), tuple(data.shape[1:]), Purpose.STEP, 1)
+    gap = oracle.log_density(x, oracle.t_max) - (model or oracle).start_log_density(x)
+    return Bias(mean=float(gap.mean()), stderr=float(gap.std()) / math.sqrt(len(gap)))
+
+
+def starting_points(
+    denoiser: Denoiser, n: int, seed: int, device: torch.device | None = None, double: bool = True
+) -> Tensor:
+    """Start latents 0 .. n-1."""
+    return start(denoiser, seed, range(n), device, double=double)

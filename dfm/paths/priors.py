@@ -1,0 +1,224 @@
+"""What stands at the noise end of the path: x_t = a(t) data + b(t) noise with ``noise`` drawn from a prior.
+
+For the standard normal the score is known from E[noise | x_t], and every sampler and bound applies. Any other prior
+serves flow matching: the velocity a' E[data|x_t] + b' E[noise|x_t] still carries the prior's law to that of the data.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dfm.basics.errors import UserError
+from dfm.basics.seeding import Draws
+from dfm.data.dataset import Dataset, Split, moments
+from dfm.data.gaussian_mixture import Covariance, GaussianMixture, mixture_of
+from dfm.data.pixel_levels import dequantize
+
+
+class Prior(ABC):
+    """A law of noise of the shape of the data.
+
+    Attributes:
+        gaussian: whether it is N(0, I).
+    """
+
+    gaussian: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def mean(self) -> float:
+        """Mean of all coordinates."""
+
+    @property
+    @abstractmethod
+    def std(self) -> float:
+        """Root of the coordinates' average variance."""
+
+    @abstractmethod
+    def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
+        """Independent draws (B, *shape).
+
+        Raises:
+            UserError: the prior has no draws of this shape.
+        """
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log density in nats, float64 (B,), of x (B, *D).
+
+        Raises:
+            UserError: it is not known.
+        """
+        raise UserError(
+            f"prior '{type(self).__name__}' has no density in closed form, so there is no likelihood; "
+            "allowed: prior=gaussian, mixture, uniform or laplace"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianPrior(Prior):
+    """N(0, I): the noise of diffusion."""
+
+    gaussian: ClassVar[bool] = True
+    mean: ClassVar[float] = 0.0
+    std: ClassVar[float] = 1.0
+
+    def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
+        return draws.normal(shape)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        flat = x.double().flatten(1)
+        return -flat.square().sum(1) / 2 - flat.shape[1] * math.log(2 * math.pi) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformPrior(Prior):
+    """Independent coordinates, uniform on [low, high]; the defaults have mean 0 and variance 1.
+
+    Raises:
+        UserError: not low < high.
+    """
+
+    low: float = -math.sqrt(3)
+    high: float = math.sqrt(3)
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise UserError(f"prior uniform: low={self.low}, high={self.high}; allowed: low < high")
+
+    @property
+    def mean(self) -> float:
+        return (self.low + self.high) / 2
+
+    @property
+    def std(self) -> float:
+        return (self.high - self.low) / math.sqrt(12)
+
+    def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
+        return self.low + (self.high - self.low) * draws.uniform(shape)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        flat = x.double().flatten(1)
+        inside = ((flat >= self.low) & (flat <= self.high)).all(1)
+        value = torch.full((len(x),), -flat.shape[1] * math.log(self.high - self.low), dtype=flat.dtype)
+        return torch.where(inside, value.to(x.device), -torch.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaplacePrior(Prior):
+    """Independent coordinates with density exp(-|x|/s)/(2 s); the default s = 1/sqrt2 has variance 1.
+
+    Raises:
+        UserError: the scale is not positive.
+    """
+
+    scale: float = 1 / math.sqrt(2)
+    mean: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise UserError(f"prior laplace: scale={self.scale}; allowed: a number above 0")
+
+    @property
+    def std(self) -> float:
+        return self.scale * math.sqrt(2)
+
+    def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
+        u = draws.uniform(shape) - 0.5  # the inverse CDF; u in [-1/2, 1/2)
+        return -self.scale * u.sign() * torch.log1p((-2 * u.abs()).clamp_min(-1 + torch.finfo(u.dtype).eps))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        flat = x.double().flatten(1)
+        return -(flat.abs() / self.scale).sum(1) - flat.shape[1] * math.log(2 * self.scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixturePrior(Prior):
+    """A Gaussian mixture, for points.
+
+    Args:
+        means, covariances, weights: as in ``dataset=mixture``.
+    """
+
+    means: Sequence[Sequence[float]]
+    covariances: float | Sequence[Covariance] = 1.0
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.mixture  # it checks itself
+
+    @cached_property
+    def mixture(self) -> GaussianMixture:
+        """The law."""
+        return mixture_of(self.means, self.covariances, self.weights)
+
+    @property
+    def mean(self) -> float:
+        return float(self.mixture.mean.mean())
+
+    @property
+    def std(self) -> float:
+        return math.sqrt(self.mixture.variance)
+
+    def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
+        d = self.mixture.means.shape[1]
+        if shape != (d,):
+            raise UserError(f"prior mixture has {d} dimensions, the data have shape {shape}; try other prior.means")
+        z, u = draws.normal(shape), draws.uniform(())
+        weights, means, factors = (v.to(z) for v in (self.mixture.weights, self.mixture.means, self._factors))
+        k = torch.searchsorted(weights.cumsum(0)[:-1].contiguous(), u.contiguous(), right=True)
+        return means[k] + torch.einsum("bij,bj->bi", factors[k], z)
+
+    @cached_property
+    def _factors(self) -> Tensor:
+        return torch.linalg.cholesky(self.mixture.covariances)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.mixture.log_prob(x.double())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPrior(Prior):
+    """Another data set: the flow carries its examples to the data (data-to-data translation).
+
+    Training draws from its train split, sampling from its test split (train where that is empty).
+
+    Args:
+        dataset: of examples of the same shape as the data.
+    """
+
+    dataset: Dataset
+
+    @cached_property
+    def _moments(self) -> tuple[float, float]:
+        return moments(self.dataset.split("train").values, self.dataset.levels)
+
+    @property
+    def mean(self) -> float:
+        return self._moments[0]
+
+    @property
+    def std(self) -> float:
+        return self._moments[1]
+
+    def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
+        split = self._split(draws.held_out)
+        if tuple(split.values.shape[1:]) != shape:
+            raise UserError(
+                f"prior=dataset: {self.dataset.name} has examples of shape {tuple(split.values.shape[1:])}, the data "
+                f"{shape}; try another dataset@prior.dataset"
+            )
+        u = draws.uniform(())
+        picked = split.values[(u.cpu() * len(split)).long().clamp_max(len(split) - 1)].to(u.device)
+        if self.dataset.levels is None:
+            return picked.to(u)
+        return dequantize(picked, self.dataset.levels, draws.uniform(shape)).to(u)
+
+    def _split(self, held_out: bool) -> Split:
+        test = self.dataset.split("test")
+        return test if held_out and len(test) else self.dataset.split("train")

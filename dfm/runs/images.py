@@ -1,0 +1,130 @@
+"""Pictures: grids of samples, clouds of points, single images. With the folder reader, the one module with Pillow."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from dfm.basics.errors import UserError
+from dfm.basics.files import write_atomically
+from dfm.data.dataset import DatasetSpec
+from dfm.runs import images as images_io
+
+SMALLEST_CELL = 48
+
+
+def save_png(image: np.ndarray, path: Path) -> None:
+    """An image uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) as PNG, written atomically."""
+    picture = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Images uint8 (N, H, W, C) side by side on a mid-grey ground, row by row; small ones are enlarged without blur.
+
+    Args:
+        columns: default the smallest number that makes the grid at least as wide as high.
+    """
+    n, height, width, channels = images.shape
+    factor = max(1, math.ceil(SMALLEST_CELL / max(height, width)))
+    images = images.repeat(factor, 1).repeat(factor, 2)
+    columns = columns or math.ceil(math.sqrt(n))
+    rows, gap = math.ceil(n / columns), 2
+    cell_h, cell_w = height * factor + gap, width * factor + gap
+    sheet = np.full((rows * cell_h + gap, columns * cell_w + gap, channels), 128, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * cell_h + gap, i % columns * cell_w + gap
+        sheet[top : top + cell_h - gap, left : left + cell_w - gap] = image
+    return sheet
+
+
+def cloud(points: np.ndarray, low: float, high: float, size: int = 480) -> np.ndarray:
+    """Points (N, d) as a picture uint8 (size, size): a histogram of the first two coordinates over [low, high]^2.
+
+    Dark is dense; the grey is the square root of the count, so that thin parts show. One-dimensional points are drawn
+    as bars of their histogram.
+    """
+    if points.shape[1] == 1:
+        counts, _ = np.histogram(points[:, 0], bins=size // 4, range=(low, high))
+        heights = (counts.repeat(4) / max(1, counts.max()) * (size - 1)).astype(int)
+        bars = np.arange(size)[::-1, None] <= heights[None, :]
+        return np.where(bars, 40, 255).astype(np.uint8)
+    bins = max(24, min(size // 2, int(math.sqrt(len(points)) * 3)))
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=bins, range=((low, high), (low, high)))
+    shade = 255 - 235 * np.sqrt(counts[::-1] / max(1.0, np.quantile(counts[counts > 0], 0.99) if counts.any() else 1.0))
+    picture = shade.clip(0, 255).astype(np.uint8)
+    factor = math.ceil(size / bins)
+    return picture.repeat(factor, 0).repeat(factor, 1)
+
+
+def nhwc(images: Tensor) -> np.ndarray:
+    """uint8 (N, C, H, W) -> (N, H, W, C)."""
+    return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def read_images(folder: Path, channels: int) -> np.ndarray:
+    """The ``*.png`` of a folder by name, uint8 (n, H, W, channels): grey (1), RGB (3) or RGB with opacity (4).
+
+    Raises:
+        UserError: one cannot be read, or is of another size than the first.
+    """
+    found: list[np.ndarray] = []
+    for path in sorted(folder.glob("*.png")):
+        try:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
+        except (OSError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path}: not a picture that can be read ({error}); allowed: a PNG") from None
+        if found and pixels.shape[:2] != found[0].shape[:2]:
+            raise UserError(f"{path}: {pixels.shape[:2]} pixels; allowed: as the first one, {found[0].shape[:2]}")
+        found.append(pixels.reshape(*pixels.shape[:2], channels))
+    return np.stack(found)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """1 where a picture is bright (above 127), else 0: float64 (H, W).
+
+    Raises:
+        UserError: no picture there.
+    """
+    try:
+        with Image.open(path) as picture:
+            return (np.asarray(picture.convert("L")) > 127).astype(np.float64)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UserError(f"mask={path}: not a picture that can be read ({error}); allowed: a PNG") from None
+
+
+def side_by_side(made: "list[Tensor]", spec: "DatasetSpec") -> "np.ndarray":
+    """Two sets of stored samples: each image of the first above that of the second, 8 columns; clouds of points side
+    by side. The first ``SHOWN`` images are drawn.
+    """
+    import numpy as np
+    import torch
+
+    if spec.levels is None:
+        clouds = [picture(m, spec) for m in made]
+        return np.concatenate([clouds[0], np.full((len(clouds[0]), 2), 128, np.uint8), clouds[1]], 1)
+    n = min(SHOWN, len(made[0]))
+    columns = min(8, n)
+    # the last pair of rows is filled up with the grey of the ground
+    filling = torch.full((-n % columns, *spec.shape), 128, dtype=torch.uint8)
+    rows = [torch.cat([m[:n], filling]).unflatten(0, (-1, columns)) for m in made]
+    return picture(torch.stack(rows, 1).flatten(0, 2), spec, columns)
+
+
+SHOWN = 200
+
+
+def picture(samples: Tensor, spec: DatasetSpec, columns: int | None = None) -> np.ndarray:
+    """Stored samples (uint8 images or float points) as one picture.
+
+    Points are drawn over mean +- 3 standard deviations, the same window for any model of the same data.
+    """
+    if spec.levels is not None:
+        return images_io.grid(images_io.nhwc(samples), columns)
+    return images_io.cloud(samples.numpy(), spec.mean - 3 * spec.std, spec.mean + 3 * spec.std)

@@ -1,0 +1,222 @@
+"""Inverse problems on a model that was not trained for them: what is known of an image is one part of it.
+
+What is known is y = P data with P an orthogonal projection (a mask, the mean over channels, the mean over blocks of
+pixels), so that every image has a known part P x and a free part x - P x. Two ways to make a denoiser respect y, each
+a denoiser again, so that every sampler takes it:
+
+    replacement   E[data | x_t, y] ~ D - P D + y: on the known part the ODE then follows a y + b noise, the noised y
+                  (the idea of Song et al. 2021, appendix I.2, on the denoiser, as Wang et al. 2023, eq. 13)
+    dps           score + w grad_x log N(y; P D(x), r^2 I) with r^2 = b^2 V/(a^2 V + b^2), V the data's variance
+                  (Chung et al. 2023, eq. 16, with the variance of Song et al. 2023, PiGDM, eq. 8)
+
+Both are exact where the data are Gaussian with covariance V I. In general replacement ignores what the known part says
+of the free part beyond what the network reads off x_t; dps asks the network for it, for the price of a backward pass.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dfm.basics.errors import UserError, unknown
+from dfm.basics.per_sample import per_sample
+from dfm.data.dataset import DatasetSpec
+from dfm.denoising.denoiser import Denoiser, EvaluationCount, WrappedDenoiser
+
+Projection = Callable[[Tensor], Tensor]
+MASKS = ("left", "right", "top", "bottom", "center", "outside", "random")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conditioned(WrappedDenoiser):
+    """A denoiser of images whose known part is ``known``.
+
+    Args:
+        inner: of images in general (``WrappedDenoiser``).
+        known: P data, (B, *D), one of each sample of the batch.
+        projection: P, orthogonal and linear.
+    """
+
+    known: Tensor
+    projection: Projection
+
+    def restore(self, data: Tensor) -> Tensor:
+        """data - P data + known: the image with its known part exact."""
+        return data - self.projection(data) + self.known.to(data)
+
+    def select(self, index: Tensor) -> Self:
+        return replace(super().select(index), known=self.known[index.to(self.known.device)])
+
+    def counted(self, calls: EvaluationCount) -> Denoiser:
+        return replace(self, inner=self.inner.counted(calls))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReplacementDenoiser(Conditioned):
+    """Replacement: the expected data with their known part put right."""
+
+    def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        data = self.restore(self.inner.data(x, t))
+        a, b = self.schedule.ab(t)
+        return data, per_sample(1 / b, x) * x - per_sample(a / b, x) * data
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DpsDenoiser(Conditioned):
+    """DPS: the score of x_t given y. E[data] moves by (b^2/a) g and E[noise] by -b g, g the gradient of log p(y | x_t).
+
+    Args:
+        scale: w; 1 is the posterior of Gaussian data.
+    """
+
+    scale: float = 1.0
+
+    def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self.schedule.ab(t)
+        variance = self.spec.std**2
+        r2 = b**2 * variance / (a**2 * variance + b**2)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            data, noise = self.inner.expectations(x, t)
+            error = (self.known.to(x) - self.projection(data)).square().flatten(1).sum(1)
+            (g,) = torch.autograd.grad((-error / (2 * r2.to(x))).sum(), x)
+        shift = self.scale * g
+        return data.detach() + per_sample(b**2 / a, x) * shift, noise.detach() - per_sample(b, x) * shift
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """What is known of an image (config group ``task``), and how a model is made to respect it.
+
+    Args:
+        method: ``replacement`` or ``dps``.
+        scale: w of dps.
+
+    Raises:
+        UserError: a scale below zero.
+    """
+
+    method: Literal["replacement", "dps"] = "replacement"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.scale < 0:
+            raise UserError(f"task.scale={self.scale:g}; allowed: at least 0; try 1")
+
+    @abstractmethod
+    def projection(self, spec: DatasetSpec) -> Projection:
+        """P for images of this shape.
+
+        Raises:
+            UserError: there is none.
+        """
+
+    def observe(self, denoiser: Denoiser, data: Tensor) -> Conditioned:
+        """The denoiser for images of which P data is known, data (B, *D).
+
+        Raises:
+            UserError: a path with more than data and noise on it, or for dps noise that is not standard normal.
+        """
+        denoiser.require_linear_path(f"task.method={self.method}", normal=self.method == "dps")
+        project = self.projection(denoiser.spec)
+        plain = ReplacementDenoiser(
+            spec=denoiser.spec, schedule=denoiser.schedule, label=denoiser.label, prior=denoiser.prior,
+            independent=denoiser.independent, has_ode=denoiser.has_ode, inner=denoiser, known=project(data),
+            projection=project,
+        )  # fmt: skip
+        return DpsDenoiser(**vars(plain), scale=self.scale) if self.method == "dps" else plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoTask(Task):
+    """Nothing is known."""
+
+    def projection(self, spec: DatasetSpec) -> Projection:
+        return torch.zeros_like
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpaint(Task):
+    """Some pixels are known.
+
+    Args:
+        mask: which are not: ``left``, ``right``, ``top``, ``bottom`` (that half), ``center`` (the middle half of height
+            and width), ``outside`` (all but that), or ``random`` (each with chance 1/2, the same in all images).
+        known: a mask of one's own, 1 where a pixel is known: (H, W).
+    """
+
+    mask: str | None = None
+    known: Tensor | None = None
+
+    def known_pixels(self, height: int, width: int) -> Tensor:
+        """1 where a pixel is known, else 0: float64 (H, W).
+
+        Raises:
+            UserError: no such mask, or one of another size.
+        """
+        if self.known is not None:
+            if self.known.shape != (height, width):
+                given = " x ".join(map(str, self.known.shape))
+                raise UserError(f"mask={self.mask} has {given} pixels; allowed: {height} x {width}, as the images")
+            return self.known
+        if self.mask is None:
+            raise UserError(f"task=inpaint: which pixels are missing? try mask=left; allowed: {', '.join(MASKS)}")
+        if self.mask not in MASKS:
+            raise unknown("mask", self.mask, MASKS)
+        known = torch.ones(height, width, dtype=torch.float64)
+        middle = (slice(height // 4, height - height // 4), slice(width // 4, width - width // 4))
+        if self.mask == "random":
+            return torch.randint(0, 2, (height, width), generator=torch.Generator().manual_seed(0)).double()
+        if self.mask == "outside":
+            known.zero_()[middle] = 1
+            return known
+        missing = {
+            "left": (slice(None), slice(0, width // 2)), "right": (slice(None), slice(width // 2, None)),
+            "top": (slice(0, height // 2),), "bottom": (slice(height // 2, None),), "center": middle,
+        }[self.mask]  # fmt: skip
+        known[missing] = 0
+        return known
+
+    def projection(self, spec: DatasetSpec) -> Projection:
+        _, height, width = _image_shape("inpaint", spec)
+        known = self.known_pixels(height, width)
+        return lambda x: x * known.to(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colorize(Task):
+    """The mean over the three channels is known."""
+
+    def projection(self, spec: DatasetSpec) -> Projection:
+        if _image_shape("colorize", spec)[0] != 3:
+            raise UserError(f"task=colorize: {spec.name} has {spec.shape[0]} channel; allowed: colour images")
+        return lambda x: x.mean(1, keepdim=True).expand_as(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upsample(Task):
+    """The mean over blocks of factor x factor pixels is known.
+
+    Args:
+        factor: at least 2, a divisor of height and width.
+    """
+
+    factor: int = 2
+
+    def projection(self, spec: DatasetSpec) -> Projection:
+        _, height, width = _image_shape("upsample", spec)
+        if self.factor < 2 or height % self.factor or width % self.factor:
+            raise UserError(
+                f"task.factor={self.factor}; allowed: at least 2, and a divisor of the {height} x {width} pixels"
+            )
+        return lambda x: functional.interpolate(functional.avg_pool2d(x, self.factor), scale_factor=self.factor)
+
+
+def _image_shape(name: str, spec: DatasetSpec) -> tuple[int, ...]:
+    if len(spec.shape) != 3:
+        raise UserError(f"task={name}: {spec.name} has points of shape {spec.shape}; allowed: a model of images")
+    return spec.shape

@@ -1,0 +1,194 @@
+"""The probability-flow ODE as a map between data and latents, in both directions.
+
+    encode: x_{t_min} = a(t_min) data -> x_{t_max} -> latent, in the unit of the prior        decode: its inverse
+
+No noise enters and nothing is denoised at the end, so decode(encode(x)) = x up to the solver's error.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dfm.basics.errors import UserError, unknown
+from dfm.denoising.denoiser import Denoiser, EvaluationCount, device_of
+from dfm.paths.schedule import Schedule
+from dfm.sampling.adaptive_solver import DormandPrince, FieldOf
+from dfm.sampling.grids import Grid, LogNsrGrid
+from dfm.sampling.steppers.base import OdeStepper
+from dfm.sampling.steppers.ode import ODE_STEPPERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdeMap:
+    """How to integrate an ODE along the path.
+
+    Args:
+        solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``rk5`` along the grid, or ``dopri5`` with
+            per-sample error control.
+        steps: moves of a grid solver (no effect on ``dopri5``).
+        grid: where the moves end.
+        rtol, atol: tolerances of ``dopri5``.
+
+    Raises:
+        UserError: an unknown solver, steps below one, or a tolerance of ``dopri5`` that is not positive.
+    """
+
+    solver: str = "dopri5"
+    steps: int = 64
+    grid: Grid = field(default_factory=LogNsrGrid)
+    rtol: float = 1e-5
+    atol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.solver not in (*ODE_STEPPERS, "dopri5"):
+            raise unknown("flow.solver", self.solver, (*ODE_STEPPERS, "dopri5"))
+        if self.steps < 1:
+            raise UserError(f"flow.steps={self.steps}; allowed: a whole number of at least 1")
+        if self.adaptive:
+            self._pair()  # bad tolerances are refused before data and network are read, not after
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the solver chooses its own steps."""
+        return self.solver == "dopri5"
+
+    def unused_settings(self) -> dict[str, str]:
+        """{setting: why it has no effect}, of the settings of another solver."""
+        if self.adaptive:
+            own = "on flow.solver=dopri5, which chooses its steps by flow.rtol and atol"
+            return dict.fromkeys(("steps", "grid"), own)
+        return dict.fromkeys(("rtol", "atol"), f"on flow.solver={self.solver}, which goes along flow.grid")
+
+    def carry(self, field_of: FieldOf, x: Tensor, schedule: Schedule, t_start: float, t_end: float) -> Tensor:
+        """x (B, *D) at t_end, from x at t_start, along dx/dt = field(x, t); either direction of time.
+
+        Args:
+            field_of: rows (int64) of the batch -> their field.
+        """
+        if self.adaptive:
+            *_, last = self._pair().solve(field_of, x, t_start, t_end)
+            return last.x
+        stepper: OdeStepper = ODE_STEPPERS[self.solver]()
+        times = self.grid.times(self.steps, schedule, min(t_start, t_end), max(t_start, t_end))
+        whole = field_of(torch.arange(len(x), device=x.device))
+        for t, s in pairwise(times if t_start > t_end else times.flip(0)):
+            x = stepper.step(whole, x, t, s)
+        return x
+
+    def _pair(self) -> DormandPrince:
+        return DormandPrince(rtol=self.rtol, atol=self.atol)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdeEnd:
+    """Where the ODE ended for a batch (B, *D), and the mean number of evaluations."""
+
+    x: Tensor
+    nfe: float
+
+
+@torch.no_grad()
+def encode_batch(denoiser: Denoiser, data: Tensor, flow: OdeMap) -> OdeEnd:
+    """Latents of data (B, *D), in the unit of the prior: standard normal if the model and its prior are right.
+
+    Raises:
+        UserError: data of another shape than the model's, or integer levels that were not dequantised; or a few-step
+            model without an ODE.
+    """
+    check_real(denoiser, "data", data)
+    x, nfe = _along(denoiser, data * _data_scale(denoiser), flow, lambda d: (d.t_min, d.t_max))
+    return OdeEnd(x=denoiser.to_latent(x), nfe=nfe)
+
+
+@torch.no_grad()
+def decode_batch(denoiser: Denoiser, latent: Tensor, flow: OdeMap) -> OdeEnd:
+    """Data of latents (B, *D): the inverse of ``encode``.
+
+    Raises:
+        UserError: latents of another shape than the model's, or not real-valued; or a few-step model without an ODE.
+    """
+    check_real(denoiser, "latents", latent)
+    x, nfe = _along(denoiser, denoiser.from_latent(latent), flow, lambda d: (d.t_max, d.t_min))
+    return OdeEnd(x=x / _data_scale(denoiser), nfe=nfe)
+
+
+def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """(sin((1 - s) w) z_0 + sin(s w) z_1)/sin w, w the angle between z_0 and z_1 (Shoemake 1985); (B, *D) each.
+
+    Points between two normal draws in many dimensions have too small a norm on the straight line; on the arc they are
+    as typical as the ends. Where the angle vanishes the two agree, and the line is taken.
+    """
+    a, b = first.flatten(1).double(), second.flatten(1).double()
+    cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-300)
+    angle = cosine.clamp(-1, 1).acos()[:, None]
+    small = angle.sin().abs() < 1e-6
+    weights = [
+        torch.where(small, torch.full_like(angle, part), (part * angle).sin() / torch.where(small, 1.0, angle.sin()))
+        for part in (1 - share, share)
+    ]
+    return (weights[0] * a + weights[1] * b).reshape(first.shape).to(first)
+
+
+def check_real(denoiser: Denoiser, what: str, x: Tensor) -> None:
+    """Refuse what the model's ODE cannot start from.
+
+    Raises:
+        UserError: a few-step model without an ODE; another shape than the model's; integers.
+    """
+    denoiser.check_ode()
+    if x.shape[1:] != denoiser.spec.shape:
+        allowed = ", ".join(map(str, ("n", *denoiser.spec.shape)))
+        raise UserError(f"{what} have shape {tuple(x.shape)}; allowed: ({allowed})")
+    if not x.is_floating_point():
+        raise UserError(f"{what} are {x.dtype}; allowed: real numbers; try dfm.data.pixel_levels.dequantize for levels")
+
+
+def _along(
+    denoiser: Denoiser, x: Tensor, flow: OdeMap, ends: Callable[[Denoiser], tuple[float, float]]
+) -> tuple[Tensor, float]:
+    calls = EvaluationCount()
+    counted = denoiser.counted(calls)
+    end = flow.carry(lambda rows: counted.select(rows).velocity, x, denoiser.schedule, *ends(denoiser))
+    return end, calls.samples / len(x)
+
+
+def _data_scale(denoiser: Denoiser) -> float:
+    return float(denoiser.schedule.ab(torch.tensor(denoiser.t_min, dtype=torch.float64))[0])
+
+
+def encode(denoiser: Denoiser, data: Tensor, flow: OdeMap | None = None, batch_size: int = 256) -> Tensor:
+    """Return latents (n, *D) of data (n, *D) along the probability-flow ODE, of the type of the data.
+
+    The data are in the unit in which the model was trained, integer images dequantised; for a conditional model give
+    it their classes first: ``denoiser.with_labels(labels)``.
+
+    Args:
+        flow: how to follow the ODE; default Dormand-Prince with tolerances of 1e-5.
+
+    Raises:
+        UserError: data of another shape than the model's, or integer levels; or a few-step model without an ODE.
+    """
+    return in_batches(encode_batch, denoiser, data, flow or OdeMap(), batch_size).x
+
+
+def decode(denoiser: Denoiser, latents: Tensor, flow: OdeMap | None = None, batch_size: int = 256) -> Tensor:
+    """Return data (n, *D) of latents (n, *D): the inverse of ``encode``; arguments and errors as there."""
+    return in_batches(decode_batch, denoiser, latents, flow or OdeMap(), batch_size).x
+
+
+def in_batches(
+    follow: Callable[[Denoiser, Tensor, OdeMap], OdeEnd], denoiser: Denoiser, x: Tensor, flow: OdeMap, batch_size: int
+) -> OdeEnd:
+    """Follow the ODE from x (n, *D), a batch at a time on the denoiser's device; the ends are on the CPU."""
+    place, ends, evaluations = device_of(denoiser), [], 0.0
+    for first in range(0, len(x), batch_size):
+        index = torch.arange(first, min(first + batch_size, len(x)))
+        part = denoiser.select(index)
+        part = part if part.label is None else part.with_labels(part.label.to(place))
+        end = follow(part, x[first : first + batch_size].to(place), flow)
+        ends.append(end.x.cpu())
+        evaluations += end.nfe * len(index)
+    return OdeEnd(x=torch.cat(ends), nfe=evaluations / len(x)) if ends else OdeEnd(x=x.clone(), nfe=0.0)

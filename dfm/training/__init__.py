@@ -1,0 +1,83 @@
+"""Chapter 3, training: what is minimised, and the loop that minimises it."""
+
+from dfm.training.few_steps.consistency import Consistency, DoublingPacing, EasyPacing, Pacing
+from dfm.training.few_steps.meanflow import MeanFlow
+from dfm.training.few_steps.progressive import Progressive
+from dfm.training.few_steps.reflow import Reflow
+from dfm.training.few_steps.rounds import TaughtInRounds
+from dfm.training.objectives.base import Loss, Objective
+from dfm.training.objectives.classification import Classification
+from dfm.training.objectives.couplings import (
+    Coupling,
+    EntropicTransport,
+    IndependentCoupling,
+    LabelAwareCoupling,
+    OptimalTransport,
+)
+from dfm.training.objectives.densities import (
+    CosineDensity,
+    Density,
+    DiscreteDensity,
+    LogitNormalDensity,
+    LogNormalDensity,
+    LogNsrDensity,
+    LossAwareDensity,
+    UniformDensity,
+)
+from dfm.training.objectives.langevin import LangevinMatching
+from dfm.training.objectives.loss_weights import (
+    EdmWeight,
+    LikelihoodWeight,
+    LossWeight,
+    MinSnrWeight,
+    NoiseVarianceWeight,
+    SigmoidWeight,
+    UniformWeight,
+)
+from dfm.training.objectives.regression import Interpolation, Regression
+from dfm.training.objectives.uncertainty import FixedUncertainty, LearnedUncertainty, Uncertainty
+from dfm.training.trainer import StepReport, Trainer
+from dfm.training.trainer_config import TrainerConfig
+
+__all__ = [
+    "Classification",
+    "Consistency",
+    "DoublingPacing",
+    "EasyPacing",
+    "Pacing",
+    "CosineDensity",
+    "Density",
+    "DiscreteDensity",
+    "LogNormalDensity",
+    "LogNsrDensity",
+    "LogitNormalDensity",
+    "LossAwareDensity",
+    "UniformDensity",
+    "Coupling",
+    "EntropicTransport",
+    "IndependentCoupling",
+    "LabelAwareCoupling",
+    "OptimalTransport",
+    "EdmWeight",
+    "LikelihoodWeight",
+    "LossWeight",
+    "MinSnrWeight",
+    "NoiseVarianceWeight",
+    "SigmoidWeight",
+    "UniformWeight",
+    "FixedUncertainty",
+    "LearnedUncertainty",
+    "Uncertainty",
+    "Interpolation",
+    "Regression",
+    "LangevinMatching",
+    "Loss",
+    "Objective",
+    "MeanFlow",
+    "Progressive",
+    "Reflow",
+    "StepReport",
+    "Trainer",
+    "TaughtInRounds",
+    "TrainerConfig",
+]

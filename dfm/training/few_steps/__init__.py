@@ -1,0 +1,1 @@
+"""Students of few steps: distilled, straightened, consistent, or of average velocities."""

@@ -1,0 +1,115 @@
+"""Students that learn from a teacher in rounds: progressive distillation, and what it shares with reflow.
+
+The first teacher is the network that the run begins with (``init=RUN``); at the start of each later round the student
+of the round before takes its place. The teacher's weights and the number of the round stand in the checkpoint, so a
+resumed run has the same teacher.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dfm.basics.errors import UserError
+from dfm.basics.per_sample import per_sample
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.sampling.grids import Grid, NoiseShareGrid
+from dfm.training.few_steps.rounds import TaughtInRounds
+from dfm.training.objectives.base import Loss, draw_noise
+from dfm.training.objectives.densities import LossAwareDensity
+from dfm.training.objectives.regression import refuse_latent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progressive(TaughtInRounds):
+    """Each of N steps of the student does what two of the teacher do, N = start/2, start/4, ..., steps.
+
+    From x_t at the i-th of the N times the teacher takes two steps of DDIM, to x_s; the student's target (x~, e~) is
+    the data and noise whose one step leads to the same place:
+
+        a_t x~ + b_t e~ = x_t,   a_s x~ + b_s e~ = x_s,   so   x~ = (x_s - (b_s/b_t) x_t)/(a_s - (b_s/b_t) a_t)
+
+    The last of the N steps leads to the data (a_s = 1, b_s = 0). The loss is that of the regression with (x~, e~) in
+    the place of data and noise: for the velocity on the linear schedule the weight of |D - x~|^2 is 1/b^2, near the
+    paper's 1 + a^2/b^2. (Salimans and Ho 2022, algorithm 2 and appendix G.)
+
+    Args:
+        density: draws the N steps with equal chances; no more of it than whether it is stratified is used.
+        coupling: as the teacher was trained with.
+        start: steps of the first teacher, which is to be good at so many.
+        steps: of the last student; start/steps is a power of two, at least 2.
+        grid: of the times; every second one of the teacher's is the student's.
+
+    Raises:
+        UserError: start/steps is no such power.
+    """
+
+    start: int = 32
+    steps: int = 1
+    grid: Grid = field(default_factory=NoiseShareGrid)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.density, LossAwareDensity):
+            raise UserError("objective progressive: its times are fixed; allowed: density=uniform")
+        ratio = self.start / self.steps if self.steps > 0 else 0
+        if ratio < 2 or not math.log2(ratio).is_integer():
+            raise UserError(
+                f"objective progressive: start={self.start}, steps={self.steps}; allowed: start/steps 2, 4, 8, ...; "
+                "try start=32 steps=1"
+            )
+
+    @property
+    def has_ode(self) -> bool:
+        return False
+
+    @property
+    def rounds(self) -> int:
+        return round(math.log2(self.start / self.steps))
+
+    def count(self) -> int:
+        """N of the round that is going on."""
+        return self.start >> (max(int(self.teacher.round), 0) + 1)
+
+    def steps_learned(self, noted: Mapping[str, Tensor]) -> int | None:
+        number = noted.get("teacher.round")
+        return self.steps if number is None else self.start >> (max(int(number), 0) + 1)
+
+    def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
+        refuse_latent(denoiser)
+        u = self.density.uniforms(len(data), generator)
+        noise = draw_noise(denoiser, data, generator)
+        data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
+        step = (u * self.count()).long().clamp_max(self.count() - 1)
+        t, x = self.noisy(denoiser, data, noise, step)
+        out = denoiser.output(x, t)
+        with torch.no_grad():
+            data, noise = self.target(self.teaching(denoiser), x, step)
+        error = self.row_error(denoiser, out, data, noise, t)
+        return Loss(value=self.uncertainty(error, denoiser.trained_schedule.log_nsr(t)), error=error, u=u)
+
+    def times(self, denoiser: NetworkDenoiser) -> Tensor:
+        """The 2N times at which the teacher is called, float64, decreasing."""
+        path = denoiser.trained_schedule
+        return self.grid.times(2 * self.count(), path, path.t_min, path.t_max)[:-1]
+
+    def noisy(self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """(t, x_t) at the beginnings of the student's steps (B,)."""
+        t = self.times(denoiser).to(step.device)[2 * step]
+        a, b = denoiser.trained_schedule.ab(t)
+        return t, per_sample(a, data) * data + per_sample(b, data) * noise
+
+    def target(self, teacher: NetworkDenoiser, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """(x~, e~) of x_t at the beginnings of the student's steps."""
+        path, times = teacher.trained_schedule, self.times(teacher).to(step.device)
+        t, middle = times[2 * step], times[2 * step + 1]
+        half = teacher.jump(x, t, middle)
+        data, noise = teacher.expectations(half, middle)
+        last = step == self.count() - 1
+        a_s, b_s = path.ab(times[(2 * step + 2).clamp_max(len(times) - 1)])
+        a_s, b_s = torch.where(last, 1.0, a_s), torch.where(last, 0.0, b_s)
+        a_t, b_t = path.ab(t)
+        there = per_sample(a_s, x) * data + per_sample(b_s, x) * noise
+        found = (there - per_sample(b_s / b_t, x) * x) / per_sample(a_s - b_s / b_t * a_t, x)
+        return found, (x - per_sample(a_t, x) * found) / per_sample(b_t, x)

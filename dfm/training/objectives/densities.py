@@ -1,0 +1,246 @@
+"""Which noise levels training visits: each density maps a uniform u in [0, 1] to a time, by its inverse CDF.
+
+Because the map takes u, stratification (``stratified_uniform``) is the same few lines for every density.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dfm.basics.errors import UserError
+from dfm.paths.schedule import Schedule
+from dfm.sampling.grids import Grid
+
+
+def stratified_uniform(offset: Tensor, n: int) -> Tensor:
+    """n points u_i = (offset + i/n) mod 1: each is uniform, together they cover [0, 1] evenly.
+
+    The variance of a batch's loss over noise levels falls (Kingma et al. 2021, VDM, appendix I.1).
+
+    Args:
+        offset: () float64, uniform in [0, 1).
+    """
+    return (offset + torch.arange(n, dtype=torch.float64, device=offset.device) / n) % 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Density(ABC):
+    """A distribution of training times on a schedule's [t_min, t_max].
+
+    Args:
+        stratified: draw a batch's levels evenly spread (low discrepancy) instead of independently.
+    """
+
+    stratified: bool = True
+
+    @abstractmethod
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """The u-quantile: u float64 (B,) in [0, 1] -> t float64 (B,) in [t_min, t_max]."""
+
+    def draw(self, n: int, schedule: Schedule, generator: torch.Generator) -> Tensor:
+        """n times, float64 (n,), on the generator's device."""
+        return self.time(self.uniforms(n, generator), schedule)
+
+    def uniforms(self, n: int, generator: torch.Generator) -> Tensor:
+        """What ``time`` is asked for, float64 (n,)."""
+        count = 1 if self.stratified else n
+        u = torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device)
+        return stratified_uniform(u[0], n) if self.stratified else u
+
+    def importance(self, u: Tensor) -> Tensor:
+        """What a loss at ``time(u)`` is multiplied by so that its mean is another density's, float64 (B,)."""
+        return torch.ones_like(u)
+
+    def observe(self, u: Tensor, loss: Tensor) -> None:  # noqa: B027
+        """Take note of losses (B,) at ``time(u)``: only a density that adapts does."""
+
+    def memory(self) -> nn.Module | None:
+        """What the density has noted, as buffers, to be kept in checkpoints."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformDensity(Density):
+    """Uniform in t (the integral over time in the lecture's losses)."""
+
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return schedule.t_min + (schedule.t_max - schedule.t_min) * u
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogNsrDensity(Density):
+    """Uniform in log(b/a): as many draws for each factor of noise."""
+
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        low, high = _ends(schedule.log_nsr, u, schedule)
+        return _inside(schedule.time_of_log_nsr(low + (high - low) * u), schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogNormalDensity(Density):
+    """log nsr ~ N(mean, std^2), cut to the schedule's range (Karras et al. 2022, table 1: -1.2, 1.2)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        _positive(self.std, "density lognormal")
+
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        low, high = _ends(schedule.log_nsr, u, schedule)
+        return _inside(schedule.time_of_log_nsr(_normal_between(u, self.mean, self.std, low, high)), schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitNormalDensity(Density):
+    """logit t ~ N(mean, std^2) for t in (0, 1), cut to the schedule's range (Esser et al. 2024, eq. 19).
+
+    Raises:
+        UserError: on use with a schedule whose times are not inside (0, 1).
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(self.std, "density logit_normal")
+
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        if schedule.t_min < 0 or schedule.t_max > 1:
+            raise UserError(
+                f"density logit_normal needs times in [0, 1], the schedule's are [{schedule.t_min:g}, "
+                f"{schedule.t_max:g}]; try schedule=linear, trig or vp, or density=lognormal"
+            )
+        low, high = _ends(torch.logit, u, schedule)
+        return _inside(_normal_between(u, self.mean, self.std, low, high).sigmoid(), schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineDensity(Density):
+    """nsr = tan(pi u/2): the levels of a cosine schedule, log nsr with density sech(log nsr)/pi, cut to the range."""
+
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        low, high = _ends(lambda t: schedule.log_nsr(t).exp().atan(), u, schedule)
+        return _inside(schedule.time_of_log_nsr((low + (high - low) * u).tan().log()), schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscreteDensity(Density):
+    """n discrete times with equal chance: those of a grid, e.g. DDPM's 1000 steps or the noise levels of NCSN.
+
+    Args:
+        grid: ``uniform`` on schedule=ddpm with n=1000 is Ho et al. 2020; ``log_nsr`` is Song and Ermon 2019.
+        n: how many, both ends of the schedule included.
+
+    Raises:
+        UserError: n is below 2.
+    """
+
+    grid: Grid
+    n: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.n < 2:
+            raise UserError(f"density levels: n={self.n}; allowed: a whole number of at least 2")
+
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        times = self.grid.times(self.n - 1, schedule, schedule.t_min, schedule.t_max).to(u.device)
+        return times[(u * self.n).long().clamp_max(self.n - 1)]
+
+
+class RunningLoss(nn.Module):
+    """Running mean of the squared loss in equal bins of u, all ones at first."""
+
+    squares: Tensor
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.register_buffer("squares", torch.ones(bins, dtype=torch.float64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossAwareDensity(Density):
+    """Levels in proportion to the root mean square of their loss (Nichol and Dhariwal 2021, eq. 18).
+
+    Over equal bins of the u of a ``base`` density, P(bin) = (1 - floor) sqrt(m_bin)/sum + floor/bins with m a running
+    mean of loss^2; losses are divided by P(bin) bins, so the objective stays that of the base density and only its
+    variance falls.
+
+    Args:
+        base: the density whose objective is kept.
+        bins: how finely the loss is followed.
+        decay: of the running mean, for each observation of a bin.
+        floor: the share of levels drawn as ``base`` would.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    base: Density = field(default_factory=UniformDensity)
+    bins: int = 50
+    decay: float = 0.99
+    floor: float = 0.1
+    running: RunningLoss = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.bins <= 10**6 and 0 < self.decay < 1 and 0 < self.floor <= 1):
+            raise UserError(
+                f"density loss_aware: bins={self.bins}, decay={self.decay}, floor={self.floor}; "
+                "allowed: bins from 1 to 1,000,000, 0 < decay < 1, 0 < floor <= 1"
+            )
+        object.__setattr__(self, "running", RunningLoss(self.bins))
+
+    def shares(self) -> Tensor:
+        """P(bin), float64 (bins,)."""
+        root = self.running.squares.sqrt()
+        return (1 - self.floor) * root / root.sum() + self.floor / self.bins
+
+    def _place(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The bin of u (B,) and the u of the base density: the inverse CDF of a piecewise constant density."""
+        shares = self.shares()
+        edges = shares.cumsum(0)
+        k = torch.searchsorted(edges[:-1].contiguous(), u, right=True)
+        return k, ((k + (u - (edges[k] - shares[k])) / shares[k]) / self.bins).clamp(0, 1)
+
+    def time(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return self.base.time(self._place(u)[1], schedule)
+
+    def importance(self, u: Tensor) -> Tensor:
+        return 1 / (self.bins * self.shares()[self._place(u)[0]])
+
+    def observe(self, u: Tensor, loss: Tensor) -> None:
+        k, squares = self._place(u)[0], loss.detach().double().square()
+        count = torch.bincount(k, minlength=self.bins)
+        mean = torch.zeros_like(self.running.squares).index_add_(0, k, squares) / count.clamp_min(1)
+        kept = self.decay**count
+        self.running.squares.copy_(kept * self.running.squares + (1 - kept) * mean)
+
+    def memory(self) -> nn.Module:
+        return self.running
+
+
+def _positive(std: float, name: str) -> None:
+    if not std > 0:
+        raise UserError(f"{name}: std={std}; allowed: a number above 0")
+
+
+def _ends(function: object, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64, device=u.device)
+    values = function(ends)  # type: ignore[operator]
+    return values[0], values[1]
+
+
+def _normal_between(u: Tensor, mean: float, std: float, low: Tensor, high: Tensor) -> Tensor:
+    """The u-quantile of N(mean, std^2) restricted to [low, high]."""
+    below, above = ((end - mean) / (std * math.sqrt(2)) for end in (low, high))
+    cdf_low, cdf_high = (1 + torch.erf(below)) / 2, (1 + torch.erf(above)) / 2
+    cut = cdf_low + (cdf_high - cdf_low) * u
+    return torch.minimum(torch.maximum(mean + std * torch.special.ndtri(cut), low), high)
+
+
+def _inside(t: Tensor, schedule: Schedule) -> Tensor:
+    """Rounding at an end must not leave the range."""
+    return t.clamp(schedule.t_min, schedule.t_max)

@@ -1,0 +1,103 @@
+"""The regression that denoising, score matching and flow matching are."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dfm.basics.errors import UserError
+from dfm.basics.per_sample import per_sample
+from dfm.denoising.denoiser import Denoiser
+from dfm.denoising.interpolant import InterpolantDenoiser
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.training.objectives.base import Loss, Objective, density_memory, draw_noise
+from dfm.training.objectives.couplings import Coupling, IndependentCoupling
+from dfm.training.objectives.densities import Density
+from dfm.training.objectives.loss_weights import LossWeight
+from dfm.training.objectives.uncertainty import FixedUncertainty, Uncertainty
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression(Objective):
+    """w(t) |out(x_t, t) - (p data + q noise)|^2 / d at x_t = a data + b noise, t from a density.
+
+    (p, q) is the denoiser's prediction. Denoising, denoising score matching and flow matching are this loss with other
+    rows, densities and weights (lecture, eqs. 6 and 8 and flow matching; Lipman et al. 2023, theorem 2). The error is
+    formed in units of the target's scale, which the weight then carries, so that no weight overflows a small target.
+
+    Args:
+        coupling: pairs data and noise inside a batch.
+        uncertainty: rescales the losses of the levels.
+    """
+
+    density: Density
+    weight: LossWeight
+    coupling: Coupling = field(default_factory=IndependentCoupling)
+    uncertainty: Uncertainty = field(default_factory=FixedUncertainty)
+
+    def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
+        u = self.density.uniforms(len(data), generator)
+        t = self.density.time(u, denoiser.trained_schedule)
+        noise = draw_noise(denoiser, data, generator)
+        data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
+        error = self.errors(denoiser, data, noise, t, generator)
+        value = self.uncertainty(error, denoiser.trained_schedule.log_nsr(t)) * self.density.importance(u).to(error)
+        return Loss(value=value, error=error, u=u)
+
+    def errors(
+        self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Weighted squared errors (B,)."""
+        return self.at(denoiser, data, noise, t)
+
+    def at(self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The losses (B,) at given noise and times."""
+        refuse_latent(denoiser)
+        a, b = denoiser.trained_schedule.ab(t)
+        out = denoiser.output(per_sample(a, data) * data + per_sample(b, data) * noise, t)
+        return self.row_error(denoiser, out, data, noise, t)
+
+    def row_error(self, denoiser: NetworkDenoiser, out: Tensor, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """w |scale out - (p data + q noise)|^2 / d, (B,), of the network's output in units of its scale."""
+        p, q = denoiser.prediction.row(denoiser.trained_schedule, t, denoiser.spec.std)
+        scale = denoiser.scale(t)
+        target = per_sample(p / scale, data) * data + per_sample(q / scale, data) * noise
+        weight = self.weight(t, denoiser.trained_schedule, denoiser.prediction, denoiser.spec.std) * scale**2
+        return (out - target).square().flatten(1).mean(1) * weight.to(out)
+
+    def observe(self, loss: Loss) -> None:
+        self.density.observe(loss.u, loss.error)
+
+    def module(self, network: nn.Module) -> nn.ModuleDict:
+        return nn.ModuleDict({**density_memory(self.density), "uncertainty": self.uncertainty})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolation(Regression):
+    """``Regression`` at x_t = a data + b noise + c z, plus |z_out(x_t, t) - z|^2 / d: velocity and score together.
+
+    (Albergo et al. 2023: their losses for the velocity and for the denoiser of z.) Needs a latent, e.g. latent=root.
+    """
+
+    def errors(
+        self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        if not isinstance(denoiser, InterpolantDenoiser):
+            raise UserError("objective=interpolant needs a latent; allowed: latent=root")
+        z = torch.randn(data.shape, generator=generator, device=data.device, dtype=data.dtype)
+        a, b = denoiser.trained_schedule.ab(t)
+        c = denoiser.latent.c(denoiser.trained_schedule, t)
+        x = per_sample(a, data) * data + per_sample(b, data) * noise + per_sample(c, data) * z
+        row, z_out = denoiser.heads(x, t)
+        latent_error = (z_out - z).square().flatten(1).mean(1)
+        return self.row_error(denoiser, row, data, noise, t) + latent_error
+
+
+def refuse_latent(denoiser: Denoiser) -> None:
+    """Refuse a network with an output for a latent, which this loss has no use for.
+
+    Raises:
+        UserError: it is one.
+    """
+    if isinstance(denoiser, InterpolantDenoiser):
+        raise UserError("latent=root needs its own loss; allowed: objective=interpolant, or latent=none")

@@ -1,0 +1,156 @@
+"""Where a number went bad: at a step with a non-finite loss or gradient, which examples, noise levels and layer."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dfm.basics.errors import ProcessError, UserError
+from dfm.training.objectives.base import Loss, Model
+from dfm.training.trainer_config import TrainerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedStep:
+    """A step that was not taken.
+
+    Args:
+        loss, grad_norm: the batch's; one of them is not finite.
+        indices: of the examples whose own loss is not finite (all of them where only the gradient is not).
+        log_nsr: their noise levels, where the objective has a density.
+        layer: the first layer with a non-finite output, or, where all outputs are finite, with a non-finite gradient
+            (first as the gradient comes, from the output); "the loss" where neither has one.
+    """
+
+    loss: float
+    grad_norm: float
+    indices: Sequence[int]
+    log_nsr: Sequence[float] | None
+    layer: str
+
+    def __str__(self) -> str:
+        levels = ""
+        if self.log_nsr:
+            levels = f", log nsr {min(self.log_nsr):.2f} to {max(self.log_nsr):.2f}"
+        shown = ", ".join(map(str, self.indices[:5])) + (", ..." if len(self.indices) > 5 else "")
+        return (
+            f"loss {self.loss:g}, gradient norm {self.grad_norm:g}; {len(self.indices)} examples ({shown}){levels}; "
+            f"first bad layer: {self.layer}"
+        )
+
+
+def diagnose(
+    model: Model,
+    modules: Mapping[str, nn.Module],
+    losses: Sequence[Loss],
+    density: object,
+    indices: Tensor,
+    grad_norm: Tensor,
+    again: Callable[[], object],
+) -> SkippedStep:
+    """What is known of a bad step, before its gradients are dropped.
+
+    Args:
+        modules: what is trained, by the beginning of its names; the network first.
+        losses: of the passes of the batch, in the order of ``indices`` (B,).
+        density: of the times, or None.
+        again: repeats the forward passes as they were.
+    """
+    values = torch.cat([loss.value.detach().float() for loss in losses])
+    u = torch.cat([loss.u for loss in losses])
+    bad = ~values.isfinite()
+    rows = (bad if bool(bad.any()) else ~bad).nonzero().flatten()
+    levels = None
+    if density is not None:
+        levels = model.trained_schedule.log_nsr(density.time(u[rows], model.trained_schedule)).tolist()  # type: ignore[attr-defined]
+    bad_gradient = first_bad_gradient(modules)  # before the passes are taken again
+    layer = first_bad_output(modules, again) or bad_gradient or "the loss"
+    return SkippedStep(
+        loss=float(values.mean()),
+        grad_norm=float(grad_norm),
+        indices=indices[rows.cpu()].tolist(),
+        log_nsr=levels,
+        layer=layer,
+    )
+
+
+def merge(parts: Sequence[SkippedStep]) -> SkippedStep:
+    """What several processes know of one bad step: of those whose own losses are not finite, if there are any."""
+    bad = [part for part in parts if not math.isfinite(part.loss)] or list(parts)
+    levels = [level for part in bad for level in part.log_nsr or ()]
+    return SkippedStep(
+        loss=sum(part.loss for part in parts) / len(parts), grad_norm=parts[0].grad_norm,
+        indices=[index for part in bad for index in part.indices], log_nsr=levels or None, layer=bad[0].layer,
+    )  # fmt: skip
+
+
+def first_bad_output(modules: Mapping[str, nn.Module], again: Callable[[], object]) -> str | None:
+    """The name of the first module to give a non-finite output when ``again`` runs, or None."""
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, given: object, output: object) -> None:
+            if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                found.append(name or type(module).__name__)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(watch(f"{start}.{name}".strip(".")))
+        for start, whole in modules.items()
+        for name, module in whole.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            again()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def first_bad_gradient(modules: Mapping[str, nn.Module]) -> str | None:
+    """The name of the parameter nearest to the output whose gradient is not finite, or None."""
+    bad = [
+        f"{start}.{name}".strip(".")
+        for start, whole in reversed(list(modules.items()))
+        for name, p in whole.named_parameters()
+        if p.grad is not None and not bool(p.grad.isfinite().all())
+    ]
+    return bad[-1] if bad else None
+
+
+class GivenUpError(UserError):
+    """Too many steps in a row could not be taken: all processes meet it at the same step."""
+
+
+def too_many_skipped(step: int, trouble: SkippedStep | None, config: TrainerConfig) -> GivenUpError:
+    """What a run says that stops after too many steps which could not be taken."""
+    return GivenUpError(
+        f"step {step}: {trouble}; {config.max_skipped} steps in a row were not taken and the weights are those from "
+        f"before; try a smaller trainer.lr (now {config.lr:g}), a smaller trainer.clip_grad or trainer.precision=fp32"
+    )
+
+
+def compile_failed(error: RuntimeError) -> UserError | None:
+    """What is said where ``torch.compile`` failed; None of an error of another kind."""
+    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return None
+    words = " ".join(str(error).partition("Set TORCH")[0].split())  # its advice to developers apart
+    return UserError(f"trainer.compile=true: torch.compile failed ({words[:300]}); try trainer.compile=false")
+
+
+def out_of_memory(config: TrainerConfig, device: torch.device) -> ProcessError:
+    """What a run says whose batch does not fit."""
+    size, parts = config.batch_size, config.accumulate
+    tries = ["a smaller trainer.batch_size"]
+    if config.precision != "bf16":
+        tries.insert(0, "trainer.precision=bf16")
+    if size % (2 * parts) == 0:
+        tries.insert(0, f"trainer.accumulate={2 * parts}")
+    if not config.activation_checkpointing:
+        tries.append("trainer.activation_checkpointing=true")
+    given = f"trainer.batch_size={size} in {parts} parts"
+    return ProcessError(f"out of memory on {device} with {given}; try {', or '.join(tries)}")

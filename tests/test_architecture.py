@@ -1,0 +1,75 @@
+"""The house: which room may import which, where each library lives, and how large a file may grow."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+import dfm
+
+PACKAGE = Path(dfm.__file__).parent
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if "configs" not in p.relative_to(PACKAGE).parts)
+NAMES = {".".join(("dfm", *p.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): p for p in FILES}
+# A room imports itself and the rooms before it.
+ROOMS = (
+    "basics", "data", "models", "paths", "denoising", "sampling", "likelihood", "training", "evaluation", "runs", "cli",
+)  # fmt: skip
+LIBRARIES = {
+    "hydra": "cli", "omegaconf": "cli", "rich": "cli/console.py", "matplotlib": "runs/charts.py", "PIL": "runs data",
+    "torchvision": "runs data", "torch_fidelity": "evaluation/sample_quality.py", "filelock": "basics/files.py",
+}  # fmt: skip
+SPEAKS = {"print": "cli", "open": "data runs basics/files.py", "input": "", "eval": "", "exec": ""}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def lives_in(path: Path, homes: str) -> bool:
+    return any(path.relative_to(PACKAGE).as_posix().startswith(home) for home in homes.split())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_each_file_keeps_to_its_room(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0]
+    if room in ROOMS:
+        rooms = {name.split(".")[1] for name in imports(path) if name.startswith("dfm.")} & set(ROOMS)
+        assert rooms <= set(ROOMS[: ROOMS.index(room) + 1]), f"{room} stands below {rooms}"
+        assert room != "models" or rooms <= {"basics", "models"}, "networks know nothing of diffusion"
+        for library in {name.split(".")[0] for name in imports(path)} & LIBRARIES.keys():
+            assert lives_in(path, LIBRARIES[library]), library
+    called = {
+        n.func.id
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    }
+    assert not [name for name in called & SPEAKS.keys() if not lives_in(path, SPEAKS[name])]
+    assert len(path.read_text().splitlines()) <= 300
+    assert path.stem not in ("utils", "helpers", "misc", "common")
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {
+        name: {other for other in imports(path) if other in NAMES and other != name} for name, path in NAMES.items()
+    }
+    packages = {name for name, path in NAMES.items() if path.name == "__init__.py"}
+    list(graphlib.TopologicalSorter({n: e - packages for n, e in graph.items() if n not in packages}).static_order())
+    for folder in (
+        p for p in PACKAGE.rglob("*") if p.is_dir() and p.name != "__pycache__" and "configs" not in p.parts
+    ):
+        assert sum(p.name != "__pycache__" for p in folder.iterdir()) <= 14, folder
+
+
+def test_formulas_have_one_home() -> None:
+    """No class is compared by its path or name as text: targets are looked up in ``runs/build.py`` alone."""
+    for path in FILES:
+        if path.relative_to(PACKAGE).as_posix() not in ("runs/build.py", "runs/old_names.py"):
+            assert '["_target_"] ==' not in path.read_text(), path
