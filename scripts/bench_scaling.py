@@ -76,7 +76,7 @@ def measure(given: argparse.Namespace) -> None:
         next(steps)
         start = time.time() - began
         end = time.perf_counter() + given.seconds
-        # all processes of a world go on until the last of them is done: a step is for all
+        # all processes go on until the last of them is done: a step is for all
         while trainer.world.all_max(float(len(times) < 3 or time.perf_counter() < end)):
             before = time.perf_counter()
             next(steps)

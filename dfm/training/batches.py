@@ -105,7 +105,7 @@ class Batches:
     def batch(self, k: int) -> Batch:
         """Batch k."""
         indices = self.indices(k)
-        # NumPy gathers in the calling thread. torch would give each worker thread an OpenMP world of its own, whose
+        # NumPy gathers in the calling thread. torch would give each worker thread an OpenMP team of its own, whose
         # idle members spin on the cores that train (measured on two cores: 197 ms a step instead of 131).
         values = torch.from_numpy(self.split.values.numpy()[indices.numpy()])
         labels = None if self.split.labels is None else torch.from_numpy(self.split.labels.numpy()[indices.numpy()])

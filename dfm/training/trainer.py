@@ -98,7 +98,7 @@ class Trainer:
     def averaged(self, everywhere: bool = True) -> Any:
         """The denoiser (or classifier) with the averaged weights: what is sampled from and scored.
 
-        All processes of the world ask together, since each may hold a share of the weights.
+        All processes ask together, since each may hold a share of the weights.
 
         Args:
             everywhere: else only the first process is going to use it.
