@@ -79,6 +79,8 @@ class ClassifierGuidance(GuidanceByCheckpoint):
     Scale 1 is Bayes' rule for a model without classes.
     """
 
+    second: ClassVar[str] = "classifier"
+
     scale: float = 1.0
     question: ClassVar[str] = (
         "guidance=classifier: which classifier? try guidance.ckpt=RUN, a run of objective=classifier"

@@ -117,10 +117,12 @@ class Guidance(ABC):
     """How to guide a denoiser (config group ``guidance``).
 
     Attributes:
-        ckpt: the second checkpoint that it needs, if it does.
+        ckpt: the second checkpoint that it needs, if it needs one.
+        second: what that checkpoint holds, ``denoiser`` or ``classifier``.
     """
 
     ckpt: ClassVar[str | None] = None
+    second: ClassVar[str] = "denoiser"
 
     @abstractmethod
     def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:

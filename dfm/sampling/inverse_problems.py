@@ -16,7 +16,7 @@ of the free part beyond what the network reads off x_t; dps asks the network for
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -96,12 +96,28 @@ class Task(ABC):
         method: ``replacement`` or ``dps``.
         scale: w of dps.
 
+    Attributes:
+        is_none: whether nothing is known, so that the model is used as it is.
+        takes_mask: whether ``mask`` says which pixels are known.
+
     Raises:
         UserError: a scale below zero.
     """
 
+    is_none: ClassVar[bool] = False
+    takes_mask: ClassVar[bool] = False
+
     method: Literal["replacement", "dps"] = "replacement"
     scale: float = 1.0
+
+    @property
+    def mask_file(self) -> str | None:
+        """The file of the user's own mask, if the task has one."""
+        return None
+
+    def with_known_pixels(self, known: Tensor) -> "Task":
+        """Return the task with the user's own mask (H, W), 1 where a pixel is known."""
+        return self
 
     def __post_init__(self) -> None:
         if self.scale < 0:
@@ -135,6 +151,8 @@ class Task(ABC):
 class NoTask(Task):
     """Nothing is known."""
 
+    is_none: ClassVar[bool] = True
+
     def projection(self, spec: DatasetSpec) -> Projection:
         return torch.zeros_like
 
@@ -149,8 +167,17 @@ class Inpaint(Task):
         known: a mask of one's own, 1 where a pixel is known: (H, W).
     """
 
+    takes_mask: ClassVar[bool] = True
+
     mask: str | None = None
     known: Tensor | None = None
+
+    @property
+    def mask_file(self) -> str | None:
+        return self.mask if self.mask is not None and self.mask.lower().endswith(".png") else None
+
+    def with_known_pixels(self, known: Tensor) -> "Inpaint":
+        return replace(self, known=known)
 
     def known_pixels(self, height: int, width: int) -> Tensor:
         """1 where a pixel is known, else 0: float64 (H, W).

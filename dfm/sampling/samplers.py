@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -46,7 +47,13 @@ def start(
 
 
 class Sampler(ABC):
-    """From x at t_max to data."""
+    """From x at t_max to data.
+
+    Attributes:
+        jumps: whether it moves by ``Denoiser.jump`` alone, as few-step models are made for.
+    """
+
+    jumps: ClassVar[bool] = False
 
     @property
     def adaptive(self) -> bool:
@@ -163,6 +170,8 @@ class JumpSampler(Sampler):
         renoise: jump to the data every time and from there back to the next time with fresh noise z,
             x_s = a f(x_t, t) + b z (consistency models: Song et al. 2023, algorithm 1).
     """
+
+    jumps: ClassVar[bool] = True
 
     steps: int
     grid: Grid = field(default_factory=NoiseShareGrid)
