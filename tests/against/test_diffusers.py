@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import oracle
+from support.oracles import oracle
 from torch import Tensor
 
 from dfm.data.gaussian_mixture import GaussianMixture

@@ -2,11 +2,11 @@
 
 import importlib
 import math
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from support import ROOT
 from torch import Tensor, nn
 
 import dfm
@@ -24,7 +24,7 @@ SPEC = DatasetSpec(name="g", shape=(1, 4, 4), levels=17, num_classes=0, mean=0.0
 @pytest.fixture
 def minutes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     return importlib.import_module("minutes")
 
 

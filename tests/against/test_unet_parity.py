@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from support.unet_cases import Options, error, inputs, preset, randomise, unet
+from support.unet_weights import copy_adm, copy_diffusers
 from torch import nn
-from unet_cases import Options, error, inputs, preset, randomise, unet
-from weight_maps import copy_adm, copy_diffusers
 
 # What both packages share: sinusoids of a time that is not ours, cosines first.
 THEIR_TIME: Options = {"time_scale": 1.0, "max_period": 10000.0, "frequency_shift": 0.0, "flip_sin_to_cos": True}

@@ -10,15 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command
 from PIL import Image
-from test_presets import QUICK
+from support.cli import QUICK, TINY, Command
 
 from dfm.cli.command_line import composed, config_dir
 from dfm.runs import parts as assemble
 from dfm.sampling.draw import DEFAULT_SAMPLER
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_a_training_run_leaves_what_the_contract_says(tiny_run: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command
 from PIL import Image
+from support.cli import TINY, Command
 
 import dfm
 

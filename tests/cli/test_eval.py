@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command
-from dataset_files import overrides_for, truncate, write_image
+from support.cli import TINY, Command
+from support.image_files import overrides_for, truncate, write_image
 
 from dfm.cli.command_line import config_dir
 from dfm.data.digits import Digits

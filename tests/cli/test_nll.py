@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Command
 from PIL import Image
+from support.cli import Command
 
 
 def read(run: Path, name: str = "nll.json") -> dict:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command, oracle
-from dataset_files import write_image
-from test_interpolants import exact as interpolant
+from support.cli import TINY, Command
+from support.image_files import write_image
+from support.interpolants import exact as interpolant
+from support.oracles import oracle
 from torch import Tensor
 
 import dfm

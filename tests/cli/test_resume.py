@@ -9,36 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import TINY, Command
+from support.cli import TINY, Command
+from support.runs import assert_same
 
 from dfm.cli.commands.train.signals import watch_signals
 from dfm.cli.commands.train.training_run import Run
-from dfm.runs import checkpoint, metrics
+from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir
 
 STEADY = [
     *TINY, "trainer.max_steps=6", "trainer.log_every=1", "trainer.checkpoint_every=4", "trainer.sample_every=2",
     "trainer.validate_every=3", "nll.n=0",
 ]  # fmt: skip
-CLOCK = ("images_per_second", "seconds")
-
-
-def left(run: Path) -> tuple[dict[str, object], list[dict[str, object]], dict[str, bytes]]:
-    """All that a run leaves but the clock: last state, metrics, pictures."""
-    state = checkpoint.read(run_dir.checkpoints(run)[0]).state
-    lines = [{k: v for k, v in line.items() if k not in CLOCK} for line in metrics.read_metrics(run / "metrics.jsonl")]
-    return state, lines, {p.name: p.read_bytes() for p in (run / "samples").iterdir()}
-
-
-def assert_same(one: Path, other: Path) -> None:
-    (state, lines, pictures), (state2, lines2, pictures2) = left(one), left(other)
-    assert lines == lines2
-    assert pictures == pictures2
-    for kind in ("network", "ema", "objective"):
-        assert all(torch.equal(v, state2[kind][k]) for k, v in state[kind].items())  # type: ignore[attr-defined, index]
-    for mine, theirs in zip(state["optimizer"]["state"].values(), state2["optimizer"]["state"].values(), strict=True):  # type: ignore[index]
-        assert all(torch.equal(mine[k], theirs[k]) for k in mine)
 
 
 def signalled(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
@@ -74,8 +56,9 @@ def test_a_signal_lets_the_step_end_and_a_requeue_goes_on(
 
 def test_the_second_signal_leaves_at_once() -> None:
     code = (
-        "import os, signal, time\nfrom dfm.interruption import watched\n"
-        "with watched() as asked:\n    print('on', flush=True)\n    time.sleep(60) if not asked.signal else None\n"
+        "import time\nfrom dfm.cli.commands.train.signals import watch_signals\n"
+        "with watch_signals() as asked:\n    print('on', flush=True)\n"
+        "    time.sleep(60) if not asked.signal else None\n"
         "    print('noted', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
@@ -179,7 +162,7 @@ def test_a_signal_between_the_last_look_and_the_end_is_not_lost(
 ) -> None:
     from dfm.basics.processes import World
 
-    real, calls = World.greatest, []
+    real, calls = World.all_max, []
 
     def all_max(self: World, mine: float) -> float:
         calls.append(mine)
@@ -187,7 +170,7 @@ def test_a_signal_between_the_last_look_and_the_end_is_not_lost(
             os.kill(os.getpid(), signal.SIGTERM)  # after it was asked, while the others answer
         return real(self, mine)
 
-    monkeypatch.setattr(World, "greatest", greatest)
+    monkeypatch.setattr(World, "all_max", all_max)
     stopped = command("train", *STEADY, "hydra.run.dir=run", code=143)
     assert "stopped after step 3" in stopped.out
 
@@ -239,8 +222,8 @@ def test_a_stopped_run_says_so_in_its_log(command: Command, monkeypatch: pytest.
 def test_two_processes_never_work_in_one_directory(command: Command) -> None:
     """The lock goes with the process that holds it, so a killed run leaves none."""
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom dfm.run_dir import occupied\n"
-        "lock = occupied(Path('run'))\nprint('held', flush=True)\ntime.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom dfm.runs.directory import lock_run\n"
+        "lock = lock_run(Path('run'))\nprint('held', flush=True)\ntime.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command
+from support.cli import TINY, Command
 
 import dfm
 from dfm.basics.errors import UserError

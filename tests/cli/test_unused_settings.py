@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, Command
+from support.cli import TINY, Command
 
 FLOW = ["n=2", "flow.solver=euler", "flow.steps=1"]
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Command, Dfm
+from support.cli import TINY, Command, Dfm
 
 MISTAKES = {
     "trian": ["trian"],

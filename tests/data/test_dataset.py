@@ -3,23 +3,22 @@
 import dataclasses
 import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from dataset_files import (
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+from support import ROOT
+from support.image_files import (
     one_line,
     write_everything,
 )
-from hydra.utils import get_class, instantiate
-from omegaconf import OmegaConf
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import SPLITS, Dataset, DatasetSpec, Split, moments, scale_levels
 from dfm.data.digits import Digits
 
-ROOT = Path(__file__).resolve().parent.parent
 PRESETS = sorted((ROOT / "configs" / "dataset").glob("*.yaml"))
 
 

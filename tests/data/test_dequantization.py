@@ -8,7 +8,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from conftest import SCHEDULES
+from support.oracles import SCHEDULES
 from torch import Tensor
 
 from dfm.basics.errors import UserError

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from dataset_files import (
+from PIL import Image
+from support.image_files import (
     one_line,
     truncate,
     whole,
     write_image,
 )
-from PIL import Image
 
 from dfm.basics.errors import UserError
 from dfm.data import image_folder as folder

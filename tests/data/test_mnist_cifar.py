@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dataset_files import (
+from support.image_files import (
     CIFAR_ROWS,
     TEST_IMAGES,
     TEST_LABELS,

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from dataset_files import (
+from omegaconf import OmegaConf
+from scipy.stats import ks_2samp
+from support.image_files import (
     one_line,
     whole,
 )
-from omegaconf import OmegaConf
-from scipy.stats import ks_2samp
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import SPLITS

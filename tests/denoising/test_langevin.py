@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, oracle
 from scipy import integrate, linalg, stats
+from support.oracles import SCHEDULES, oracle
 from torch import Tensor
 
 from dfm.basics.errors import UserError

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, Command, oracle
-from test_guidance import Labelled
+from support.cli import Command
+from support.oracles import SCHEDULES, Labelled, oracle
 from torch import Tensor
 
 import dfm

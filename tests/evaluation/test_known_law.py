@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, Command, oracle
 from scipy import stats
 from scipy.spatial.distance import cdist
+from support.cli import Command
+from support.oracles import SCHEDULES, oracle
 
 from dfm.basics.errors import UserError
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of

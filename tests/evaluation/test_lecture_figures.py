@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, oracle
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
+from support import ROOT
+from support.oracles import SCHEDULES, oracle
 from torch import Tensor
 
 from dfm.basics.errors import UserError
@@ -27,7 +28,7 @@ from dfm.paths.variance_exploding import Edm
 from dfm.paths.variance_preserving import VariancePreserving
 from dfm.runs.charts import Arrows, Dots, Lines, Panel, Shades, panels
 
-GALLERY = Path(__file__).parents[1] / "scripts" / "gallery.py"
+GALLERY = ROOT / "scripts" / "gallery.py"
 
 
 def empirical(points: Tensor, schedule: Schedule) -> EmpiricalDenoiser:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import SCHEDULES, oracle
+from support.oracles import SCHEDULES, oracle
 
 from dfm.data.dataset import DatasetSpec, Split
 from dfm.data.gaussian_mixture import mixture_of

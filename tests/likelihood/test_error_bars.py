@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES
-from test_path import PREDICTIONS, STD
+from support.oracles import PREDICTIONS, SCHEDULES, STD
 
 from dfm.basics import seeding
 from dfm.basics.errors import UserError

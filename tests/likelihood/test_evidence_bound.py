@@ -9,7 +9,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from conftest import SCHEDULES, oracle
+from support.oracles import SCHEDULES, oracle
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 

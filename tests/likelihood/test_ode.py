@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import SCHEDULES, oracle
+from support.oracles import SCHEDULES, oracle
 from torch import Tensor, nn
 
 from dfm.basics.errors import UserError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import SCHEDULES, oracle
+from support.oracles import SCHEDULES, oracle
 from torch import Tensor
 
 from dfm.basics.per_sample import per_sample

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES
+from support.oracles import SCHEDULES
 from torch import Tensor
 
 from dfm.basics.errors import UserError
@@ -143,8 +143,8 @@ def test_what_the_pilot_promises_holds() -> None:
 
 def exam(model: MixtureDenoiser, split: Split, **change: object) -> ScoringJob:
     given = ScoringJob(
-        denoiser=model, split=split, own=UniformDequantization(), chosen=None, n=len(split), seed=0, batch_size=64, audit=32,
-        device=CPU, facts={"split": "test"}, world=World(),
+        denoiser=model, split=split, own=UniformDequantization(), chosen=None, n=len(split), seed=0, batch_size=64,
+        audit=32, device=CPU, facts={"split": "test"}, world=World(),
     )  # fmt: skip
     return dataclasses.replace(given, **change)
 

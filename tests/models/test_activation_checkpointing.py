@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command
-from test_presets import FAST, UNET
+from support.cli import FAST, UNET, Command
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 

@@ -14,7 +14,7 @@ from dfm.models.fused_norm import norm_silu
 SHAPE = (3, 8, 5, 4)
 
 
-def with_labels(dtype: torch.dtype = torch.float64) -> tuple[Tensor, nn.GroupNorm, tuple[Tensor, Tensor]]:
+def given(dtype: torch.dtype = torch.float64) -> tuple[Tensor, nn.GroupNorm, tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     x = (3 + 2 * torch.randn(SHAPE, generator=generator, dtype=torch.float64)).to(memory_format=torch.channels_last)
     norm = nn.GroupNorm(4, 8, eps=1e-3).double()

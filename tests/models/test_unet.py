@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from unet_cases import VARIANTS, inputs, preset, randomise, unet
+from support.unet_cases import VARIANTS, inputs, preset, randomise, unet
 
 from dfm.basics.errors import UserError
 from dfm.models.blocks import BlockOptions, SelfAttention

@@ -6,9 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, oracle
 from scipy.integrate import quad, solve_ivp
-from torch import Tensor
+from support.oracles import PREDICTIONS, SCHEDULES, STD, oracle, times
 
 from dfm.basics.errors import UserError
 from dfm.data.gaussian_mixture import GaussianMixture
@@ -18,23 +17,6 @@ from dfm.paths.interpolating import Linear
 from dfm.paths.schedule import Schedule
 from dfm.paths.variance_exploding import Edm
 from dfm.paths.variance_preserving import VariancePreserving
-from dfm.sampling import grids
-
-STD = 0.6
-PREDICTIONS = {
-    "data": predictions.Data(),
-    "noise": predictions.Noise(),
-    "score": predictions.Score(),
-    "velocity": predictions.Velocity(),
-    "v": predictions.V(),
-    "edm": predictions.Edm(),
-}
-
-
-def times(schedule: Schedule, n: int = 41) -> Tensor:
-    """Times over the whole range, evenly spaced in log nsr, ends included."""
-    return grids.LogNsrGrid().times(n - 1, schedule, schedule.t_min, schedule.t_max)
-
 
 # ---- schedules -------------------------------------------------------------------------------------------------------
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Command
 from PIL import Image
-from test_hostile import newest, one_line
+from support.cli import Command
+from support.runs import newest, one_line
 
 from dfm.data.dataset import data_folder
 from dfm.runs import checkpoint

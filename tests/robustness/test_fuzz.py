@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.cli import TINY, Command
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
@@ -29,16 +29,16 @@ from dfm.training.trainer_config import TrainerConfig
 QUIET = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 CPU = torch.device("cpu")
 CONFIG: dict[str, Any] = {
-    "model": {"_target_": "dfm.models.mlp.MLP", "width": 8, "depth": 1},
-    "schedule": {"_target_": "dfm.schedules.Linear", "t_min": 0.001, "t_max": 0.999, "sigma_min": 0.0},
-    "prediction": {"_target_": "dfm.predictions.Velocity"},
-    "prior": {"_target_": "dfm.priors.Gaussian"},
-    "coupling": {"_target_": "dfm.couplings.Independent"},
-    "latent": {"_target_": "dfm.interpolants.NoLatent"},
+    "model": {"_target_": "dfm.models.MLP", "width": 8, "depth": 1},
+    "schedule": {"_target_": "dfm.paths.Linear", "t_min": 0.001, "t_max": 0.999, "sigma_min": 0.0},
+    "prediction": {"_target_": "dfm.denoising.Velocity"},
+    "prior": {"_target_": "dfm.paths.GaussianPrior"},
+    "coupling": {"_target_": "dfm.training.IndependentCoupling"},
+    "latent": {"_target_": "dfm.paths.NoLatent"},
     "trainer": {"seed": 0},
     "objective": {
-        "_target_": "dfm.objectives.Regression",
-        "density": {"_target_": "dfm.densities.Uniform"}, "weight": {"_target_": "dfm.weights.Uniform"},
+        "_target_": "dfm.training.Regression",
+        "density": {"_target_": "dfm.training.UniformDensity"}, "weight": {"_target_": "dfm.training.UniformWeight"},
     },
 }  # fmt: skip
 
@@ -112,7 +112,7 @@ def mangled(draw: st.DrawFn) -> dict[str, Any]:
     small = st.one_of(
         st.none(), st.booleans(), st.integers(-3, 40), st.floats(-3, 3), st.just(float("nan")), st.just(float("inf")),
         st.text(max_size=6), st.lists(st.integers(-1, 3), max_size=3), st.dictionaries(st.text(max_size=4), st.none()),
-        st.sampled_from(["dfm.models.mlp.MLP", "os.system", "dfm.schedules.Edm", "dfm.objectives.Regression", "dfm"]),
+        st.sampled_from(["dfm.models.MLP", "os.system", "dfm.schedules.Edm", "dfm.training.Regression", "dfm"]),
     )  # fmt: skip
     for _ in range(draw(st.integers(1, 3))):
         node: Any = config

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command
+from support.cli import TINY, Command
+from support.runs import content, newest, one_line
 
 from dfm.basics.errors import UserError
 from dfm.runs import checkpoint, metrics
@@ -26,17 +27,6 @@ class Bomb:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch pwned",)
-
-
-def one_line(outcome: object, *words: str) -> None:
-    err = outcome.err  # type: ignore[attr-defined]
-    assert len(err.strip().splitlines()) == 1, err
-    assert all(word in err for word in words), err
-    assert not Path("pwned").exists()
-
-
-def newest(run: Path) -> Path:
-    return run_dir.checkpoints(run)[0]
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "bare"])
@@ -53,6 +43,8 @@ def test_a_checkpoint_that_is_code_does_not_run(kind: str, command: Command) -> 
 
 TARGETS = [
     "os.system", "subprocess.Popen", "torch.load", "builtins.eval", "dfm.run_dir.Path", "dfm.run_dir.subprocess.Popen",
+    "dfm.runs.directory.Path", "dfm.data.image_folder.ThreadPoolExecutor", "dfm.cli.launch.HydraConfig",
+    "dfm.cli.main.main", "dfm.basics.files.write_atomically", "dfm.cli.commands.sample.command.job",
     "dfm.datasets.folder.ThreadPoolExecutor", "dfm.config.HydraConfig", "dfm.cli.main", "dfm.run_dir.write_atomically",
     "dfm.commands.sample.job", "dfm", "", "dfm..x", "dfm.__init__",
 ]  # fmt: skip
@@ -260,8 +252,6 @@ def test_a_directory_that_vanishes_costs_the_checkpoint_not_the_run(
 
 
 def test_the_best_checkpoint_outlives_the_newest(tmp_path: Path) -> None:
-    from test_train import content
-
     lines = [{"step": 1, "validation_loss": 0.5}, {"step": 2, "validation_loss": 0.1}, {"step": 3, "loss": 0.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for step in range(1, 6):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
 from safetensors.torch import load_file
-from test_resumption import assert_same, left
+from support.cli import TINY
+from support.runs import assert_same, left
 
 from dfm.runs import directory as run_dir
 

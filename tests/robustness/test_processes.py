@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command
+from support.cli import TINY, Command
 
 from dfm.runs import checkpoint, metrics
 from dfm.runs import directory as run_dir

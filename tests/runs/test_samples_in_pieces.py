@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Command
+from support.cli import Command
 from torch import Tensor
 
 from dfm.cli.commands.sample import command as sample

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, oracle
 from scipy.integrate import solve_ivp
+from support.oracles import SCHEDULES, oracle
 from torch import Tensor
 
 from dfm.basics.errors import UserError

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import SCHEDULES, oracle
-from test_stochastic import GAUSSIAN, C, coefficients, quick, run
+from support.oracles import SCHEDULES, oracle, quick
+from support.recursions import GAUSSIAN, C, coefficients, run
 from torch import Tensor
 
 from dfm.basics.errors import UserError

@@ -2,20 +2,21 @@
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, TINY, Command, oracle
 from PIL import Image
+from support.cli import TINY, Command
+from support.oracles import SCHEDULES, Labelled, component, oracle
 from torch import Tensor
 
 import dfm
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
-from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
+from dfm.data.gaussian_mixture import GaussianMixture
 from dfm.denoising.denoiser import Denoiser, EvaluationCount
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
@@ -28,26 +29,6 @@ from dfm.sampling.steppers.exponential import Ddim
 from dfm.sampling.steppers.ode import Heun
 from dfm.sampling.steppers.stochastic import Churn
 from dfm.training.batches import Augmentation, Batch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labelled(Denoiser):
-    """The exact denoiser of a mixture whose class is its component; without a label, of the whole."""
-
-    mixture: GaussianMixture
-
-    def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        whole = replace(oracle(self.mixture, self.schedule), label=None)
-        if self.label is None:
-            return whole.expectations(x, t)
-        each = [oracle(component(self.mixture, k), self.schedule).expectations(x, t) for k in range(3)]
-        rows = torch.arange(len(x))
-        data, noise = (torch.stack(part)[self.label, rows] for part in zip(*each, strict=True))
-        return data, noise
-
-
-def component(mixture: GaussianMixture, k: int) -> GaussianMixture:
-    return mixture_of([mixture.means[k].tolist()], [mixture.covariances[k].tolist()])
 
 
 @pytest.fixture

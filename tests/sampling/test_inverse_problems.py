@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, TINY, Command
 from PIL import Image
+from support.cli import TINY, Command
+from support.oracles import SCHEDULES
 from torch import Tensor
 
 from dfm.basics.errors import UserError

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, oracle
 from scipy.integrate import RK45, solve_ivp
+from support.oracles import SCHEDULES, oracle
 from torch import Tensor
 
 import dfm

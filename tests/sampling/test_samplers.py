@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, oracle, quick
 from scipy.integrate import solve_ivp
+from support.oracles import SCHEDULES, oracle, quick
 from torch import Tensor
 
 from dfm.basics.errors import UserError

@@ -6,36 +6,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, oracle, quick
+from support.oracles import SCHEDULES, oracle, quick
+from support.recursions import GAUSSIAN, C, coefficients, run
 from torch import Tensor
 
-from dfm.data.gaussian_mixture import mixture_of
 from dfm.paths.schedule import Schedule
 from dfm.paths.variance_exploding import Edm
 from dfm.sampling.grids import LogNsrGrid
-from dfm.sampling.samplers import GridSampler, start
-from dfm.sampling.steppers.base import Stepper
+from dfm.sampling.samplers import GridSampler
 from dfm.sampling.steppers.exponential import Ddim, DpmSolver2M
-
-C = 0.7
-GAUSSIAN = mixture_of([[0.0, 0.0]], C * C)
-
-
-def coefficients(schedule: Schedule, t: Tensor) -> tuple[float, float, float]:
-    """(a, b, variance of x_t)."""
-    a, b = (float(c) for c in schedule.ab(t))
-    return a, b, a * a * C * C + b * b
-
-
-def run(
-    stepper: Stepper, schedule: Schedule, steps: int, n: int, noise: object = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(x at t_max, x at t_min, times)."""
-    denoiser = oracle(GAUSSIAN, schedule)
-    sampler = GridSampler(stepper=stepper, grid=LogNsrGrid(), steps=steps, noise=noise)  # type: ignore[arg-type]
-    x = start(denoiser, 1, range(n), double=True)
-    *_, (end, _) = sampler.path(denoiser, x, 1, range(n))
-    return x, end, sampler.time_grid(denoiser)
 
 
 def factor_of_ddim(schedule: Schedule, t: Tensor, s: Tensor, eta: float) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, Command
+from support.cli import TINY, Command
 from torch import Tensor, nn
 
 from dfm.runs import checkpoint

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, Command
-from test_train import trainer, weights
+from support.cli import TINY, Command
+from support.trainers import trainer, weights
 
 from dfm.basics.errors import UserError
 from dfm.training.objectives.base import Loss

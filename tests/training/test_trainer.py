@@ -5,22 +5,18 @@ import errno
 import io
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, Command
+from support.cli import TINY, Command
+from support.runs import content
+from support.trainers import assert_equal, trainer, weights
 from torch import nn
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically
-from dfm.data.dataset import DatasetSpec, Split
 from dfm.data.digits import Digits
-from dfm.denoising.network_denoiser import NetworkDenoiser
-from dfm.denoising.predictions import Velocity
-from dfm.models.mlp import MLP
-from dfm.paths.interpolating import Linear
 from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir
 from dfm.runs.checkpoint import Checkpoint
@@ -31,43 +27,6 @@ from dfm.training.objectives.base import Loss
 from dfm.training.objectives.densities import UniformDensity
 from dfm.training.objectives.loss_weights import UniformWeight
 from dfm.training.objectives.regression import Regression
-from dfm.training.trainer import Trainer, TrainerConfig
-
-CPU = torch.device("cpu")
-
-
-def trainer(*, flip: bool = False, split: Split | None = None, **changes: object) -> Trainer:
-    """An MLP on the digits."""
-    torch.manual_seed(5)
-    data = Digits()
-    spec = replace(data.spec, num_classes=0)
-    denoiser = NetworkDenoiser(
-        spec=spec,
-        schedule=Linear(),
-        trained_schedule=Linear(),
-        prediction=Velocity(),
-        network=MLP(shape=spec.shape, width=32),
-    )
-    settings = {"max_steps": 8, "batch_size": 16, "warmup_steps": 2, "num_workers": 0, **changes}
-    objective = Regression(density=UniformDensity(), weight=UniformWeight())
-    return Trainer(
-        TrainerConfig(**settings),
-        denoiser,
-        objective,
-        split or data.split("train"),
-        device=CPU,
-        flip=flip,  # type: ignore[arg-type]
-    )
-
-
-def weights(of: Trainer) -> dict[str, torch.Tensor]:
-    return {**{f"w.{k}": v for k, v in of.network.state_dict().items()},
-            **{f"e.{k}": v for k, v in of.ema.network.state_dict().items()}}  # fmt: skip
-
-
-def assert_equal(one: Trainer, other: Trainer) -> None:
-    for name, value in weights(one).items():
-        assert torch.equal(value, weights(other)[name]), name
 
 
 def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,12 +156,6 @@ def test_bf16_trains_in_float32_weights() -> None:
 def test_bad_numbers_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(UserError, match=f"{next(iter(bad))}"):
         trainer(**bad)
-
-
-def content(step: int) -> Checkpoint:
-    spec = DatasetSpec(name="x", shape=(2,), levels=None, num_classes=0, mean=0.0, std=1.0)
-    weights = {"w": torch.full((1000,), float(step))}
-    return Checkpoint(config={"a": 1}, spec=spec, state={"step": step, "ema": weights})
 
 
 def test_checkpoints_are_whole_and_the_newest_are_kept(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command
-from dataset_files import overrides_for
+from support.cli import Command
+from support.image_files import overrides_for
 from torch import nn
 
 from dfm.basics.devices import products, resolve_device

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command
+from support import ROOT
+from support.cli import Command
 
 import dfm
 from dfm.likelihood.ode import OdeLikelihood
 from dfm.runs.checkpoint import read
 from dfm.runs.loading import classifier_of
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = ROOT / "tests" / "golden"
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
 RUNS = sorted(EXPECTED)
 

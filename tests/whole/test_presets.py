@@ -3,24 +3,12 @@
 from pathlib import Path
 
 import pytest
-from conftest import Command
-from dataset_files import overrides_for
+from support.cli import ALL, BOUNDS, FAST, POINTS, QUICK, UNET, Command, options
+from support.image_files import overrides_for
 
-from dfm.cli.command_line import composed, config_dir
+from dfm.cli.command_line import composed
 from dfm.runs import parts as assemble
 
-QUICK = ("likelihood.solver=euler", "likelihood.steps=1")
-SMALL = ("trainer.max_steps=2", "trainer.batch_size=16", "samples.n=2", "nll.n=2", *QUICK)
-FAST = (*SMALL, "sampler.steps=1")
-UNET = ("model.channels=8", "model.groups=4")
-
-
-def options(group: str) -> list[str]:
-    """All options of a group."""
-    return sorted(p.stem for p in (config_dir() / group).glob("*.yaml"))
-
-
-POINTS = ("dataset=moons", "dataset.n_train=64", "dataset.n_validation=8", "dataset.n_test=8", "model=mlp")
 NEEDS: dict[str, tuple[str, ...]] = {
     "coupling=label_aware": ("conditional=true",),
     "prior=mixture": POINTS,
@@ -30,11 +18,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "objective=langevin": (*POINTS, "sampler=euler_maruyama"),
     "latent=root": ("objective=interpolant",),
 }
-# likelihood=all has its numbers one level down; the bounds have no solver.
-ODES, BOUNDS = ("ode", "ode_exact"), ("bound_sde", "bound_discrete")
-ALL = (
-    *(f"likelihood.{name}.solver=euler" for name in ODES), *(f"likelihood.{name}.steps=1" for name in (*ODES, *BOUNDS)),
-)  # fmt: skip
 NOT_ALONE = (
     ("objective", "progressive"), ("objective", "reflow"), ("grid", "integers"), ("dequantization", "importance"),
 )  # fmt: skip

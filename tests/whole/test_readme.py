@@ -5,11 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Command
-from dataset_files import overrides_for
-from test_presets import ALL, QUICK
+from support import ROOT
+from support.cli import ALL, QUICK, TINY, Command
+from support.image_files import overrides_for
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 COMMANDS = sorted({re.split(r"\s#", line)[0].strip() for line in re.findall(r"^dfm .*$", README, re.MULTILINE)})
 WIDE = [text for text in TINY if not text.startswith("model.")]
 WIDE_ODE = ["flow.solver=heun", "flow.steps=2"]

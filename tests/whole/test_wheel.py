@@ -6,8 +6,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
+from support import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, TINY, Command
+from support.cli import TINY, Command
+from support.oracles import SCHEDULES
 from torch import Tensor, nn
 
 from dfm.basics.errors import UserError

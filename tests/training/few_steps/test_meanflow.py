@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SCHEDULES
+from support.oracles import SCHEDULES
 from torch import Tensor, nn
 
 from dfm.basics.errors import UserError

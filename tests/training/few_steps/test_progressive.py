@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SCHEDULES
-from gaussian_students import CPU, MEAN, STD, Bent, Table, denoiser, exact, progressive, reflow, trained
+from support.gaussian_students import CPU, MEAN, STD, Bent, Table, denoiser, exact, progressive, reflow, trained
+from support.oracles import SCHEDULES
 from torch import Tensor
 
 from dfm.basics.errors import UserError

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SCHEDULES
-from gaussian_students import CPU, MEAN, STD, Bent, Table, denoiser, exact, reflow, trained
 from scipy.integrate import quad
+from support.gaussian_students import CPU, MEAN, STD, Bent, Table, denoiser, exact, reflow, trained
+from support.oracles import SCHEDULES
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import Split

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, oracle
 from scipy import stats
+from support.oracles import SCHEDULES, oracle
 from torch import Tensor
 
 from dfm.basics.errors import UserError
@@ -220,8 +220,8 @@ def test_numbered_draws_do_not_depend_on_the_batch() -> None:
 def network(source: Prior, independent: bool = True) -> NetworkDenoiser:
     spec = DatasetSpec(name="x", shape=(2,), levels=None, num_classes=0, mean=0.1, std=0.5)
     return NetworkDenoiser(
-        spec=spec, schedule=Linear(), trained_schedule=Linear(), prediction=Velocity(), network=lambda x, t, label: 0 * x,
-        prior=source, independent=independent,
+        spec=spec, schedule=Linear(), trained_schedule=Linear(), prediction=Velocity(),
+        network=lambda x, t, label: 0 * x, prior=source, independent=independent,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from test_path import PREDICTIONS, STD, times
+from support.oracles import PREDICTIONS, STD, times
 from torch import Tensor
 
 from dfm.basics.errors import UserError

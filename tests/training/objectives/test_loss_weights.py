@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SCHEDULES
-from test_path import PREDICTIONS, STD
+from support.oracles import PREDICTIONS, SCHEDULES, STD
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
