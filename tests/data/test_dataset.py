@@ -1,10 +1,8 @@
-"""Data sets in general and the digits: against the libraries they come from, and closed forms."""
+"""Data sets in general: every preset, moments in closed form, and what is refused."""
 
 import dataclasses
-import importlib.util
 import math
 
-import numpy as np
 import pytest
 import torch
 from hydra.utils import get_class, instantiate
@@ -138,39 +136,3 @@ def test_a_wrong_data_set_is_refused(values, labels, words):
 def test_a_constant_data_set_is_refused():
     with pytest.raises(UserError, match="std above 0"):
         DatasetSpec(name="flat", shape=(2,), levels=None, num_classes=0, mean=1.0, std=0.0)
-
-
-# ---- digits ----------------------------------------------------------------------------------------------------------
-
-
-def test_digits_are_scikit_learns_each_once():
-    sklearn = pytest.importorskip("sklearn.datasets").load_digits()
-    dataset = Digits()
-    assert [len(dataset.split(name)) for name in SPLITS] == [1297, 200, 300]
-    rows = [row for name in SPLITS for row in digit_rows(dataset.split(name))]
-    expected = zip(sklearn.images.astype(np.uint8), sklearn.target, strict=True)
-    assert sorted(rows) == sorted((image.tobytes(), int(label)) for image, label in expected)
-
-
-def digit_rows(split: Split) -> list[tuple[bytes, int]]:
-    assert split.labels is not None
-    return [(image.numpy().tobytes(), int(label)) for image, label in zip(split.values, split.labels, strict=True)]
-
-
-def test_digits_are_stratified():
-    """Each class has its share of each split, to within the rounding of three counts."""
-    counts = torch.stack([Digits().split(name).labels.bincount() for name in SPLITS]).double()
-    share = counts.sum(0) * counts.sum(1, keepdim=True) / counts.sum()
-    assert ((counts - share).abs() < 2).all()
-
-
-def test_digits_file_is_what_its_script_makes(tmp_path, monkeypatch):
-    pytest.importorskip("sklearn")
-    spec = importlib.util.spec_from_file_location("make_digits", ROOT / "scripts" / "make_digits.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.setattr("sys.argv", ["make_digits.py", str(tmp_path / "digits.npz")])
-    script.main()
-    made, shipped = np.load(tmp_path / "digits.npz"), np.load(ROOT / "dfm" / "data" / "digits.npz")
-    assert set(made) == set(shipped)
-    assert all(np.array_equal(made[name], shipped[name]) for name in made)

@@ -1,13 +1,9 @@
-"""The noisy classifier: Bayes' rule on a mixture, calibration by hand, what training finds, and the commands."""
+"""The noisy classifier: Bayes' rule on a mixture, and what training finds."""
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from support.cli import Command
 from support.oracles import SCHEDULES, Labelled, oracle
 from torch import Tensor
 
@@ -17,7 +13,6 @@ from dfm.data.dataset import DatasetSpec, Split
 from dfm.data.gaussian_mixture import GaussianMixture
 from dfm.denoising.denoiser import EvaluationCount
 from dfm.denoising.noisy_classifier import NoisyClassifier
-from dfm.evaluation.calibration import accuracy_and_calibration
 from dfm.models.classifiers import ImageClassifier, PointClassifier
 from dfm.paths.schedule import Schedule
 from dfm.runs import parts as assemble
@@ -115,27 +110,6 @@ def test_outside_the_interval_the_classifier_is_not_called(mixture: GaussianMixt
     assert torch.equal(zero.data(x, t), bare[0]), "scale 0 is the model, bit for bit"
 
 
-def test_calibration_by_hand() -> None:
-    """Four predictions: confidences 0.9, 0.9 (one right), 0.6 and 0.6 (both right)."""
-    p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]], dtype=torch.float64)
-    accuracy, cross_entropy, calibration = accuracy_and_calibration(p.log(), torch.tensor([0, 1, 0, 1]), bins=10)
-    assert accuracy == 0.75
-    assert cross_entropy == pytest.approx(-np.log([0.9, 0.1, 0.6, 0.6]).mean())
-    assert calibration == pytest.approx(0.5 * abs(0.5 - 0.9) + 0.5 * abs(1.0 - 0.6))
-
-
-def test_predictions_that_are_right_as_often_as_they_say_are_calibrated() -> None:
-    """Labels drawn from the predicted probabilities: zero but for the play of 100,000 draws."""
-    generator = torch.Generator().manual_seed(0)
-    p = torch.rand(100_000, 4, generator=generator, dtype=torch.float64).pow(3)
-    p = p / p.sum(1, keepdim=True)
-    labels = torch.multinomial(p, 1, generator=generator)[:, 0]
-    _, _, calibration = accuracy_and_calibration(p.log(), labels)
-    assert calibration < 0.01
-    _, _, sure = accuracy_and_calibration((4 * p.log()).log_softmax(1), labels)
-    assert sure > 0.1, "probabilities that say too much are found out"
-
-
 def test_training_finds_bayes_rule(mixture: GaussianMixture) -> None:
     """A perceptron on the mixture: within 0.02 nats of the exact classifier's cross-entropy, which nobody can beat."""
     path = SCHEDULES["linear"]
@@ -162,58 +136,6 @@ def test_training_finds_bayes_rule(mixture: GaussianMixture) -> None:
         losses = [float(-p.gather(1, truth[:, None]).mean()) for p in (found, best)]
         assert losses[0] < losses[1] + 0.02
         assert float((found.exp() - best.exp()).abs().mean()) < 0.03
-
-
-# ---- commands --------------------------------------------------------------------------------------------------------
-
-SMALL = (
-    "objective=classifier", "model.channels=8", "model.groups=4", "trainer.batch_size=8", "trainer.max_steps=2",
-    "nll.n=9",
-)  # fmt: skip
-
-
-def test_a_classifier_is_trained_reported_and_steers(tiny_run: Path, command: Command) -> None:
-    run = command("train", *SMALL).run
-    rows = np.genfromtxt(run / "classifier.csv", delimiter=",", names=True)
-    assert len(rows) == 12
-    assert np.allclose(rows["accuracy"] * 9, np.round(rows["accuracy"] * 9), atol=1e-4), "nine examples"
-    facts = json.loads((run / "classifier.json").read_text())
-    assert facts["accuracy"] == pytest.approx(rows["accuracy"].mean(), abs=1e-5)
-    assert not (run / "nll.json").exists()
-    assert command("train", f"resume={run}", "trainer.max_steps=3").run == run
-    steer = ("guidance=classifier", f"guidance.ckpt={run}", "guidance.scale=5", "sampler.steps=2")
-    made = command("sample", f"ckpt={tiny_run}", *steer, "label=all", "n=10").run
-    plain = command("sample", f"ckpt={tiny_run}", "sampler.steps=2", "n=10").run
-    assert np.load(made / "samples.npz")["labels"].tolist() == list(range(10))
-    nfe = [json.loads((r / "sample.json").read_text())["nfe"] for r in (made, plain)]
-    assert nfe[0] == 2 * nfe[1]
-    assert not np.array_equal(*(np.load(r / "samples.npz")["samples"] for r in (made, plain)))
-    for wrong in ("sample", "nll"):
-        assert "noisy classifier" in command(wrong, f"ckpt={run}", code=1).err
-    mistaken = command("sample", f"ckpt={tiny_run}", "guidance=classifier", f"guidance.ckpt={tiny_run}", code=1)
-    assert "objective=classifier" in mistaken.err
-
-
-def test_a_classifier_of_points(command: Command) -> None:
-    run = command(
-        "train", "objective=classifier", "model=mlp", "dataset=moons", "trainer.max_steps=2",
-        "trainer.batch_size=8", "nll.n=8",
-    ).run  # fmt: skip
-    assert json.loads((run / "classifier.json").read_text())["num_classes"] == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["train", *SMALL, "label_dropout=0.1"], "label_dropout=0"),
-        (["train", "objective=classifier", "dataset=checkerboard", "model=mlp"], "has no classes"),
-        (["sample", "guidance=classifier"], "which classifier"),
-    ],
-)
-def test_a_mistake_is_one_line(arguments: list[str], says: str, command: Command) -> None:
-    outcome = command(*arguments, code=1)
-    assert says in outcome.err
-    assert len(outcome.err.strip().splitlines()) == 1
 
 
 def test_a_classifier_of_other_data_is_refused(mixture: GaussianMixture) -> None:

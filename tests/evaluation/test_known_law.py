@@ -1,20 +1,14 @@
-"""What ``dfm check`` measures, against other ways to the same number; and the command itself."""
+"""What ``dfm check`` measures on laws known exactly, against other ways to the same number."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scipy.spatial.distance import cdist
-from support.cli import Command
 from support.oracles import SCHEDULES, oracle
 
-from dfm.basics.errors import UserError
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
-from dfm.evaluation.distances import energy_distance, energy_spread, wasserstein_2
 from dfm.evaluation.known_law import (
     ProjectedLaw,
     exact_end,
@@ -25,39 +19,8 @@ from dfm.evaluation.known_law import (
     start_gap,
 )
 from dfm.likelihood.ode import OdeLikelihood
-from dfm.likelihood.path_divergence import path_divergence
 from dfm.paths.variance_exploding import RandomWalk
 from dfm.sampling.samplers import start
-
-# ---- distances -------------------------------------------------------------------------------------------------------
-
-
-def test_energy_distance_by_brute_force() -> None:
-    x, y = torch.randn(40, 3), 0.5 + torch.randn(60, 3)
-    cross, own_x, own_y = cdist(x, y).mean(), cdist(x, x).sum() / (40 * 39), cdist(y, y).sum() / (60 * 59)
-    assert energy_distance(x, y) == pytest.approx((2 * cross - own_x - own_y) / math.sqrt(3), rel=1e-5)
-    line = energy_distance(x[:, :1], y[:, :1])
-    biased = stats.energy_distance(x[:, 0].numpy(), y[:, 0].numpy()) ** 2
-    assert line == pytest.approx(biased, abs=0.1)
-
-
-def test_energy_distance_scatters_about_zero_for_equal_laws_and_grows_otherwise() -> None:
-    generator = torch.Generator().manual_seed(0)
-    same = [energy_distance(*torch.randn(2, 100, 4, generator=generator)) for _ in range(60)]
-    assert abs(np.mean(same)) < 4.5 * np.std(same) / math.sqrt(60)
-    x, y = torch.randn(2, 400, 4, generator=generator)
-    assert energy_distance(x, y + 0.5) > 10 * energy_spread(x, y)
-
-
-def test_wasserstein_in_one_dimension_is_sorting() -> None:
-    x, y = torch.randn(50, 1), 2 * torch.randn(50, 1)
-    assert wasserstein_2(x, y) == pytest.approx(float((x.sort(0)[0] - y.sort(0)[0]).square().mean().sqrt()), rel=1e-5)
-    shift = torch.tensor([3.0, 4.0])
-    points = torch.randn(30, 2)
-    assert wasserstein_2(points, points.flip(0) + shift) == pytest.approx(5.0, rel=1e-5)
-    with pytest.raises(UserError, match="equally many"):
-        wasserstein_2(points, points[:5])
-
 
 # ---- laws ------------------------------------------------------------------------------------------------------------
 
@@ -134,89 +97,3 @@ def test_the_exact_end_returns(mixture: GaussianMixture) -> None:
     end = exact_end(denoiser, x, 0.2)
     *_, back = DormandPrince(rtol=1e-9, atol=1e-9).solve(lambda rows: denoiser.velocity, end, 0.2, denoiser.t_max)
     assert torch.allclose(back.x, x, atol=1e-5)
-
-
-# ---- path divergence -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["edm", "vp", "linear"])
-def test_path_divergence_between_two_gaussians_in_closed_form(name: str) -> None:
-    """For N(0, c^2) and N(0, d^2), with r = nsr: E|noise_c - noise_d|^2 = dim (r/(c^2 + r^2) - r/(d^2 + r^2))^2
-    (c^2 + r^2), integrated over log nsr by scipy.
-    """
-    from scipy.integrate import quad
-
-    c, d, schedule = 0.7, 1.1, SCHEDULES[name]
-    true, model = (oracle(mixture_of([[0.0, 0.0]], v * v), schedule) for v in (c, d))
-    data = c * torch.randn(4000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = path_divergence(true, model, data, levels=200)
-
-    def rate(level: float) -> float:
-        r = math.exp(2 * level)
-        return 2 * r * (1 / (c * c + r) - 1 / (d * d + r)) ** 2 * (c * c + r)
-
-    ends = schedule.log_nsr(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
-    exact = quad(rate, float(ends[0]), float(ends[1]), epsabs=1e-12)[0]
-    assert found.total == pytest.approx(exact, abs=4.5 * found.stderr + 1e-3 * exact)
-    assert path_divergence(true, true, data[:10]).total == 0.0
-
-
-def test_path_divergence_is_the_divergence_of_the_data_where_both_are_diffused_laws(mixture: GaussianMixture) -> None:
-    """With both scores exact, KL(path) = KL(data) but for what is left at t_max (Song et al. 2021, theorem 2)."""
-    c, d = 0.7, 1.1
-    true, model = (oracle(mixture_of([[0.0, 0.0]], v * v), SCHEDULES["edm"]) for v in (c, d))
-    data = c * torch.randn(4000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    kl = 2 * (math.log(d / c) + c * c / (2 * d * d) - 0.5)
-    found = path_divergence(true, model, data, levels=200)
-    assert found.total == pytest.approx(kl, abs=4.5 * found.stderr + 1e-3)
-    with pytest.raises(UserError, match="two schedules"):
-        path_divergence(true, oracle(mixture, SCHEDULES["vp"]), data)
-
-
-# ---- the command -----------------------------------------------------------------------------------------------------
-
-QUICK = ("n=40", "batch_size=40", "steps=[4,8]", "samplers=[euler,dopri5,ancestral]")
-
-
-def test_check_on_the_oracle(command: Command) -> None:
-    done = command("check", "sampler=midpoint", "schedule=vp", *QUICK)
-    found = json.loads((done.run / "check.json").read_text())
-    assert [row["steps"] for row in found["errors"]] == [4, 8]
-    assert found["errors"][1]["order"] is not None
-    assert set(found["all"]) == {"euler", "dopri5", "ancestral"}
-    assert found["all"]["ancestral"][0]["error"] is None, "no trajectory to compare a stochastic one with"
-    assert {row["kept"] for row in found["marginals"]} <= {True, False}
-    assert (done.run / "error_against_nfe.png").exists()
-
-
-def test_check_on_a_model(tiny_run: Path, command: Command) -> None:
-    done = command("check", f"ckpt={tiny_run}", *QUICK)
-    found = json.loads((done.run / "check.json").read_text())
-    assert [(row["sampler"], row["steps"]) for row in found["rows"]] == [
-        ("euler", 4), ("euler", 8), ("dopri5", None), ("ancestral", 4), ("ancestral", 8),
-    ]  # fmt: skip
-    assert all(row["nfe"] > 0 for row in found["rows"])
-    assert (done.run / "quality_against_nfe.png").exists()
-
-
-def test_check_tells_a_wrong_network_from_a_wrong_sampler(command: Command) -> None:
-    """The exact denoiser as a checkpoint: path divergence next to nothing; a network of two steps: a lot."""
-    exact = command("train", "experiment=mixture_oracle", "trainer.max_steps=1", "nll.n=0", "samples.n=10").run
-    raw = command("train", "dataset=mixture", "model=mlp", "trainer.max_steps=2", "nll.n=0", "samples.n=10").run
-    nats = [
-        json.loads((command("check", f"ckpt={run}", *QUICK).run / "check.json").read_text())["path_divergence"]["nats"]
-        for run in (exact, raw)
-    ]
-    assert nats[0] < 1e-6
-    assert nats[1] > 0.1
-
-
-@pytest.mark.parametrize(
-    ("given", "word"),
-    [(["samplers=[heum]"], "heun"), (["steps=[]"], "steps"), (["steps=[0]"], "steps"), (["dataset=moons"], "mixture"),
-     (["n=0"], "n=0"), (["ckpt=/nowhere"], "nowhere")],
-)  # fmt: skip
-def test_mistakes(given: list[str], word: str, command: Command) -> None:
-    message = command("check", *given, code=1).err
-    assert word in message
-    assert len(message.strip().splitlines()) == 1

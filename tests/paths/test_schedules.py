@@ -1,24 +1,18 @@
-"""The path and what is predicted on it: schedules, rows, densities, weights, grids against calculus and statistics."""
+"""Schedules against the papers, autograd and scipy: a, b, their derivatives, log nsr, drift and diffusion."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
-from support.oracles import PREDICTIONS, SCHEDULES, STD, oracle, times
+from support.oracles import SCHEDULES, times
 
 from dfm.basics.errors import UserError
-from dfm.data.gaussian_mixture import GaussianMixture
-from dfm.denoising import predictions
-from dfm.denoising.predictions import data_and_noise
 from dfm.paths.interpolating import Linear
 from dfm.paths.schedule import Schedule
 from dfm.paths.variance_exploding import Edm
 from dfm.paths.variance_preserving import VariancePreserving
-
-# ---- schedules -------------------------------------------------------------------------------------------------------
 
 TABLE = {
     "ou": (lambda t: math.exp(-t), lambda t: math.sqrt(1 - math.exp(-2 * t))),
@@ -125,94 +119,3 @@ def test_schedules_that_cannot_be_are_refused_in_one_line(bad: object) -> None:
     with pytest.raises(UserError, match="allowed") as caught:
         bad()  # type: ignore[operator]
     assert "\n" not in str(caught.value)
-
-
-# ---- rows ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", sorted(PREDICTIONS))
-def test_every_row_gives_data_and_noise_back(name: str, schedule: Schedule) -> None:
-    """To the digits that float64 leaves after division by the determinant."""
-    prediction, t = PREDICTIONS[name], times(schedule)
-    generator = torch.Generator().manual_seed(0)
-    data, noise = (torch.randn(len(t), 3, dtype=torch.float64, generator=generator) for _ in range(2))
-    (a, b), (p, q) = schedule.ab(t), prediction.row(schedule, t, STD)
-    x = a[:, None] * data + b[:, None] * noise
-    found = data_and_noise((p, q), (a, b), x, p[:, None] * data + q[:, None] * noise)
-    det = (a * q - b * p).abs()
-    assert torch.allclose(prediction.determinant(schedule, t, STD).abs(), det)
-    for value, truth, partner in ((found[0], data, b), (found[1], noise, a)):
-        room = 1e-14 * (1 + ((p.abs() + q.abs()) * (a + b) + partner) / det)[:, None] * 10
-        assert bool(((value - truth).abs() <= room).all())
-
-
-@pytest.mark.parametrize(("one", "other"), list(itertools.permutations(sorted(PREDICTIONS), 2)))
-def test_conversions_between_all_rows(one: str, other: str, schedule: Schedule) -> None:
-    """An output of one row, through data and noise, is the output of the other."""
-    t = times(schedule)[4:-4]
-    ab = schedule.ab(t)
-    rows = [PREDICTIONS[name].row(schedule, t, STD) for name in (one, other)]
-    x, out = (torch.randn(len(t), 2, dtype=torch.float64) for _ in range(2))
-    data, noise = data_and_noise(rows[0], ab, x, out)
-    converted = rows[1][0][:, None] * data + rows[1][1][:, None] * noise
-    again_data, again_noise = data_and_noise(rows[1], ab, x, converted)
-    back = rows[0][0][:, None] * again_data + rows[0][1][:, None] * again_noise
-    assert torch.allclose(back, out, rtol=1e-5, atol=1e-5 * float(out.abs().max()))
-
-
-def test_the_rows_are_what_their_names_say(schedule: Schedule) -> None:
-    t = times(schedule)
-    (a, b), (da, db) = schedule.ab(t), schedule.derivatives(t)
-    row = {name: PREDICTIONS[name].row(schedule, t, STD) for name in PREDICTIONS}
-    assert torch.equal(row["velocity"][0], da)
-    assert torch.equal(row["velocity"][1], db)
-    assert torch.allclose(row["score"][1], -1 / b)
-    assert torch.equal(row["v"][0], -b)
-    c_skip = a * STD**2 / (a**2 * STD**2 + b**2)
-    c_out = b * STD / (a**2 * STD**2 + b**2).sqrt()
-    assert torch.allclose(row["edm"][0], (1 - c_skip * a) / c_out, rtol=1e-6, atol=1e-9)
-    assert torch.allclose(row["edm"][1], -c_skip * b / c_out, rtol=1e-9)
-
-
-@pytest.mark.parametrize("name", sorted(PREDICTIONS))
-def test_the_scale_is_the_root_mean_square_of_the_target(name: str, schedule: Schedule) -> None:
-    """By brute force, within 4.5 standard errors; exactly one for noise and edm."""
-    t, n = times(schedule, 9), 20_000
-    generator = torch.Generator().manual_seed(0)
-    data, noise = (torch.randn(n, 1, dtype=torch.float64, generator=generator) for _ in range(2))
-    p, q = PREDICTIONS[name].row(schedule, t, STD)
-    mean_square = (p * STD * data + q * noise).square().mean(0)
-    scale = PREDICTIONS[name].scale(schedule, t, STD)
-    assert torch.allclose(mean_square, scale**2, rtol=4.5 * math.sqrt(2 / n))
-    if name in ("noise", "edm"):
-        assert torch.allclose(scale, torch.ones_like(scale), rtol=1e-12)
-
-
-def test_singular_rows_are_refused() -> None:
-    nearly = Linear(t_max=1 - 1e-8)
-    with pytest.raises(UserError, match="singular at t_max"):
-        predictions.Noise().check(nearly, STD)
-    predictions.Velocity().check(nearly, STD)
-    with pytest.raises(UserError, match="singular at t_min"):
-        predictions.Data().check(Edm(t_min=1e-8), STD)
-
-
-# ---- the mixture on the path -----------------------------------------------------------------------------------------
-
-
-def test_score_velocity_and_density_of_the_mixture(schedule: Schedule, mixture: GaussianMixture) -> None:
-    """score = grad log p_t by autograd, and the continuity equation d/dt log p + u . score + div u = 0."""
-    denoiser = oracle(mixture, schedule)
-    for t in times(schedule, 12)[2:-2]:
-        a, b = schedule.ab(t)
-        x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        x = (x * (a**2 + b**2).sqrt()).requires_grad_()
-        (gradient,) = torch.autograd.grad(denoiser.log_density(x, float(t)).sum(), x)
-        score = denoiser.score(x, t)
-        assert torch.allclose(score, gradient, rtol=1e-6, atol=1e-7 * float(gradient.abs().max()))
-        u = denoiser.velocity(x, t)
-        divergence = sum(torch.autograd.grad(u[:, i].sum(), x, retain_graph=True)[0][:, i] for i in range(2))
-        h = float(t) * 1e-5
-        change = (denoiser.log_density(x, float(t) + h) - denoiser.log_density(x, float(t) - h)) / (2 * h)
-        rest = (change + (u * score).sum(1) + divergence).detach()
-        assert float(rest.abs().max()) < 1e-5 * float(divergence.detach().abs().max() + change.detach().abs().max())

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from support.cli import TINY, Command
-from support.runs import content, newest, one_line
+from support.runs import newest, one_line
 
 from dfm.basics.errors import UserError
-from dfm.runs import checkpoint, metrics
+from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir
 from dfm.runs.build import build
 
@@ -249,12 +249,3 @@ def test_a_directory_that_vanishes_costs_the_checkpoint_not_the_run(
         assert "checkpoint of step 3 not written" in outcome.out
     else:
         assert [p.name for p in run_dir.checkpoints(outcome.run)] == ["step_00000003.pt", "step_00000002.pt"]
-
-
-def test_the_best_checkpoint_outlives_the_newest(tmp_path: Path) -> None:
-    lines = [{"step": 1, "validation_loss": 0.5}, {"step": 2, "validation_loss": 0.1}, {"step": 3, "loss": 0.0}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for step in range(1, 6):
-        best = metrics.best_step(tmp_path, [*map(run_dir.step_of, run_dir.checkpoints(tmp_path)), step])
-        checkpoint.save(content(step), tmp_path / "checkpoints", keep=2, best=best)
-    assert [run_dir.step_of(p) for p in run_dir.checkpoints(tmp_path)] == [5, 4, 2]

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dfm.data.dataset import DatasetSpec
+from dfm.data.dataset import DatasetSpec, moments
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
 from dfm.denoising import predictions
 from dfm.denoising.denoiser import Denoiser
-from dfm.denoising.exact import MixtureDenoiser
+from dfm.denoising.exact import EmpiricalDenoiser, MixtureDenoiser
 from dfm.paths.custom import Custom
 from dfm.paths.interpolating import Linear, Polynomial, Trigonometric
 from dfm.paths.schedule import Schedule
@@ -85,3 +85,13 @@ class Labelled(Denoiser):
 
 def component(mixture: GaussianMixture, k: int) -> GaussianMixture:
     return mixture_of([mixture.means[k].tolist()], [mixture.covariances[k].tolist()])
+
+
+def empirical(points: Tensor, schedule: Schedule) -> EmpiricalDenoiser:
+    mean, std = moments(points, None)
+    spec = DatasetSpec(name="points", shape=tuple(points.shape[1:]), levels=None, num_classes=0, mean=mean, std=std)
+    return EmpiricalDenoiser(spec=spec, schedule=schedule, points=points)
+
+
+def drawn(n: int, seed: int = 0, shape: tuple[int, ...] = (2,)) -> Tensor:
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.3

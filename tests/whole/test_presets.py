@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from support.cli import ALL, BOUNDS, FAST, POINTS, QUICK, UNET, Command, options
 from support.image_files import overrides_for
+from support.oracles import PREDICTIONS, SCHEDULES
 
 from dfm.cli.command_line import composed
 from dfm.runs import parts as assemble
@@ -117,7 +119,6 @@ PUBLISHED = {"ddpm": 35.7, "iddpm": 52.5, "edm": 55.7, "ot_flow": 35.75, "flow":
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_parameter_counts_are_the_papers(name: str, command: Command) -> None:
     """Counted without memory; within 0.2 per cent, but for EDM, whose resampling blocks are leaner (3 per cent)."""
-    import torch
     import yaml
 
     from dfm.models.unet import UNet
@@ -137,3 +138,11 @@ def test_the_density_of_a_flow_preset_can_be_another(name: str, density: str) ->
     """Numbers of the preset's own density must not stay behind, as keys that another has not."""
     config = composed("train", f"experiment={name}", f"density={density}", "schedule=edm")
     assert assemble.objective(config, ("dfm",))
+
+
+def test_schedules_are_all_here() -> None:
+    """The list that these tests run over is the list of presets."""
+    from dfm.cli.command_line import config_dir
+
+    for kind, names in (("schedule", SCHEDULES), ("prediction", PREDICTIONS)):
+        assert sorted(p.stem for p in (config_dir() / kind).glob("*.yaml")) == sorted(names)

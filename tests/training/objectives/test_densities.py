@@ -1,4 +1,4 @@
-"""Which noise levels are visited and how they count: densities, weights and grids against statistics and algebra."""
+"""Which noise levels training visits: every density against scipy, levels of papers, and the loss-aware one."""
 
 import math
 
@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from support.oracles import PREDICTIONS, STD, times
+from support.oracles import SCHEDULES
 from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.paths.interpolating import Linear
 from dfm.paths.schedule import Schedule
-from dfm.paths.variance_exploding import Edm
+from dfm.paths.variance_preserving import Ddpm
 from dfm.sampling import grids
 from dfm.training.objectives import densities
-from dfm.training.objectives import loss_weights as weights
+from dfm.training.objectives.densities import DiscreteDensity, LogNsrDensity, LossAwareDensity, UniformDensity
 
 DENSITIES = [
     densities.UniformDensity,
@@ -25,18 +25,6 @@ DENSITIES = [
     densities.CosineDensity,
     densities.LossAwareDensity,
 ]
-GRIDS = [
-    grids.UniformGrid(),
-    grids.LogNsrGrid(),
-    grids.RhoGrid(),
-    grids.RhoGrid(rho=3.0),
-    grids.QuadraticGrid(),
-    grids.CosineGrid(),
-]
-GRIDS += [grids.NoiseShareGrid(), grids.NoiseShareGrid(power=0.6)]
-
-
-# ---- densities -------------------------------------------------------------------------------------------------------
 
 
 def distribution(density: densities.Density, schedule: Schedule, t: Tensor) -> tuple[np.ndarray, object]:
@@ -85,67 +73,59 @@ def test_draws_repeat_with_the_generator(schedule: Schedule) -> None:
     assert not torch.equal(draws[0], draws[2])
 
 
-# ---- weights ---------------------------------------------------------------------------------------------------------
+def test_ddpms_levels_are_the_whole_steps_with_equal_chance() -> None:
+    schedule, density = Ddpm(), DiscreteDensity(grid=grids.IntegersGrid(), n=1000)
+    t = density.time(torch.linspace(0, 1, 4001, dtype=torch.float64)[:-1] + 1e-9, schedule)
+    values, counts = torch.unique(t, return_counts=True)
+    assert values.tolist() == list(range(1, 1001))
+    assert set(counts.tolist()) == {4}
 
 
-@pytest.mark.parametrize("name", sorted(PREDICTIONS))
-def test_weights_mean_what_they_say_on_every_row(name: str, schedule: Schedule) -> None:
-    """w |out error|^2 for a unit error in out, restated as an error of score or data through b/det and a/det."""
-    t, prediction = times(schedule)[2:-2], PREDICTIONS[name]
-    a, b = schedule.ab(t)
-    p, q = prediction.row(schedule, t, STD)
-    data_error = b / (a * q - b * p)
-    score_error = a / (a * q - b * p) / b
-    nsr = b / a
-    likelihood = weights.LikelihoodWeight()(t, schedule, prediction, STD)
-    assert torch.allclose(likelihood, schedule.diffusion_squared(t) * score_error**2, rtol=1e-9)
-    edm = weights.EdmWeight()(t, schedule, prediction, STD)
-    assert torch.allclose(edm, (nsr**2 + STD**2) / (nsr * STD) ** 2 * data_error**2, rtol=1e-9)
-    if name == "edm":
-        assert torch.allclose(edm, torch.ones_like(edm), rtol=1e-9)
-    if name == "score":
-        on_noise = weights.NoiseVarianceWeight()(t, schedule, prediction, STD)
-        assert torch.allclose(on_noise, 1 / (a / (a * q - b * p)) ** 2 * (a / (a * q - b * p) * b) ** 2, rtol=1e-9)
+def test_ncsns_levels_are_geometric() -> None:
+    density = DiscreteDensity(grid=grids.LogNsrGrid(), n=10)
+    schedule = SCHEDULES["ve"]
+    levels = schedule.log_nsr(density.time(torch.arange(10, dtype=torch.float64) / 10 + 0.05, schedule)).exp()
+    assert torch.allclose(levels[1:] / levels[:-1], torch.full((9,), (0.01 / 50) ** (1 / 9), dtype=torch.float64))
+    with pytest.raises(UserError, match="n=1"):
+        DiscreteDensity(grid=grids.LogNsrGrid(), n=1)
 
 
-# ---- grids -----------------------------------------------------------------------------------------------------------
+def fed(density: LossAwareDensity, loss: object, rounds: int = 400) -> LossAwareDensity:
+    """After many observations of a loss that is a function of t on the linear path."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(rounds):
+        u = density.uniforms(64, generator)
+        density.observe(u, loss(density.time(u, Linear())))  # type: ignore[operator]
+    return density
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=repr)
-def test_grids_have_exact_ends_and_equal_steps_in_their_variable(grid: grids.Grid, schedule: Schedule) -> None:
-    t = grid.times(17, schedule, schedule.t_min, schedule.t_max)
-    assert (len(t), float(t[0]), float(t[-1])) == (18, schedule.t_max, schedule.t_min)
-    assert bool((t[1:] < t[:-1]).all())
-    level = schedule.log_nsr(t)
-    variable = {grids.UniformGrid: t, grids.LogNsrGrid: level}.get(type(grid))
-    if isinstance(grid, grids.RhoGrid):
-        variable = (level / grid.rho).exp()
-    if isinstance(grid, grids.NoiseShareGrid):
-        signal, noise = (part**grid.power for part in schedule.ab(t))
-        variable = noise / (signal + noise)
-    if isinstance(grid, grids.QuadraticGrid):
-        variable = (t - schedule.t_min).clamp_min(0).sqrt()
-    if isinstance(grid, grids.CosineGrid):
-        variable = (2 * (t - schedule.t_min) / (schedule.t_max - schedule.t_min) - 1).clamp(-1, 1).acos()
-    steps = variable.diff()  # type: ignore[union-attr]
-    assert torch.allclose(steps, steps.mean().expand(17), rtol=1e-6)
-    assert len(grid.times(1, schedule, schedule.t_min, schedule.t_max)) == 2
-    with pytest.raises(UserError, match="from 1 to"):
-        grid.times(0, schedule, schedule.t_min, schedule.t_max)
+def test_levels_follow_the_root_mean_square_of_their_loss() -> None:
+    """loss = 1 + 3 t: the share of each bin is proportional to it, up to the floor."""
+    density = fed(LossAwareDensity(bins=10, decay=0.9, floor=0.1), lambda t: 1 + 3 * t)
+    middle = Linear().t_min + (Linear().t_max - Linear().t_min) * (torch.arange(10, dtype=torch.float64) + 0.5) / 10
+    loss = 1 + 3 * middle
+    assert torch.allclose(density.shares(), 0.9 * loss / loss.sum() + 0.01, rtol=0.05)
 
 
-def test_the_noise_share_of_the_linear_schedule_is_its_time() -> None:
-    path = Linear()
-    even = grids.UniformGrid().times(9, path, path.t_min, path.t_max)
-    assert torch.allclose(grids.NoiseShareGrid().times(9, path, path.t_min, path.t_max), even, atol=1e-9)
-    t = grids.NoiseShareGrid(power=0.6).times(9, path, path.t_min, path.t_max)
-    assert t[0] - t[1] < even[0] - even[1], "shorter steps at both ends"
-    assert t[-2] - t[-1] < even[-2] - even[-1]
-    with pytest.raises(UserError, match="above 0"):
-        grids.NoiseShareGrid(power=0.0)
+def test_the_reweighted_mean_is_that_of_the_base_density() -> None:
+    """int g(t) dt by importance against the exact integral, for a g that the density knows nothing of."""
+    density = fed(LossAwareDensity(bins=20, floor=0.2), lambda t: (4 * t).exp())
+    u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    t = density.time(u, Linear())
+    estimate = float((density.importance(u) * (5 * t).sin()).mean())
+    low, high = Linear().t_min, Linear().t_max
+    assert estimate == pytest.approx((math.cos(5 * low) - math.cos(5 * high)) / (5 * (high - low)), abs=1e-4)
 
 
-def test_rho_is_karras_equation_5() -> None:
-    i, n, rho = np.arange(18), 18, 7.0
-    sigma = (80 ** (1 / rho) + i / (n - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
-    assert grids.RhoGrid().times(17, Edm(), 0.002, 80.0).tolist() == pytest.approx(sigma.tolist(), rel=1e-9)
+def test_its_variance_is_smaller_where_the_loss_is_uneven() -> None:
+    plain, aware = UniformDensity(), fed(LossAwareDensity(bins=50, floor=0.05), lambda t: (6 * t).exp())
+    u = (torch.arange(5000, dtype=torch.float64) + 0.5) / 5000
+    spread = [float((d.importance(u) * (6 * d.time(u, Linear())).exp()).var()) for d in (plain, aware)]
+    assert spread[1] < spread[0] / 10
+
+
+def test_it_can_stand_on_another_density() -> None:
+    density = LossAwareDensity(base=LogNsrDensity())
+    u = torch.linspace(0, 1, 9, dtype=torch.float64)
+    assert torch.allclose(density.time(u, Linear()), LogNsrDensity().time(u, Linear()), atol=1e-9)
+    assert torch.allclose(density.importance(u), torch.ones(9, dtype=torch.float64))
