@@ -14,7 +14,7 @@ from PIL import Image
 from support.cli import QUICK, TINY, Command
 
 from dfm.cli.command_line import composed, config_dir
-from dfm.runs import parts as assemble
+from dfm.runs.parts import Parts
 from dfm.sampling.draw import DEFAULT_SAMPLER
 
 
@@ -229,7 +229,7 @@ def test_help_and_completion_import_no_torch(argv: list[str], line: str | None, 
 
 
 def test_python_samples_by_default_as_the_command_does() -> None:
-    assert assemble.sampler(composed("sample"), ("dfm",)) == DEFAULT_SAMPLER
+    assert Parts(composed("sample")).sampler == DEFAULT_SAMPLER
 
 
 def test_python_api(tiny_run: Path) -> None:

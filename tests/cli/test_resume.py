@@ -13,9 +13,10 @@ from support.cli import TINY, Command
 from support.runs import assert_same
 
 from dfm.cli.commands.train.signals import watch_signals
-from dfm.cli.commands.train.training_run import Run
+from dfm.cli.commands.train.training_run import TrainingRun
 from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir
+from dfm.runs.recorder import Recorder
 
 STEADY = [
     *TINY, "trainer.max_steps=6", "trainer.log_every=1", "trainer.checkpoint_every=4", "trainer.sample_every=2",
@@ -25,15 +26,15 @@ STEADY = [
 
 def signalled(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
     """The process sends itself a signal in the middle of the work of one step, once."""
-    real, sent = Run.log_step, []
+    real, sent = TrainingRun.log_step, []
 
-    def log_step(self: Run, report: object) -> dict[str, float]:
+    def log_step(self: TrainingRun, report: object) -> dict[str, float]:
         if report.step == step and not sent:  # type: ignore[attr-defined]
             sent.append(step)
             os.kill(os.getpid(), number)
         return real(self, report)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Run, "log_step", log_step)
+    monkeypatch.setattr(TrainingRun, "log_step", log_step)
 
 
 @pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3)])
@@ -102,15 +103,15 @@ def test_a_multirun_that_was_killed_goes_on_with_the_jobs_not_done(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["train", "-m", *STEADY, "trainer.seed=0,1,2", "resume=auto", "hydra.sweep.dir=sweep"]
-    real, draws = Run.draw, []
+    real, draws = TrainingRun.draw, []
 
-    def draw(self: Run) -> None:
+    def draw(self: TrainingRun) -> None:
         draws.append(self.trainer_config.seed)
         if self.trainer_config.seed == 1 and len(draws) < 7:
             os.kill(os.getpid(), signal.SIGTERM)
         real(self)
 
-    monkeypatch.setattr(Run, "draw", draw)
+    monkeypatch.setattr(TrainingRun, "draw", draw)
     command(*words, code=143)
     assert not (Path("sweep") / "2").exists()
     draws[:] = [9] * 9
@@ -191,7 +192,7 @@ def test_weights_follow_the_checkpoint_after_a_kill_between_them(
 ) -> None:
     words = [*TINY, "hydra.run.dir=run", "nll.n=0", "trainer.checkpoint_every=1"]
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "save_weights", lambda self, content: None)
+        patch.setattr(Recorder, "weights", lambda self, content: None)
         command("train", *words)
     assert not (Path("run") / "weights.safetensors").exists()
     command("train", *words, "resume=auto")

@@ -15,7 +15,7 @@ from dfm.denoising.denoiser import EvaluationCount
 from dfm.denoising.noisy_classifier import NoisyClassifier
 from dfm.models.classifiers import ImageClassifier, PointClassifier
 from dfm.paths.schedule import Schedule
-from dfm.runs import parts as assemble
+from dfm.runs.parts import Parts
 from dfm.sampling.classifier_guidance import ClassifierGuidance, ClassifierGuided
 from dfm.training.objectives.classification import Classification
 from dfm.training.objectives.densities import LogNsrDensity
@@ -155,8 +155,15 @@ def test_a_classifier_of_other_data_is_refused(mixture: GaussianMixture) -> None
 
 def test_a_classifier_checks_what_it_is_given() -> None:
     spec = DatasetSpec(name="x", shape=(1, 8, 8), levels=None, num_classes=3, mean=0.0, std=1.0)
-    with pytest.raises(UserError, match="of this model none is known"):
-        assemble.classifier({"model": {"_target_": "dfm.models.oracle.Oracle"}}, spec, ("dfm",))
+    density = {"_target_": "dfm.training.UniformDensity"}
+    with pytest.raises(UserError, match="this model has no classifier"):
+        Parts(
+            {
+                "model": {"_target_": "dfm.models.oracle.Oracle"},
+                "objective": {"_target_": "dfm.training.Classification", "density": density},
+                "trainer": {"seed": 0},
+            }
+        ).model(spec)
     with pytest.raises(UserError, match="at least 2"):
         ImageClassifier(shape=(1, 8, 8), num_classes=0)
     with pytest.raises(UserError, match="model=mlp"):

@@ -6,7 +6,7 @@ Hypothesis draws the damage; ``make test-faults`` draws thousands, ``make test``
 import copy
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
 from dfm.data.toys import EightGaussians
 from dfm.runs import checkpoint
-from dfm.runs import parts as assemble
 from dfm.runs.loading import denoiser_of
+from dfm.runs.parts import Parts
 from dfm.sampling.draw import sample
 from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
@@ -45,7 +45,7 @@ CONFIG: dict[str, Any] = {
 
 def whole() -> checkpoint.Checkpoint:
     spec = DatasetSpec(name="points", shape=(2,), levels=None, num_classes=0, mean=0.0, std=1.0)
-    network = assemble.denoiser(CONFIG, spec, ("dfm",)).module()
+    network = Parts(CONFIG).model(spec).module()
     return checkpoint.Checkpoint(config=CONFIG, spec=spec, state={"step": 1, "ema": network.state_dict()})
 
 
@@ -168,10 +168,10 @@ def wrong_states(draw: st.DrawFn) -> dict[str, Any]:
 
 def trained() -> Trainer:
     points = EightGaussians()
-    spec = assemble.spec_of(points, False)
+    spec = replace(points.spec, num_classes=0)
     config = TrainerConfig(max_steps=1, batch_size=4)
-    objective = assemble.objective(CONFIG, ("dfm",))
-    denoiser = assemble.denoiser(CONFIG, spec, ("dfm",))
+    objective = Parts(CONFIG).objective
+    denoiser = Parts(CONFIG).model(spec)
     trainer = Trainer(config, denoiser, objective, points.split("train"), device=CPU)
     list(trainer.steps())
     return trainer
@@ -179,7 +179,7 @@ def trained() -> Trainer:
 
 def check_state(state: dict[str, Any], folder: Path) -> None:
     """Under a right checksum: it is read, used for sampling and resumed from, or refused in one line."""
-    spec = assemble.spec_of(EightGaussians(), False)
+    spec = replace(EightGaussians().spec, num_classes=0)
     path = folder / "x.pt"
     content = {"config": CONFIG, "spec": asdict(spec), "state": state}
     torch.save({"format": checkpoint.FORMAT, **content, "sha256": checkpoint.digest(content)}, path)

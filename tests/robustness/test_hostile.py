@@ -207,21 +207,21 @@ def test_a_mount_that_vanishes_costs_what_is_written_not_the_run(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every access to the run's directory fails from step 2 on."""
-    from dfm.cli.commands.train.training_run import Run
+    from dfm.cli.commands.train.training_run import TrainingRun
 
-    real = Run.draw
+    real = TrainingRun.draw
 
-    def draw(self: Run) -> None:
+    def draw(self: TrainingRun) -> None:
         if self.trainer.step == 2:
             self.directory.rename("gone")
             self.directory.write_text("stale file handle")
         real(self)
 
-    monkeypatch.setattr(Run, "draw", draw)
+    monkeypatch.setattr(TrainingRun, "draw", draw)
     words = [*TINY, "trainer.max_steps=3", "trainer.checkpoint_every=1", "trainer.sample_every=1", "nll.n=0"]
     outcome = command("train", *words, "hydra.run.dir=run")
-    assert "checkpoint of step 2 not written" in outcome.out
-    assert "sample grid of step 3 not written" in outcome.out
+    assert "checkpoint of step 2 not written" in outcome.err
+    assert "sample grid of step 3 not written" in outcome.err
     assert run_dir.checkpoints(Path("gone"))
 
 
@@ -231,21 +231,21 @@ def test_a_directory_that_vanishes_costs_the_checkpoint_not_the_run(
 ) -> None:
     import shutil
 
-    from dfm.cli.commands.train.training_run import Run
+    from dfm.cli.commands.train.training_run import TrainingRun
 
-    real = Run.save
+    real = TrainingRun.save
 
-    def save(self: Run) -> None:
+    def save(self: TrainingRun) -> None:
         if self.trainer.step == 2:
             shutil.rmtree(self.directory / "checkpoints")
             if how == "file in the way":
                 (self.directory / "checkpoints").write_text("a mount that is not there")
         real(self)
 
-    monkeypatch.setattr(Run, "save", save)
+    monkeypatch.setattr(TrainingRun, "save", save)
     outcome = command("train", *TINY, "trainer.max_steps=3", "trainer.checkpoint_every=1", "nll.n=0")
     if how == "file in the way":
-        assert "checkpoint of step 2 not written" in outcome.out
-        assert "checkpoint of step 3 not written" in outcome.out
+        assert "checkpoint of step 2 not written" in outcome.err
+        assert "checkpoint of step 3 not written" in outcome.err
     else:
         assert [p.name for p in run_dir.checkpoints(outcome.run)] == ["step_00000003.pt", "step_00000002.pt"]

@@ -10,16 +10,15 @@ import torch
 from support.cli import Command
 from torch import Tensor
 
-from dfm.cli.commands.sample import command as sample
 from dfm.data.dataset import DatasetSpec
-from dfm.runs.sample_files import npz_writer
+from dfm.runs.sample_files import npz_writer, store_samples
 from dfm.sampling.draw import batch_of
 
 SPEC = DatasetSpec(name="images", shape=(1, 4, 4), levels=256, num_classes=0, mean=0.0, std=0.5)
 
 
 def test_no_more_than_a_few_batches_are_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "GRID_LIMIT", 25)
+    monkeypatch.setattr("dfm.runs.sample_files.GRID_LIMIT", 25)
     alive: list[weakref.ref[Tensor]] = []
     most = 0
 
@@ -32,7 +31,7 @@ def test_no_more_than_a_few_batches_are_alive(tmp_path: Path, monkeypatch: pytes
             del piece
             most = max(most, sum(ref() is not None for ref in alive))
 
-    sample.keep(pieces(), torch.arange(500), range(500), SPEC, tmp_path, png=False)
+    store_samples(pieces(), torch.arange(500), range(500), SPEC, tmp_path, png=False)
     assert most <= 2
     with np.load(tmp_path / "samples.npz", allow_pickle=False) as content:
         assert content["samples"].shape == (500, 4, 4, 1)

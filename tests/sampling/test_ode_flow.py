@@ -13,7 +13,7 @@ from torch import Tensor
 
 import dfm
 from dfm.basics.errors import UserError
-from dfm.cli.commands.compare import apart
+from dfm.cli.commands.compare import distances
 from dfm.data.dataset import DatasetSpec
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
 from dfm.denoising.denoiser import Denoiser
@@ -218,10 +218,10 @@ def test_slerp_keeps_norms_and_is_straight_along_a_ray() -> None:
 def test_distance_and_angle_of_two_sets() -> None:
     """Coordinates apart by 3 and 4: root mean square sqrt(12.5). Opposite about the common mean: cosine -1."""
     x = torch.tensor([[0.0, 0.0], [6.0, 8.0]])
-    assert apart(x, x + torch.tensor([3.0, 4.0]))["rms_mean"] == pytest.approx(math.sqrt(12.5))
-    assert apart(x, x.flip(0))["cosine_mean"] == pytest.approx(-1)
-    assert apart(x, x) == {"rms_mean": 0.0, "rms_max": 0.0, "cosine_mean": pytest.approx(1)}
-    assert apart(x[:1], x[1:])["cosine_mean"] is None
+    assert distances(x, x + torch.tensor([3.0, 4.0]))["rms_mean"] == pytest.approx(math.sqrt(12.5))
+    assert distances(x, x.flip(0))["cosine_mean"] == pytest.approx(-1)
+    assert distances(x, x) == {"rms_mean": 0.0, "rms_max": 0.0, "cosine_mean": pytest.approx(1)}
+    assert distances(x[:1], x[1:])["cosine_mean"] is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from support.image_files import overrides_for
 from support.oracles import PREDICTIONS, SCHEDULES
 
 from dfm.cli.command_line import composed
-from dfm.runs import parts as assemble
+from dfm.runs.parts import Parts
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "coupling=label_aware": ("conditional=true",),
@@ -137,7 +137,7 @@ def test_parameter_counts_are_the_papers(name: str, command: Command) -> None:
 def test_the_density_of_a_flow_preset_can_be_another(name: str, density: str) -> None:
     """Numbers of the preset's own density must not stay behind, as keys that another has not."""
     config = composed("train", f"experiment={name}", f"density={density}", "schedule=edm")
-    assert assemble.objective(config, ("dfm",))
+    assert Parts(config).objective
 
 
 def test_schedules_are_all_here() -> None:

@@ -116,7 +116,7 @@ class Objective(ABC):
         """
         return plain
 
-    def check_teacher(self, denoiser: NetworkDenoiser) -> None:
+    def check_teacher(self, denoiser: NetworkDenoiser) -> None:  # noqa: B027, most teachers will do
         """Refuse a teacher that cannot teach this objective.
 
         Raises:
