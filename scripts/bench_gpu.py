@@ -26,6 +26,7 @@ from dfm.cli.console import table
 from dfm.data.dataset import DatasetSpec, Split
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.likelihood.ode import OdeLikelihood
+from dfm.runs.parts import Parts
 from dfm.sampling.draw import sample_batches
 from dfm.sampling.samplers import GridSampler
 from dfm.sampling.steppers.ode import Heun
