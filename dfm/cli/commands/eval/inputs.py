@@ -23,7 +23,7 @@ from dfm.evaluation.features import Features, kind_for
 from dfm.runs import parts as assemble
 from dfm.runs.checkpoint import Checkpoint, find
 from dfm.runs.sample_files import read_labels, read_samples, store
-from dfm.sampling.draw import as_data, batch_of, check_labels, sample_batches, spread
+from dfm.sampling.draw import as_data, batch_of, check_labels, draw_samples, spread
 from dfm.sampling.samplers import Sampler
 
 if TYPE_CHECKING:
@@ -152,26 +152,29 @@ def draw(wanted: "EvalSettings", source: Source, device: torch.device) -> Sample
     """Samples 0 .. n-1, as ``dfm sample`` draws them."""
     n, spec = DRAWN if wanted.n is None else wanted.n, source.denoiser.spec
     labels = check_labels(spec, wanted.label, range(n))
-    began, parts, evaluations = time.perf_counter(), [], 0.0
+    began = time.perf_counter()
     with console.bar() as bar, products(check_precision(wanted.precision, device), device):
         progress = bar.add_task("sample", total=n)
-        for moment in sample_batches(
-            source.denoiser, source.sampler, range(n), seed=wanted.seed, labels=labels,
-            batch_size=batch_of(wanted.batch_size, spec, device), device=device,
-        ):  # fmt: skip
-            if moment.state.final:
-                parts.append(as_data(moment.state.x, spec))
-                evaluations += moment.state.nfe * len(moment.indices)
-                bar.advance(progress, len(moment.indices))
+        result = draw_samples(
+            source.denoiser,
+            source.sampler,
+            range(n),
+            seed=wanted.seed,
+            batch_size=batch_of(wanted.batch_size, spec, device),
+            labels=labels,
+            device=device,
+            convert=lambda x: as_data(x, spec),
+            watch=lambda moment: bar.advance(progress, len(moment.indices) if moment.state.final else 0),
+        )
     seconds = time.perf_counter() - began
     facts = {
         **source.facts,
-        "nfe": evaluations / n,
+        "nfe": result.nfe,
         "seconds": seconds,
         "computed_in": wanted.precision,
         "samples": None,
     }
-    return Samples(values=torch.cat(parts), labels=labels, facts=facts)
+    return Samples(values=result.samples, labels=labels, facts=facts)
 
 
 def read(wanted: "EvalSettings", spec: DatasetSpec) -> Samples:

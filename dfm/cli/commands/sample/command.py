@@ -113,21 +113,25 @@ def pieces_of(
 
     from dfm.basics.devices import check_precision, products
     from dfm.cli.commands.sample.inverse_task import restore_known
-    from dfm.sampling.draw import batch_of, sample_batches, stored
+    from dfm.sampling.draw import batch_of, draw_samples, stored
 
     def batch(places: range) -> tuple[torch.Tensor, float]:
         rows = torch.arange(places.start, places.stop)
         mine = denoiser.select(rows)
-        moments = sample_batches(
-            mine, sampler, [indices[k] for k in places], seed=wanted.seed, batch_size=len(places),
-            labels=None if labels is None else labels[rows], device=device,
-        )  # fmt: skip
         with products(check_precision(wanted.precision, device), device):
-            for moment in moments:
-                bar.update(progress, description=f"sample, step {moment.state.step}")
-        last = moment.state  # the final one
-        found = stored(restore_known(mine, last.x, torch.arange(len(places))), denoiser.spec)
-        return found, last.nfe * len(places)
+            result = draw_samples(
+                mine,
+                sampler,
+                [indices[k] for k in places],
+                seed=wanted.seed,
+                batch_size=len(places),
+                labels=None if labels is None else labels[rows],
+                device=device,
+                convert=lambda x: x,
+                watch=lambda moment: bar.update(progress, description=f"sample, step {moment.state.step}"),
+            )
+        samples = stored(restore_known(mine, result.samples, torch.arange(len(places))), denoiser.spec)
+        return samples, result.nfe * len(places)
 
     # no process without a share
     size = min(batch_of(wanted.batch_size, denoiser.spec, device), -(-len(indices) // members.size))

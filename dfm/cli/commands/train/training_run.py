@@ -27,7 +27,7 @@ from dfm.runs.directory import checkpoint_files, checkpoints, environment, lock_
 from dfm.runs.images import picture
 from dfm.runs.loggers import Logger, NoLogger
 from dfm.runs.metrics import MetricsFile, best_step
-from dfm.sampling.draw import check_count, check_labels, sample_batches, stored
+from dfm.sampling.draw import check_count, check_labels, draw_samples, stored
 from dfm.training.trainer import StepReport, Trainer, TrainerConfig
 
 
@@ -197,7 +197,7 @@ class Run:
         averaged = self.trainer.averaged(everywhere=False)
         if assemble.is_classifier(self.config) or not self.world.first:
             return
-        moments = sample_batches(
+        result = draw_samples(
             averaged,
             self.sampler,
             range(self.samples.n),
@@ -205,9 +205,9 @@ class Run:
             batch_size=256,
             labels=self.labels,
             device=self.device,
+            convert=lambda x: stored(x, self.spec),
         )
-        drawn = torch.cat([stored(m.state.x, self.spec) for m in moments if m.state.final])
-        image = picture(drawn, self.spec)
+        image = picture(result.samples, self.spec)
         path = self.directory / "samples" / f"step_{self.trainer.step:08d}.png"
         self._keep_going("sample grid", lambda: path.parent.mkdir(exist_ok=True))
         self._keep_going("sample grid", lambda: images_io.save_png(image, path))
