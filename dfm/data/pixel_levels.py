@@ -12,12 +12,13 @@ For K = 256 the constant is the familiar 7 bits/dim.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
-from dfm.data.dataset import scale_levels
+from dfm.data.dataset import DatasetSpec, scale_levels
 
 
 def dequantize(values: Tensor, levels: int, u: Tensor) -> Tensor:
@@ -68,3 +69,32 @@ def from_eight_bits(stored: Tensor, levels: int) -> Tensor:
 def bits_per_dimension(nats: Tensor | float, dimensions: int) -> Tensor | float:
     """nats/(d log 2)."""
     return nats / (dimensions * math.log(2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """The unit in which a likelihood is reported.
+
+    Args:
+        name: ``bits/dim`` or ``nats``.
+        dimensions: d of the data for bits/dim; None for nats.
+    """
+
+    name: str
+    dimensions: int | None = None
+
+    def of(self, nats: float) -> float:
+        """Convert a number of nats to this unit."""
+        return nats if self.dimensions is None else float(bits_per_dimension(nats, self.dimensions))
+
+    @property
+    def per_nat(self) -> float:
+        """How many of this unit one nat is."""
+        return self.of(1.0)
+
+
+def unit_of(spec: DatasetSpec) -> Unit:
+    """Return bits/dim for data with integer levels, and nats for points."""
+    if spec.levels is None:
+        return Unit(name="nats")
+    return Unit(name="bits/dim", dimensions=math.prod(spec.shape))

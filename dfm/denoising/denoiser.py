@@ -110,9 +110,7 @@ class Denoiser(ABC):
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """u = a' E[data | x_t = x] + b' E[noise | x_t = x], the right-hand side of the probability-flow ODE."""
-        data, noise = self.expectations(x, t)
-        da, db = self.schedule.derivatives(t)
-        return per_sample(da, x) * data + per_sample(db, x) * noise
+        return self.schedule.velocity(*self.expectations(x, t), t)
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
         """From x at t to time s in one call; to the data where s is None.
@@ -122,9 +120,7 @@ class Denoiser(ABC):
         """
         if s is None:
             return self.data(x, t)
-        data, noise = self.expectations(x, t)
-        a, b = self.schedule.ab(s)
-        return per_sample(a, x) * data + per_sample(b, x) * noise
+        return self.schedule.mix(*self.expectations(x, t), s)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """grad log p_t(x) = -E[noise | x_t = x]/b.
@@ -142,9 +138,7 @@ class Denoiser(ABC):
         """
         self.check_score()
         data, noise = self.expectations(x, t)
-        da, db = self.schedule.derivatives(t)
-        velocity = per_sample(da, x) * data + per_sample(db, x) * noise
-        return velocity, per_sample(-1 / self.schedule.ab(t)[1], x) * noise
+        return self.schedule.velocity(data, noise, t), per_sample(-1 / self.schedule.ab(t)[1], x) * noise
 
     def check_score(self) -> None:
         """Refuse where -E[noise | x_t]/b is not the score.

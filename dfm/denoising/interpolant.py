@@ -62,8 +62,8 @@ class InterpolantDenoiser(NetworkDenoiser):
 
     def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         data, noise, z = self.data_noise_latent(x, t)
-        (da, db), dc = self.schedule.derivatives(t), self.latent.derivative(self.schedule, t)
-        velocity = per_sample(da, x) * data + per_sample(db, x) * noise + per_sample(dc, x) * z
+        dc = self.latent.derivative(self.schedule, t)
+        velocity = self.schedule.velocity(data, noise, t) + per_sample(dc, x) * z
         return velocity, per_sample(-1 / self.latent.c(self.schedule, t), x) * z
 
     @property

@@ -150,8 +150,8 @@ def start_gap(oracle: MixtureDenoiser, data: Tensor, seed: int, model: Denoiser 
     Args:
         model: whose samplers; default those of the oracle itself.
     """
-    a, b = (float(c) for c in oracle.schedule.ab(torch.tensor(oracle.t_max, dtype=torch.float64)))
-    x = a * data + b * normal(seed, range(len(data)), tuple(data.shape[1:]), Purpose.STEP, 1)
+    noise = normal(seed, range(len(data)), tuple(data.shape[1:]), Purpose.STEP, 1)
+    x = oracle.schedule.mix(data, noise, torch.tensor(oracle.t_max, dtype=torch.float64))
     gap = oracle.log_density(x, oracle.t_max) - (model or oracle).start_log_density(x)
     return Bias(mean=float(gap.mean()), stderr=float(gap.std()) / math.sqrt(len(gap)))
 

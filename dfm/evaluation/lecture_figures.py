@@ -167,8 +167,8 @@ def flows(
         (a, b), (da, db) = denoiser.schedule.ab(t), denoiser.schedule.derivatives(t)
         noise = _noise(seed, len(points), 0)
         for found, law, u in (
-            (conditional, a * y + b * noise, da * y + db * (at - a * y) / b),
-            (marginal, a * points + b * noise, denoiser.velocity(at, t)),
+            (conditional, denoiser.schedule.mix(y, noise, t), da * y + db * (at - a * y) / b),
+            (marginal, denoiser.schedule.mix(points, noise, t), denoiser.velocity(at, t)),
         ):
             nsr = _nsr(denoiser.schedule, t)
             found.append(VectorField(t=float(t), nsr=nsr, x=law, extent=extent, at=at, vectors=u))
@@ -207,8 +207,7 @@ def denoised(denoiser: Denoiser, points: Tensor, seed: int = 0, count: int = 4) 
     _check(denoiser, points)
     times, found = levels(denoiser, count, 1 / 6, 2.5), []
     for t, extent in zip(times, _frames_with_data(denoiser, points, times), strict=True):
-        a, b = denoiser.schedule.ab(t)
-        x = a * points.double() + b * _noise(seed, len(points), 0)
+        x = denoiser.schedule.mix(points.double(), _noise(seed, len(points), 0), t)
         data, nsr = denoiser.data(x, t), _nsr(denoiser.schedule, t)
         found.append(Denoised(t=float(t), nsr=nsr, x=x, extent=extent, data=data))
     return found

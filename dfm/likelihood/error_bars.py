@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from dfm.data.dataset import DatasetSpec
-from dfm.data.pixel_levels import bits_per_dimension
+from dfm.data.pixel_levels import unit_of
 from dfm.likelihood.scoring import Advance, Scores, Scoring
 
 
@@ -37,14 +37,13 @@ def choose_steps(scoring: Scoring, subset: list[int]) -> Scoring:
     ladder = scoring.likelihood.ladder()
     if not ladder:
         return scoring
-    spec = scoring.denoiser.spec
-    unit = 1.0 if spec.levels is None else float(bits_per_dimension(1.0, math.prod(spec.shape)))
+    per_nat = unit_of(scoring.denoiser.spec).per_nat
     found: dict[int, Tensor] = {}
 
     def at(steps: int) -> Tensor:
         if steps not in found:
             pilot = replace(scoring, likelihood=ladder[steps], dequantization=scoring.dequantization.inner)
-            found[steps] = pilot.all(subset).nats * unit
+            found[steps] = pilot.all(subset).nats * per_nat
         return found[steps]
 
     for steps in sorted(ladder):
@@ -77,8 +76,7 @@ def report(scored: Scores, audit: Audit, spec: DatasetSpec) -> dict[str, Any]:
     twice the steps move the mean by more than its standard error, where a value is not finite, and where integer
     data come out below zero bits, which no probability can; ``problem`` says which.
     """
-    n, dimensions = len(scored.nats), math.prod(spec.shape)
-    unit = 1.0 if spec.levels is None else float(bits_per_dimension(1.0, dimensions))
+    n, unit = len(scored.nats), unit_of(spec)
     mean = float(scored.nats.mean())
     stderr = float(scored.nats.std()) / math.sqrt(n) if n > 1 else None
     probe, noise = (_part(audit.base, other, n) for other in (audit.other_probe, audit.other_noise))
@@ -87,11 +85,11 @@ def report(scored: Scores, audit: Audit, spec: DatasetSpec) -> dict[str, Any]:
     parts = {"stderr": stderr, "stderr_data": data, "stderr_probe": probe, "stderr_dequantization": noise}
     problem = _problem(mean, solver, stderr, spec)
     return {
-        "unit": "nats" if spec.levels is None else "bits/dim",
-        "bits_per_dim": None if spec.levels is None else _finite(float(bits_per_dimension(mean, dimensions))),
+        "unit": unit.name,
+        "bits_per_dim": None if spec.levels is None else _finite(unit.of(mean)),
         "nats": _finite(mean),
-        **{name: None if value is None else _finite(value * unit) for name, value in parts.items()},
-        "solver_error": _finite(solver * unit),
+        **{name: None if value is None else _finite(value * unit.per_nat) for name, value in parts.items()},
+        "solver_error": _finite(solver * unit.per_nat),
         "converged": problem is None,
         "problem": problem,
         "num_examples": n,

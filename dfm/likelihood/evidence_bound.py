@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError, unknown
-from dfm.basics.per_sample import per_sample
 from dfm.basics.seeding import Purpose, normal, uniform
 from dfm.data.dataset import DatasetSpec
 from dfm.data.dequantization import Dequantization, sharp
@@ -181,13 +180,12 @@ class _Walk:
         z = self.noise(part)
         t = self.denoiser.schedule.time_of_log_nsr(log_nsr).clamp(self.denoiser.t_min, self.denoiser.t_max)
         t = t.to(self.data.device)
-        a, b = self.denoiser.schedule.ab(t)
-        x = per_sample(a, z) * self.data + per_sample(b, z) * z
+        x = self.denoiser.schedule.mix(self.data, z, t)
         return (z - self.denoiser.noise(x, t)).double().square().flatten(1).sum(1).cpu()
 
     def decode(self, decoder: Decoder, target: Tensor, log_nsr: float, part: int) -> Tensor:
         """-log p(data | x_{t_0}), float64 (B,)."""
         level = torch.tensor(log_nsr, dtype=torch.float64)
         t = self.denoiser.schedule.time_of_log_nsr(level).clamp(self.denoiser.t_min, self.denoiser.t_max)
-        a, b = (float(c) for c in self.denoiser.schedule.ab(t))
-        return decoder.nats(self.denoiser, target, a * self.data + b * self.noise(part), t).cpu()
+        x = self.denoiser.schedule.mix(self.data, self.noise(part), t)
+        return decoder.nats(self.denoiser, target, x, t).cpu()

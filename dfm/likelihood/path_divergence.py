@@ -93,8 +93,7 @@ def _along_levels(
     log_nsr = torch.linspace(float(ends[0]), float(ends[1]), levels, dtype=torch.float64)
     rows = []
     for t in schedule.time_of_log_nsr(log_nsr).clamp(t_min, t_max):
-        a, b = (float(c) for c in schedule.ab(t))
-        rows.append(value(a * data + b * z, t, z).cpu())
+        rows.append(value(schedule.mix(data, z, t), t, z).cpu())
     found = torch.stack(rows)
     each = torch.trapezoid(found, log_nsr, dim=0)
     return PathDivergence(

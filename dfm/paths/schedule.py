@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
+from dfm.basics.per_sample import per_sample
 
 Coefficients = tuple[Tensor, Tensor]
 
@@ -84,3 +85,31 @@ class Schedule(ABC):
         _, b = self.ab(t)
         _, db = self.derivatives(t)
         return 2 * b * (db - self.drift_coefficient(t) * b)
+
+    def mix(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return x_t = a(t) data + b(t) noise.
+
+        Args:
+            data, noise: (B, *D), or shapes that broadcast to it.
+            t: () or (B,).
+
+        Raises:
+            UserError: t has any other shape.
+        """
+        return weighted_sum(self.ab(t), data, noise)
+
+    def velocity(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return dx_t/dt = a'(t) data + b'(t) noise; arguments and errors as for ``mix``."""
+        return weighted_sum(self.derivatives(t), data, noise)
+
+
+def weighted_sum(coefficients: Coefficients, data: Tensor, noise: Tensor) -> Tensor:
+    """Return p data + q noise, (B, *D), for coefficients (p, q) of shape () or (B,).
+
+    Each coefficient is cast to the type and device of the tensor that it multiplies.
+
+    Raises:
+        UserError: a coefficient has any other shape.
+    """
+    p, q = coefficients
+    return per_sample(p, data) * data + per_sample(q, noise) * noise

@@ -1,7 +1,7 @@
 """Samples 0 .. n-1 of a denoiser in batches, ready to be drawn or stored."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +100,47 @@ def sample_batches(
             yield Moment(indices=part, state=state)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawResult:
+    """Samples (n, ...) in the order of their numbers, and the mean number of evaluations per sample."""
+
+    samples: Tensor
+    nfe: float
+
+
+def draw_samples(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    batch_size: int,
+    labels: Tensor | None = None,
+    device: torch.device | None = None,
+    convert: Callable[[Tensor], Tensor] = Tensor.cpu,
+    watch: Callable[[Moment], None] = lambda moment: None,
+) -> DrawResult:
+    """Draw the samples numbered ``indices``, a batch at a time.
+
+    Args:
+        indices, labels: as for ``sample_batches``.
+        convert: what becomes of the samples of each batch; by default they move to the CPU.
+        watch: is called with every state of every batch, for progress bars.
+
+    Raises:
+        UserError: as ``sample_batches``.
+    """
+    batches, evaluations = [], 0.0
+    for moment in sample_batches(
+        denoiser, sampler, indices, seed=seed, batch_size=batch_size, labels=labels, device=device
+    ):
+        watch(moment)
+        if moment.state.final:
+            batches.append(convert(moment.state.x))
+            evaluations += moment.state.nfe * len(moment.indices)
+    return DrawResult(samples=torch.cat(batches), nfe=evaluations / len(indices))
+
+
 def as_data(samples: Tensor, spec: DatasetSpec) -> Tensor:
     """Samples as ``Split`` has examples: images as levels uint8 (B, C, H, W), points float32 (B, d)."""
     return samples.float().cpu() if spec.levels is None else quantize(samples, spec.levels).cpu()
@@ -152,5 +193,4 @@ def sample(
         raise UserError("a few-step model has no ODE for the default sampler; try sampler=dfm.load(ckpt).own_sampler")
     how = how or DEFAULT_SAMPLER
     place = torch.device(device) if device is not None else device_of(denoiser)
-    moments = sample_batches(denoiser, how, range(n), seed=seed, batch_size=batch_size, labels=labels, device=place)
-    return torch.cat([m.state.x.cpu() for m in moments if m.state.final])
+    return draw_samples(denoiser, how, range(n), seed=seed, batch_size=batch_size, labels=labels, device=place).samples

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
-from dfm.basics.per_sample import per_sample
 from dfm.basics.seeding import NumberedDraws, Purpose, normal
 from dfm.denoising.denoiser import Denoiser, EvaluationCount
 from dfm.sampling.adaptive_solver import EmbeddedPair
@@ -191,8 +190,7 @@ class JumpSampler(Sampler):
             if self.renoise:
                 denoiser.require_linear_path("sampler.renoise=true beyond one step")
                 noise.step, noise.part = step, 0
-                a, b = denoiser.schedule.ab(s)
-                x = per_sample(a, x) * denoiser.jump(x, t) + per_sample(b, x) * noise.draw(x)
+                x = denoiser.schedule.mix(denoiser.jump(x, t), noise.draw(x), s)
             else:
                 x = denoiser.jump(x, t, s)
             yield x, float(s)

@@ -156,10 +156,9 @@ class Consistency(Objective):
         """f at a data + b noise, at these noise-to-signal ratios or the nearest that the path has."""
         path = denoiser.trained_schedule
         t = path.time_of_log_nsr(nsr.clamp_min(_least(denoiser)).log()).clamp(path.t_min, path.t_max)
-        a, b = path.ab(t)
         with torch.random.fork_rng(devices=[data.device] if data.is_cuda else []):
             torch.manual_seed(seed)
-            return denoiser.data(per_sample(a, data) * data + per_sample(b, data) * noise, t)
+            return denoiser.data(path.mix(data, noise, t), t)
 
 
 def _least(denoiser: NetworkDenoiser) -> float:

@@ -78,8 +78,7 @@ class MeanFlow(Objective):
         t, s = self.draw_times(u, denoiser.trained_schedule, generator)
         noise = draw_noise(denoiser, data, generator)
         data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
-        a, b = denoiser.trained_schedule.ab(t)
-        x = per_sample(a, data) * data + per_sample(b, data) * noise
+        x = denoiser.trained_schedule.mix(data, noise, t)
         scale = per_sample(denoiser.scale(t), x)
         target = self.target(denoiser, x, data, noise, t, s) / scale
         error = (denoiser.mean_output(x, t, s) - target).square().flatten(1).mean(1)
@@ -96,8 +95,7 @@ class MeanFlow(Objective):
     @torch.no_grad()
     def target(self, denoiser: FlowMapDenoiser, x: Tensor, data: Tensor, noise: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """v - (t - s) du/dt along the path of (data, noise), for the rows where s < t; v for the others."""
-        da, db = denoiser.trained_schedule.derivatives(t)
-        velocity = per_sample(da, x) * data + per_sample(db, x) * noise
+        velocity = denoiser.trained_schedule.velocity(data, noise, t)
         rows = (s < t).nonzero().flatten()
         if len(rows) == 0:
             return velocity

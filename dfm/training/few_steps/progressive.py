@@ -10,6 +10,7 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.paths.schedule import weighted_sum
 from dfm.sampling.grids import Grid, NoiseShareGrid
 from dfm.training.few_steps.rounds import TaughtInRounds, TeacherRounds, round_of
 from dfm.training.objectives.base import Loss, Outcome, draw_noise
@@ -88,8 +89,7 @@ class Progressive(TaughtInRounds):
     def noisy(self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """(t, x_t) at the beginnings of the student's steps (B,)."""
         t = self.teacher_times(denoiser).to(step.device)[2 * step]
-        a, b = denoiser.trained_schedule.ab(t)
-        return t, per_sample(a, data) * data + per_sample(b, data) * noise
+        return t, denoiser.trained_schedule.mix(data, noise, t)
 
     def target(self, teacher: NetworkDenoiser, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """(x~, e~) of x_t at the beginnings of the student's steps."""
@@ -101,6 +101,6 @@ class Progressive(TaughtInRounds):
         a_s, b_s = path.ab(times[(2 * step + 2).clamp_max(len(times) - 1)])
         a_s, b_s = torch.where(last, 1.0, a_s), torch.where(last, 0.0, b_s)
         a_t, b_t = path.ab(t)
-        there = per_sample(a_s, x) * data + per_sample(b_s, x) * noise
+        there = weighted_sum((a_s, b_s), data, noise)
         found = (there - per_sample(b_s / b_t, x) * x) / per_sample(a_s - b_s / b_t * a_t, x)
         return found, (x - per_sample(a_t, x) * found) / per_sample(b_t, x)

@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dfm.basics.per_sample import per_sample
 from dfm.denoising.noisy_classifier import NoisyClassifier
 from dfm.training.objectives.base import Loss, Objective
 from dfm.training.objectives.densities import Density
@@ -25,8 +24,7 @@ class Classification(Objective):
         u = self.density.uniforms(len(data), generator)
         t = self.density.time(u, denoiser.trained_schedule)
         noise = torch.randn(data.shape, generator=generator, device=data.device, dtype=data.dtype)
-        a, b = denoiser.trained_schedule.ab(t)
-        found = denoiser.log_probabilities(per_sample(a, data) * data + per_sample(b, data) * noise, t)
+        found = denoiser.log_probabilities(denoiser.trained_schedule.mix(data, noise, t), t)
         error = -found.gather(1, denoiser.label[:, None])[:, 0]
         return Loss(value=error * self.density.importance(u).to(error), error=error, u=u)
 

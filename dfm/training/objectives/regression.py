@@ -10,6 +10,7 @@ from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.denoising.interpolant import InterpolantDenoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.paths.schedule import weighted_sum
 from dfm.training.objectives.base import Loss, Objective, density_memory, draw_noise
 from dfm.training.objectives.couplings import Coupling, IndependentCoupling
 from dfm.training.objectives.densities import Density
@@ -57,15 +58,14 @@ class Regression(Objective):
     def at(self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The losses (B,) at given noise and times."""
         refuse_latent(denoiser)
-        a, b = denoiser.trained_schedule.ab(t)
-        out = denoiser.output(per_sample(a, data) * data + per_sample(b, data) * noise, t)
+        out = denoiser.output(denoiser.trained_schedule.mix(data, noise, t), t)
         return self.row_error(denoiser, out, data, noise, t)
 
     def row_error(self, denoiser: NetworkDenoiser, out: Tensor, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """w |scale out - (p data + q noise)|^2 / d, (B,), of the network's output in units of its scale."""
         p, q = denoiser.prediction.row(denoiser.trained_schedule, t, denoiser.spec.std)
         scale = denoiser.scale(t)
-        target = per_sample(p / scale, data) * data + per_sample(q / scale, data) * noise
+        target = weighted_sum((p / scale, q / scale), data, noise)
         weight = self.weight(t, denoiser.trained_schedule, denoiser.prediction, denoiser.spec.std) * scale**2
         return (out - target).square().flatten(1).mean(1) * weight.to(out)
 
@@ -92,9 +92,8 @@ class Interpolation(Regression):
     ) -> Tensor:
         model = _check_latent(denoiser)
         z = torch.randn(data.shape, generator=generator, device=data.device, dtype=data.dtype)
-        a, b = denoiser.trained_schedule.ab(t)
         c = model.latent.c(denoiser.trained_schedule, t)
-        x = per_sample(a, data) * data + per_sample(b, data) * noise + per_sample(c, data) * z
+        x = denoiser.trained_schedule.mix(data, noise, t) + per_sample(c, data) * z
         row, z_out = model.heads(x, t)
         latent_error = (z_out - z).square().flatten(1).mean(1)
         return self.row_error(denoiser, row, data, noise, t) + latent_error

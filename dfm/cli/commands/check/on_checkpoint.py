@@ -26,8 +26,8 @@ from dfm.likelihood.scoring import examples
 from dfm.runs.charts import curves
 from dfm.runs.images import save_png
 from dfm.runs.parts import Parts
-from dfm.sampling.draw import check_labels
-from dfm.sampling.samplers import Sampler, start
+from dfm.sampling.draw import check_labels, draw_samples
+from dfm.sampling.samplers import Sampler
 
 CHOSEN = ("euler", "heun", "ddim", "dpmpp_2m", "unipc", "euler_maruyama", "ancestral", "dopri5")
 REFERENCE_SAMPLES = 200  # whose ODE is followed to a tight tolerance
@@ -100,21 +100,23 @@ def measure(
     wanted: CheckSettings, device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
     """One line: draw as many samples as there are references and compare."""
-    began, parts, nfe, n = time.perf_counter(), [], 0.0, len(reference)
-    for first in range(0, n, wanted.batch_size):
-        part = range(first, min(first + wanted.batch_size, n))
-        labels = check_labels(denoiser.spec, None, part)
-        given = denoiser.with_labels(None if labels is None else labels.to(device))
-        x = start(given, wanted.seed, part, device)
-        state = sampler.run(given, x, wanted.seed, part)
-        parts.append(state.x)
-        nfe += state.nfe * len(part)
-    samples = torch.cat(parts)
+    began, n = time.perf_counter(), len(reference)
+    result = draw_samples(
+        denoiser,
+        sampler,
+        range(n),
+        seed=wanted.seed,
+        batch_size=wanted.batch_size,
+        labels=check_labels(denoiser.spec, None, range(n)),
+        device=device,
+        convert=lambda x: x,
+    )
+    samples = result.samples
     shared = min(n, REFERENCE_SAMPLES)
     return {
         "sampler": name,
         "steps": steps,
-        "nfe": nfe / n,
+        "nfe": result.nfe,
         "seconds": time.perf_counter() - began,
         "energy_distance": energy_distance(samples, reference),
         "energy_distance_stderr": energy_spread(samples, reference),

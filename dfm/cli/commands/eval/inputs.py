@@ -21,7 +21,7 @@ from dfm.evaluation.features import Features, kind_for
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.loading import find_checkpoint
 from dfm.runs.sample_files import read_labels, read_samples, store_samples
-from dfm.sampling.draw import as_data, batch_of, check_labels, sample_batches, spread
+from dfm.sampling.draw import as_data, batch_of, check_labels, draw_samples, spread
 
 DEFAULT_N = 1000
 OF_DRAWING = ("sampler", "grid", "guidance", "schedule", "batch_size", "precision")
@@ -117,31 +117,28 @@ def draw(job: Job, drawing: Drawing) -> Samples:
     wanted, spec = job.settings, drawing.denoiser.spec
     n = DEFAULT_N if wanted.n is None else wanted.n
     labels = check_labels(spec, wanted.label, range(n))
-    moments = sample_batches(
-        drawing.denoiser,
-        drawing.sampler,
-        range(n),
-        seed=wanted.seed,
-        labels=labels,
-        batch_size=batch_of(wanted.batch_size, spec, job.device),
-        device=job.device,
-    )
-    start, parts, evaluations = time.perf_counter(), [], 0.0
+    start = time.perf_counter()
     with console.bar() as bar, products(check_precision(wanted.precision, job.device), job.device):
         task = bar.add_task("sample", total=n)
-        for moment in moments:
-            if moment.state.final:
-                parts.append(as_data(moment.state.x, spec))
-                evaluations += moment.state.nfe * len(moment.indices)
-                bar.advance(task, len(moment.indices))
+        result = draw_samples(
+            drawing.denoiser,
+            drawing.sampler,
+            range(n),
+            seed=wanted.seed,
+            batch_size=batch_of(wanted.batch_size, spec, job.device),
+            labels=labels,
+            device=job.device,
+            convert=lambda x: as_data(x, spec),
+            watch=lambda moment: bar.advance(task, len(moment.indices) if moment.state.final else 0),
+        )
     facts = {
         **drawing.facts,
-        "nfe": evaluations / n,
+        "nfe": result.nfe,
         "seconds": time.perf_counter() - start,
         "computed_in": wanted.precision,
         "samples": None,
     }
-    return Samples(values=torch.cat(parts), labels=labels, facts=facts)
+    return Samples(values=result.samples, labels=labels, facts=facts)
 
 
 def read(job: Job, spec: DatasetSpec) -> Samples:

@@ -15,7 +15,7 @@ from dfm.cli import console
 from dfm.cli.commands.nll.report import print_report, write_csv, write_levels, write_table
 from dfm.data.dataset import Split
 from dfm.data.dequantization import Dequantization
-from dfm.data.pixel_levels import bits_per_dimension
+from dfm.data.pixel_levels import unit_of
 from dfm.denoising.denoiser import Denoiser
 from dfm.likelihood.error_bars import Audit, audit_subset, choose_steps, report
 from dfm.likelihood.estimator import Entry, Estimators, Likelihood, prior_gap
@@ -154,8 +154,7 @@ def path_ends(scoring: Scoring, subset: list[int]) -> dict[str, float | None]:
     gap = None
     if denoiser.prior.gaussian and denoiser.independent:
         data = examples(scoring.split, spec, subset, scoring.seed, scoring.dequantization.inner, scoring.start)
-        nats = float(prior_gap(denoiser, data).mean())
-        gap = nats if spec.levels is None else float(bits_per_dimension(nats, data[0].numel()))
+        gap = unit_of(spec).of(float(prior_gap(denoiser, data).mean()))
     return {"t_min": max(float(t), denoiser.t_min), "nsr_min": math.exp(scoring.start), "prior_gap": gap}
 
 

@@ -13,7 +13,8 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically, write_json
 from dfm.cli import console
 from dfm.cli.commands.nll.estimates import ScoringJob
-from dfm.data.pixel_levels import bits_per_dimension
+from dfm.data.dataset import DatasetSpec
+from dfm.data.pixel_levels import unit_of
 from dfm.likelihood.error_bars import choose_steps
 from dfm.likelihood.estimator import Estimators
 
@@ -50,7 +51,7 @@ def classify(work: ScoringJob, likelihood: Estimators, directory: Path) -> None:
         return
     assert work.split.labels is not None
     truth = work.split.labels[: work.n]
-    facts = {**summary(nats, truth, work.denoiser.spec.levels, math.prod(work.denoiser.spec.shape)), **work.facts}
+    facts = {**summary(nats, truth, work.denoiser.spec), **work.facts}
     write_atomically(directory / "per_class.csv", table(nats, truth).encode())
     write_json(directory / "per_class.json", facts)
     console.result(
@@ -59,21 +60,21 @@ def classify(work: ScoringJob, likelihood: Estimators, directory: Path) -> None:
     )
 
 
-def summary(nats: Tensor, truth: Tensor, levels: int | None, dimensions: int) -> dict[str, Any]:
+def summary(nats: Tensor, truth: Tensor, spec: DatasetSpec) -> dict[str, Any]:
     """Accuracy, and the figure without the class, of nats (n, C) and labels (n,)."""
     n, count = nats.shape
     accuracy = float((nats.argmin(1) == truth).double().mean())
     marginal = math.log(count) - (-nats).logsumexp(1)
     mean, stderr = float(marginal.mean()), float(marginal.std()) / math.sqrt(n) if n > 1 else 0.0
-    unit = 1.0 if levels is None else float(bits_per_dimension(1.0, dimensions))
+    unit = unit_of(spec)
     return {
         "accuracy": accuracy,
         "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / n),
         "num_classes": count,
         "num_examples": n,
-        "without_class": mean * unit,
-        "without_class_stderr": stderr * unit,
-        "unit": "nats" if levels is None else "bits/dim",
+        "without_class": mean * unit.per_nat,
+        "without_class_stderr": stderr * unit.per_nat,
+        "unit": unit.name,
     }
 
 

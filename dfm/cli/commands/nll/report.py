@@ -9,7 +9,7 @@ import numpy as np
 from dfm.basics.files import write_atomically
 from dfm.cli import console
 from dfm.data.dataset import DatasetSpec
-from dfm.data.pixel_levels import bits_per_dimension
+from dfm.data.pixel_levels import unit_of
 from dfm.likelihood.scoring import NatsByLevel, Scores
 from dfm.runs.charts import bars
 from dfm.runs.images import save_png
@@ -19,9 +19,9 @@ BARS = 32
 
 def write_csv(path: Path, scored: Scores, spec: DatasetSpec) -> None:
     """A row an example: index, nats, bits_per_dim (empty for points)."""
-    rows = ["index,nats,bits_per_dim"]
+    rows, unit = ["index,nats,bits_per_dim"], unit_of(spec)
     for index, value in zip(scored.indices, scored.nats.tolist(), strict=True):
-        bits = "" if spec.levels is None else f"{bits_per_dimension(value, math.prod(spec.shape)):.8g}"
+        bits = "" if spec.levels is None else f"{unit.of(value):.8g}"
         rows.append(f"{index},{value:.10g},{bits}")
     write_atomically(path, ("\n".join(rows) + "\n").encode())
 
@@ -43,22 +43,23 @@ def write_levels(path: Path, spent: NatsByLevel, n: int, spec: DatasetSpec) -> N
     """Where the bits go, a row a noise level, and the same as bars: the rows add up to the figure."""
     mean = spent.total / n
     stderr = ((spent.squares / n - mean.square()).clamp_min(0) / max(1, n - 1)).sqrt()
-    unit = 1.0 if spec.levels is None else float(bits_per_dimension(1.0, math.prod(spec.shape)))
-    kind = "nats" if spec.levels is None else "bits/dim"
+    unit = unit_of(spec)
     rows = ["part,log_nsr_low,log_nsr_high,nats,stderr_nats,bits_per_dim"]
     edges, level = spent.edges.tolist(), 0
     for name, value, error in zip(spent.names, mean.tolist(), stderr.tolist(), strict=True):
         low, high = (f"{edges[level]:.8g}", f"{edges[level + 1]:.8g}") if name == "level" else ("", "")
         level += name == "level"
-        bits = "" if spec.levels is None else f"{value * unit:.8g}"
+        bits = "" if spec.levels is None else f"{value * unit.per_nat:.8g}"
         rows.append(f"{name},{low},{high},{value:.10g},{error:.4g},{bits}")
     write_atomically(path, ("\n".join(rows) + "\n").encode())
-    heights = np.array([v * unit for v, name in zip(mean.tolist(), spent.names, strict=True) if name == "level"])
-    ends = {name: v * unit for v, name in zip(mean.tolist(), spent.names, strict=True) if name != "level"}
+    heights = np.array(
+        [v * unit.per_nat for v, name in zip(mean.tolist(), spent.names, strict=True) if name == "level"]
+    )
+    ends = {name: v * unit.per_nat for v, name in zip(mean.tolist(), spent.names, strict=True) if name != "level"}
     rest = ", ".join(f"{name} {value:+.3f}" for name, value in ends.items() if value)
     picture = bars(
-        *merge_bars(np.array(edges), heights), "log nsr (noise to the right)", f"{kind} per unit of log nsr",
-        f"{sum(heights) + sum(ends.values()):.3f} {kind} = {sum(heights):.3f} under the bars, {rest}",
+        *merge_bars(np.array(edges), heights), "log nsr (noise to the right)", f"{unit.name} per unit of log nsr",
+        f"{sum(heights) + sum(ends.values()):.3f} {unit.name} = {sum(heights):.3f} under the bars, {rest}",
     )  # fmt: skip
     save_png(picture, path.with_suffix(".png"))
 

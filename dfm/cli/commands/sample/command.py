@@ -18,7 +18,7 @@ from dfm.cli.settings import SampleSettings
 from dfm.data.dataset import DatasetSpec
 from dfm.denoising.denoiser import Denoiser
 from dfm.runs.sample_files import store_samples
-from dfm.sampling.draw import batch_of, check_count, check_labels, sample_batches, stored
+from dfm.sampling.draw import batch_of, check_count, check_labels, draw_samples, stored
 from dfm.sampling.samplers import Sampler
 
 
@@ -103,21 +103,20 @@ class Draw:
         """The samples at these places of ``indices`` as they are stored, and evaluations times samples."""
         rows = torch.arange(places.start, places.stop)
         denoiser, device = self.denoiser.select(rows), self.job.device
-        moments = sample_batches(
-            denoiser,
-            self.sampler,
-            [self.indices[k] for k in places],
-            seed=self.job.settings.seed,
-            batch_size=len(places),
-            labels=None if self.labels is None else self.labels[rows],
-            device=device,
-        )
         with products(check_precision(self.job.settings.precision, device), device):
-            for moment in moments:
-                show(moment.state.step)
-        last = moment.state  # the final one
-        values = stored(restore_known(denoiser, last.x, torch.arange(len(places))), denoiser.spec)
-        return values, last.nfe * len(places)
+            result = draw_samples(
+                denoiser,
+                self.sampler,
+                [self.indices[k] for k in places],
+                seed=self.job.settings.seed,
+                batch_size=len(places),
+                labels=None if self.labels is None else self.labels[rows],
+                device=device,
+                convert=lambda x: x,
+                watch=lambda moment: show(moment.state.step),
+            )
+        values = stored(restore_known(denoiser, result.samples, torch.arange(len(places))), denoiser.spec)
+        return values, result.nfe * len(places)
 
 
 def whole_rows(n: int, spec: DatasetSpec) -> int:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from dfm.basics import seeding
 from dfm.basics.files import write_atomically, write_json
-from dfm.basics.per_sample import per_sample
 from dfm.basics.seeding import Purpose
 from dfm.cli import console
 from dfm.data.dataset import Split
@@ -69,5 +68,4 @@ def predictions(
     )
     data = examples(split, classifier.spec, part, seed, dequantization, least).to(device)
     noise = seeding.normal(seed, part, tuple(data.shape[1:]), Purpose.START, level).to(data)
-    a, b = classifier.trained_schedule.ab(t)
-    return classifier.log_probabilities(per_sample(a, data) * data + per_sample(b, data) * noise, t)
+    return classifier.log_probabilities(classifier.trained_schedule.mix(data, noise, t), t)

@@ -20,7 +20,7 @@ from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
 from dfm.runs.directory import checkpoint_files, checkpoints, environment
 from dfm.runs.images import picture
 from dfm.runs.recorder import Recorder
-from dfm.sampling.draw import check_count, check_labels, sample_batches, stored
+from dfm.sampling.draw import check_count, check_labels, draw_samples, stored
 from dfm.training.trainer import StepReport, Trainer
 
 
@@ -182,7 +182,7 @@ class TrainingRun:
         if self.parts.objective.trains != "denoiser" or self.recorder is None:
             return
         n, seed = self.settings.samples.n, self.settings.samples.seed
-        moments = sample_batches(
+        result = draw_samples(
             averaged,
             self.parts.sampler,
             range(n),
@@ -190,9 +190,9 @@ class TrainingRun:
             batch_size=256,
             labels=check_labels(self.spec, None, range(n)),
             device=self.device,
+            convert=lambda x: stored(x, self.spec),
         )
-        samples = torch.cat([stored(m.state.x, self.spec) for m in moments if m.state.final])
-        self.recorder.picture(self.trainer.step, picture(samples, self.spec))
+        self.recorder.picture(self.trainer.step, picture(result.samples, self.spec))
 
     def content(self) -> Checkpoint:
         """Return the state of the run as a checkpoint; all processes ask together."""
