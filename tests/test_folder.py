@@ -218,7 +218,7 @@ def test_processes_that_begin_together_decode_once(tmp_path):
         "import sys; from dfm.data import image_folder as folder; folder.MANY = 5; real = folder.decode\n"
         "def slow(*a):\n  import time; time.sleep(0.05); print('decoded', flush=True); return real(*a)\n"
         "folder.decode = slow\n"
-        "made = folder.Folder(path=sys.argv[1], size=4, cache=sys.argv[2], num_workers=1)\n"
+        "made = folder.ImageFolder(path=sys.argv[1], size=4, cache=sys.argv[2], num_workers=1)\n"
         "print(int(sum(len(made.split(s)) for s in ('train', 'validation', 'test'))))"
     )
     line = [sys.executable, "-c", code, str(tmp_path / "data"), str(tmp_path / "cache")]
