@@ -245,14 +245,14 @@ def test_all_broken_images_are_reported_together(tmp_path, monkeypatch):
     write_image(tmp_path / "d.png", size=(5, 5))
     write_image(tmp_path / "e.png", size=(50, 5))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24)  # 4x4 passes, 5x5 warns, 50x5 raises
-    monkeypatch.setattr(folder, "_NAMED", 4)
+    monkeypatch.setattr(folder, "_EXAMPLES", 4)
     with pytest.raises(UserError) as error:
         ImageFolder(path=str(tmp_path), validation=0, test=0).split("train")
     text = one_line(error)
     assert "5 of 8 images" in text
     assert sum(f"{name} (" in text for name in ("a.png", "b.bmp", "c.png", "d.png", "e.png")) == 4
     assert "and 1 more" in text
-    monkeypatch.setattr(folder, "_NAMED", 5)
+    monkeypatch.setattr(folder, "_EXAMPLES", 5)
     with pytest.raises(UserError, match="decompression bomb"):
         ImageFolder(path=str(tmp_path), validation=0, test=0).split("train")
 
