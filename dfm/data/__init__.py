@@ -1,4 +1,4 @@
-"""What is learned: data sets, their laws where these are known, and integer levels as real numbers."""
+"""Data: the data sets, their exact laws where we know them, and integer pixel levels as real numbers."""
 
 from dfm.data.dataset import Dataset, DatasetSpec, Split
 from dfm.data.dequantization import (

@@ -218,7 +218,7 @@ def test_processes_that_begin_together_decode_once(tmp_path):
         "import sys; from dfm.data import image_folder as folder; folder.MANY = 5; real = folder.decode\n"
         "def slow(*a):\n  import time; time.sleep(0.05); print('decoded', flush=True); return real(*a)\n"
         "folder.decode = slow\n"
-        "made = folder.Folder(path=sys.argv[1], size=4, cache=sys.argv[2], num_workers=1)\n"
+        "made = folder.ImageFolder(path=sys.argv[1], size=4, cache=sys.argv[2], num_workers=1)\n"
         "print(int(sum(len(made.split(s)) for s in ('train', 'validation', 'test'))))"
     )
     line = [sys.executable, "-c", code, str(tmp_path / "data"), str(tmp_path / "cache")]
@@ -245,14 +245,14 @@ def test_all_broken_images_are_reported_together(tmp_path, monkeypatch):
     write_image(tmp_path / "d.png", size=(5, 5))
     write_image(tmp_path / "e.png", size=(50, 5))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24)  # 4x4 passes, 5x5 warns, 50x5 raises
-    monkeypatch.setattr(folder, "_NAMED", 4)
+    monkeypatch.setattr(folder, "_EXAMPLES", 4)
     with pytest.raises(UserError) as error:
         ImageFolder(path=str(tmp_path), validation=0, test=0).split("train")
     text = one_line(error)
     assert "5 of 8 images" in text
     assert sum(f"{name} (" in text for name in ("a.png", "b.bmp", "c.png", "d.png", "e.png")) == 4
     assert "and 1 more" in text
-    monkeypatch.setattr(folder, "_NAMED", 5)
+    monkeypatch.setattr(folder, "_EXAMPLES", 5)
     with pytest.raises(UserError, match="decompression bomb"):
         ImageFolder(path=str(tmp_path), validation=0, test=0).split("train")
 

@@ -45,5 +45,5 @@ def test_eight_bits_are_one_to_one() -> None:
         assert len(set(stored.tolist())) == levels
         assert (int(stored[0]), int(stored[-1])) == (0, 255)
         assert torch.equal(from_eight_bits(stored, levels), torch.arange(levels, dtype=torch.uint8))
-    with pytest.raises(UserError, match="pixels of 15; allowed: those of 17 levels"):
+    with pytest.raises(UserError, match="a pixel of 15; allowed: 17 levels"):
         from_eight_bits(torch.tensor([[0, 16], [15, 255]], dtype=torch.uint8), 17)

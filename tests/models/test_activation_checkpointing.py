@@ -62,8 +62,8 @@ def test_the_step_is_the_same_and_less_is_kept() -> None:
 def test_the_trainer_asks_it_of_the_network_and_not_of_the_average() -> None:
     for asked in (False, True):
         made = trainer(activation_checkpointing=asked)
-        assert {block.recomputed for block in blocks(made.network)} == {asked}
-        assert {block.recomputed for block in blocks(made.ema.network)} == {False}
+        assert {block.recompute for block in blocks(made.network)} == {asked}
+        assert {block.recompute for block in blocks(made.ema.network)} == {False}
 
 
 def blocks(model: nn.Module) -> list[ResidualBlock]:
