@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from support.cli import QUICK, TINY, Command
 
-from dfm.cli.command_line import composed, config_dir
+from dfm.cli.command_line import composed
+from dfm.cli.config_dirs import config_dir
 from dfm.runs.parts import Parts
 from dfm.sampling.draw import DEFAULT_SAMPLER
 

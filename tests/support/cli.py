@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfm.cli.command_line import config_dir
-
 Dfm = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -46,11 +44,6 @@ ODES, BOUNDS = ("ode", "ode_exact"), ("bound_sde", "bound_discrete")
 ALL = (
     *(f"likelihood.{name}.solver=euler" for name in ODES), *(f"likelihood.{name}.steps=1" for name in (*ODES, *BOUNDS)),
 )  # fmt: skip
-
-
-def options(group: str) -> list[str]:
-    """All options of a group."""
-    return sorted(p.stem for p in (config_dir() / group).glob("*.yaml"))
 
 
 POINTS = ("dataset=moons", "dataset.n_train=64", "dataset.n_validation=8", "dataset.n_test=8", "model=mlp")
