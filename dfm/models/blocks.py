@@ -167,7 +167,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """The nearest neighbour, which doubles the height and width, then a 3x3 convolution."""
+    """A doubling of height and width by the nearest neighbour, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ def resample(x: Tensor, resize: Resize) -> Tensor:
 
 
 def check_count(name: str, count: int, hint: int, most: int = 2**20) -> None:
-    """Refuse a count below 1, or so large that no network has it: a checkpoint of a stranger may ask for it.
+    """Refuse a count below 1 or above ``most``, which only a hostile checkpoint would ask for.
 
     Raises:
         UserError: the count is not from 1 to ``most``.

@@ -232,7 +232,7 @@ def _mid_groups(count: int | None, groups: int, width: int) -> int:
     if count < 0 or (count and width % count):
         raise UserError(
             f"mid_attention_groups={count} where there are {width} channels; allowed: a divisor, 0 for no norm, "
-            "or null for as many as groups; try null"
+            "or null for the number in groups; try null"
         )
     return count
 

@@ -78,15 +78,17 @@ class Potential(Prior):
             )
         x = 1.5 * draws.normal(shape)
         noise, coins = draws.normal((self.chain_steps, *shape)), draws.uniform((self.chain_steps,))
-        here = self.energy(x), self._drift(x)
+        energy, drift = self.energy(x), self._drift(x)
         for k in range(self.chain_steps):
-            ahead = x - self.step * here[1] + math.sqrt(2 * self.step) * noise[:, k]
-            there = self.energy(ahead), self._drift(ahead)
-            forth = (ahead - x + self.step * here[1]).square().sum(1) / (4 * self.step)
-            back = (x - ahead + self.step * there[1]).square().sum(1) / (4 * self.step)
-            accept = coins[:, k].log() < here[0] - there[0] + forth - back
-            x = torch.where(accept[:, None], ahead, x)
-            here = torch.where(accept, there[0], here[0]), torch.where(accept[:, None], there[1], here[1])
+            new_x = x - self.step * drift + math.sqrt(2 * self.step) * noise[:, k]
+            new_energy, new_drift = self.energy(new_x), self._drift(new_x)
+            # -log of the proposal density, up to a constant: from x to new_x, and from new_x to x
+            forward = (new_x - x + self.step * drift).square().sum(1) / (4 * self.step)
+            backward = (x - new_x + self.step * new_drift).square().sum(1) / (4 * self.step)
+            accept = coins[:, k].log() < energy - new_energy + forward - backward
+            x = torch.where(accept[:, None], new_x, x)
+            energy = torch.where(accept, new_energy, energy)
+            drift = torch.where(accept[:, None], new_drift, drift)
         return x
 
     def _drift(self, x: Tensor) -> Tensor:
