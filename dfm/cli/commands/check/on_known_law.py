@@ -70,7 +70,7 @@ def marginal_rows(oracle: "MixtureDenoiser", sampler: "Sampler", wanted: CheckSe
     most = sampler if sampler.adaptive else sampler.with_steps(max(wanted.steps))
     run = follow(oracle, most, x, wanted.seed + 1, keep=0 if sampler.adaptive else 5)
     rows = []
-    for t, state in [(oracle.t_max, x), *run.way, *([(run.t, run.x)] if sampler.adaptive else [])]:
+    for t, state in [(oracle.t_max, x), *run.states, *([(run.t, run.x)] if sampler.adaptive else [])]:
         distance, p = law_at(oracle, t).kolmogorov_smirnov(state)
         rows.append({"t": t, "distance": distance, "p": p, "kept": p > 0.001})
     return rows
