@@ -173,7 +173,7 @@ def denoised(given: Subject) -> np.ndarray:
                 Dots(points=c.data.numpy(), colour=MARK, alpha=0.6, label="$E[\\mathrm{data} \\mid x_t]$"),
             ],
         )
-        for c in figures.denoised(given.denoiser, given.points, given.seed)
+        for c in figures.denoising(given.denoiser, given.points, given.seed)
     ]
     return panels([row], given.title("The denoiser: from the data themselves to their mean"))
 

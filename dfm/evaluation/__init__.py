@@ -1,4 +1,4 @@
-"""How good samples and samplers are."""
+"""The quality of samples, of samplers and of classifiers."""
 
 from dfm.evaluation.classifier_features import ClassifierFeatures, Recipe, features_for
 from dfm.evaluation.features import Coordinates, Features

@@ -1,4 +1,4 @@
-"""Features of images from a small classifier of their classes."""
+"""Features of images: the last layer of a small classifier of their classes."""
 
 import hashlib
 import json
@@ -28,22 +28,24 @@ from dfm.training.objectives.densities import LogNsrDensity
 from dfm.training.trainer import StepReport, Trainer
 from dfm.training.trainer_config import TrainerConfig
 
-GROUPS = 8  # of channels, in each normalisation
-CLEAN = Edm(t_min=1e-3, t_max=2e-3)  # noise a quarter of the finest cell and less: the images as they are
+GROUPS = 8  # groups of channels in each normalisation
+BATCH = 500  # images in a call of the network
+CLEAN = Edm(t_min=1e-3, t_max=2e-3)  # at most a quarter of the smallest cell of a pixel level: practically no noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How the classifier is made: an ``ImageClassifier`` without attention, trained with cross-entropy.
+    """The settings of the classifier: an ``ImageClassifier`` without attention, trained with cross-entropy.
 
     Args:
-        channels, channel_multipliers, blocks_per_level: of the network; its last width is the number of features.
-        steps: of the training, but fewer where they would go through the data more than ``passes`` times: a network
-            that knows its data by heart maps a class to a point, and sees classes and nothing else.
+        channels, channel_multipliers, blocks_per_level: the network; its last width is the number of features.
+        steps, passes: the training ends after ``steps`` steps, or after ``passes`` passes through the data if that is
+            earlier. A network that has memorised its data maps each class to one point, and its features show nothing
+            but the class.
         batch_size, lr, ema_decay, seed: as in ``TrainerConfig``.
 
     Raises:
-        UserError: counts below one, or widths that do not divide into the network's groups of channels.
+        UserError: a count is below one, or a width is not a multiple of the network's number of groups.
     """
 
     channels: int = 16
@@ -63,22 +65,22 @@ class Recipe:
         widths = [round(self.channels * multiplier) for multiplier in self.channel_multipliers]
         if not widths or any(width < 1 or width % GROUPS for width in widths):
             raise UserError(
-                f"features.recipe: {self.channels} channels times {list(self.channel_multipliers)} are {widths}; "
+                f"features.recipe: {self.channels} channels times {list(self.channel_multipliers)} give {widths}; "
                 f"allowed: multiples of {GROUPS}"
             )
 
 
 class ClassifierFeatures(Features):
-    """What the last layer of a classifier of the data's classes sees.
+    """The inputs of the last layer of a classifier of the data's classes.
 
     Args:
         data: images with at least two classes.
-        device: where it is trained and used.
-        recipe: how it is trained.
-        cache: the folder that keeps it, as ``features/NAME-KEY.safetensors``; ``~`` is the home folder.
+        device: the device on which the classifier is trained and used.
+        recipe: the settings of the classifier.
+        cache: the folder for the trained classifier, ``features/NAME-KEY.safetensors``; ``~`` is the home folder.
 
     Raises:
-        UserError: data of another kind.
+        UserError: the data are points, or images with fewer than two classes.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class ClassifierFeatures(Features):
             )
         self.device, self.recipe = device or torch.device("cpu"), recipe or Recipe()
         self.folder = Path(cache).expanduser() / "features"
-        self._model = _untrained(self.recipe, spec)
+        self._model = _new_classifier(self.recipe, spec)
         self._facts: dict[str, Any] | None = None
 
     @property
@@ -107,8 +109,8 @@ class ClassifierFeatures(Features):
         return min(self.recipe.steps, math.ceil(self.recipe.passes * len(self._train) / self.recipe.batch_size))
 
     @property
-    def path(self) -> Path:
-        """The file that keeps the classifier: another one for other data and for another recipe."""
+    def file(self) -> Path:
+        """The file of the classifier. Its name holds a hash of the recipe and of the training data."""
         digest = hashlib.sha256(json.dumps([asdict(self.recipe), asdict(self.data.spec)]).encode())
         train = self._train
         assert train.labels is not None
@@ -117,24 +119,24 @@ class ClassifierFeatures(Features):
         return self.folder / f"{self.data.spec.name}-{digest.hexdigest()[:16]}.safetensors"
 
     def prepare(self) -> Iterator[StepReport]:
-        """Read the classifier or, where there is none (or a damaged one, with a warning), train it and keep it.
+        """Read the classifier from its file. If there is no file, or it is damaged, train the classifier and write it.
 
-        Two processes that train at once do the same work, and the one that ends last is kept.
+        Two processes that train at the same time do the same work; the file of the later one remains.
 
         Raises:
             UserError: the cache cannot be written to.
         """
         if self._facts is None:
-            path = self.path
-            self._facts = read(path, self._model.module())
+            file = self.file
+            self._facts = read(file, self._model.module())
             if self._facts is None:
                 self._make_folder()
                 trainer = self._trainer()
                 yield from trainer.steps()
                 self._model = trainer.averaged()
                 self._facts = self._describe()
-                write_atomically(path, pack(self._model.module(), self._facts))
-            # in one layout, trained or read, so that both give the same numbers to the last bit
+                write_atomically(file, pack(self._model.module(), self._facts))
+            # One memory layout for a trained and for a read network, so that both give the same numbers bit for bit.
             network = self._model.module().to(self.device).to(memory_format=torch.contiguous_format)
             network.eval().requires_grad_(False)
 
@@ -142,7 +144,7 @@ class ClassifierFeatures(Features):
         self._make_ready()
         network = self._model.module()
         assert isinstance(network, ImageClassifier)
-        return torch.cat([network.features(*seen).double().cpu() for seen in self._inputs(values)])
+        return torch.cat([network.features(*inputs).double().cpu() for inputs in self._inputs(values)])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -160,22 +162,25 @@ class ClassifierFeatures(Features):
             pass
 
     def _make_folder(self) -> None:
-        # before the training, not after it
+        """Make the folder before the training, so that a mistake in its name does not cost the training."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise UserError(
-                f"features.cache: {self.folder} cannot be made ({problem.strerror}); try features.cache=DIR"
+                f"features.cache: the folder {self.folder} cannot be made ({problem.strerror}); try features.cache=DIR"
             ) from None
         if not os.access(self.folder, os.W_OK):
-            raise UserError(f"features.cache: {self.folder} cannot be written to; try features.cache=DIR")
+            raise UserError(f"features.cache: the folder {self.folder} cannot be written to; try features.cache=DIR")
 
     def _trainer(self) -> Trainer:
         recipe = self.recipe
         config = TrainerConfig(
-            max_steps=self.steps, batch_size=recipe.batch_size, lr=recipe.lr, ema_decay=recipe.ema_decay,
+            max_steps=self.steps,
+            batch_size=recipe.batch_size,
+            lr=recipe.lr,
+            ema_decay=recipe.ema_decay,
             seed=recipe.seed,
-        )  # fmt: skip
+        )
         objective = Classification(density=LogNsrDensity())
         return Trainer(config, self._model, objective, self._train, device=self.device)
 
@@ -189,17 +194,17 @@ class ClassifierFeatures(Features):
         }
 
     def _accuracy(self) -> float | None:
-        """On the test split; None where there is none."""
-        held_out = self.data.split("test")
-        if len(held_out) == 0:
+        """Return the accuracy on the test split, or None if it is empty."""
+        test = self.data.split("test")
+        if len(test) == 0:
             return None
-        assert held_out.labels is not None
+        assert test.labels is not None
         network = self._model.module()
-        named = torch.cat([network(*seen).argmax(1).cpu() for seen in self._inputs(held_out.values)])
-        return float(torch.eq(named, held_out.labels).double().mean())
+        predictions = torch.cat([network(*inputs).argmax(1).cpu() for inputs in self._inputs(test.values)])
+        return float(torch.eq(predictions, test.labels).double().mean())
 
     def _inputs(self, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """What the network sees of examples, a batch at a time."""
+        """Yield the inputs of the network for these examples, a batch at a time."""
         levels = self.data.spec.levels
         assert levels is not None
         t_min = torch.tensor(CLEAN.t_min, dtype=torch.float64)
@@ -207,24 +212,28 @@ class ClassifierFeatures(Features):
             yield self._model.inputs(centres(part, levels).float().to(self.device), t_min)
 
 
-BATCH = 500
-
-
-def _untrained(recipe: Recipe, spec: DatasetSpec) -> NoisyClassifier:
+def _new_classifier(recipe: Recipe, spec: DatasetSpec) -> NoisyClassifier:
+    """Return a classifier with fresh weights, a function of the recipe's seed."""
     with seeded(torch.device("cpu"), recipe.seed, 0, 0, Purpose.INITIAL_WEIGHTS):
         network = ImageClassifier(
-            shape=spec.shape, num_classes=spec.num_classes, channels=recipe.channels,
-            channel_multipliers=recipe.channel_multipliers, blocks_per_level=recipe.blocks_per_level,
-            attention_levels=(), groups=GROUPS,
-        )  # fmt: skip
+            shape=spec.shape,
+            num_classes=spec.num_classes,
+            channels=recipe.channels,
+            channel_multipliers=recipe.channel_multipliers,
+            blocks_per_level=recipe.blocks_per_level,
+            attention_levels=(),
+            groups=GROUPS,
+        )
     return NoisyClassifier(spec=spec, schedule=CLEAN, trained_schedule=CLEAN, network=network)
 
 
 def features_for(data: Dataset, device: str = "auto", cache: str | None = None) -> Features:
-    """The features that go with a data set, from Python: ``quality(f.of(samples), f.of(data.split("test").values))``.
+    """Return the default features of a data set; for use from Python.
+
+    With ``f = features_for(data)``, ``quality(f.of(samples), f.of(data.split("test").values))`` compares samples.
 
     Args:
-        cache: default as ``dfm.data.dataset.data_folder``.
+        cache: the folder for the classifier; the default is ``dfm.data.dataset.data_folder``.
 
     Raises:
         UserError: images without classes.

@@ -1,4 +1,4 @@
-"""A trained classifier on disk: its weights, and beside them what it is and their hash."""
+"""The file of a trained classifier: its weights, their hash and a description."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ log = logging.getLogger("dfm")
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    """The weights by name, in main memory."""
+    """Return the weights by name, in main memory."""
     return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
 
 
 def digest_of(weights: Mapping[str, Tensor]) -> str:
-    """sha256 of the weights, in the order of their names."""
+    """Return the SHA-256 of the weights, in the order of their names."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
@@ -29,25 +29,28 @@ def digest_of(weights: Mapping[str, Tensor]) -> str:
 
 
 def pack(network: nn.Module, facts: dict[str, Any]) -> bytes:
-    """A safetensors file of the weights, with ``facts`` (whose ``sha256`` is theirs) as JSON in its metadata."""
+    """Return a safetensors file of the weights, with ``facts`` as JSON in its metadata.
+
+    ``facts["sha256"]`` is the hash of the weights.
+    """
     return save(weights_of(network), metadata={"facts": json.dumps(facts)})
 
 
-def read(path: Path, network: nn.Module) -> dict[str, Any] | None:
-    """Load what ``packed`` wrote into a network and return the facts; None if it is not there, or damaged.
+def read(file: Path, network: nn.Module) -> dict[str, Any] | None:
+    """Read a file of ``pack`` into a network and return its facts; None if there is no file or it is damaged.
 
-    The format has no checksum of its own, so the hash of the weights is compared with the one beside them.
+    The format has no checksum, so the hash of the weights is compared with the hash in the facts.
     """
-    if not path.exists():
+    if not file.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        with safe_open(file, framework="pt") as content:
+            facts = json.loads(content.metadata()["facts"])
+            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118, no mapping
         if digest_of(weights) != facts["sha256"]:
-            raise ValueError("the weights are not those of its hash")
+            raise ValueError("the weights do not have the hash of the file")
         network.load_state_dict(weights)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as problem:
-        log.warning(f"{path} is not a whole classifier ({' '.join(str(problem).split())[:80]}); it is trained again")
+        log.warning(f"{file} is not a whole classifier ({' '.join(str(problem).split())[:80]}); it is trained again")
         return None
     return dict(facts)

@@ -1,4 +1,4 @@
-"""How far two sets of samples are from each other: figures of quality that need no trained network."""
+"""Distances between two sets of samples, without a trained network."""
 
 import math
 
@@ -9,13 +9,13 @@ from dfm.basics.errors import UserError
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'|, divided by sqrt(d), unbiased (Szekely and Rizzo 2013).
+    """Return (2 E|X - Y| - E|X - X'| - E|Y - Y'|)/sqrt(d), unbiased (Szekely and Rizzo 2013).
 
-    It is zero only for equal laws; for equal laws the estimate scatters about zero. With sqrt(d) it is in the unit of
-    one coordinate.
+    The exact distance is zero only for equal laws; its estimate then scatters around zero. Because of sqrt(d) it is in
+    the unit of one coordinate.
 
     Args:
-        x: (n, *D), y: (m, *D), at least two each.
+        x: (n, *D), y: (m, *D), at least two of each.
     """
     a, b = _flat(x, y)
     n, m = len(a), len(b)
@@ -25,24 +25,25 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 
 
 def energy_spread(x: Tensor, y: Tensor, splits: int = 4) -> float:
-    """Standard error of ``energy_distance``, from that of its values on ``splits`` disjoint random parts of both sets.
+    """Return the standard error of ``energy_distance``.
 
-    For equal laws the estimate's error falls as 1/n, not as its root, so this is about sqrt(splits) times too large.
+    It is computed from the distances of ``splits`` disjoint random parts of both sets. For equal laws the error of the
+    estimate falls like 1/n, not like 1/sqrt(n). The result is then about sqrt(splits) times too large.
     """
-    generator = torch.Generator().manual_seed(0)  # in random order: samples may come sorted by class
+    generator = torch.Generator().manual_seed(0)  # in random order, because samples may be sorted by class
     x, y = (v[torch.randperm(len(v), generator=generator)] for v in (x.cpu(), y.cpu()))
     parts = [energy_distance(x[k::splits], y[k::splits]) for k in range(splits)]
     return float(torch.tensor(parts).std()) / math.sqrt(splits)
 
 
 def wasserstein_2(x: Tensor, y: Tensor) -> float:
-    """sqrt(min_pi (1/n) sum_i |x_i - y_pi(i)|^2), exact, by scipy's linear assignment.
+    """Return sqrt(min_pi (1/n) sum_i |x_i - y_pi(i)|^2), exactly, by scipy's linear assignment.
 
     Args:
-        x, y: (n, *D), equally many.
+        x, y: (n, *D), the same number of each.
 
     Raises:
-        UserError: they are not.
+        UserError: the numbers differ.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -55,13 +56,16 @@ def wasserstein_2(x: Tensor, y: Tensor) -> float:
 
 
 def _flat(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both sets as float64 matrices on the CPU; refuse different shapes, and fewer than two samples."""
     a, b = x.detach().cpu().double().flatten(1), y.detach().cpu().double().flatten(1)
     if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise UserError(f"samples of shapes {tuple(x.shape)} and {tuple(y.shape)}; allowed: at least two, of one shape")
+        raise UserError(
+            f"samples of shapes {tuple(x.shape)} and {tuple(y.shape)}; allowed: at least two of each, with one shape"
+        )
     return a, b
 
 
 def _mean_distance(a: Tensor, b: Tensor, rows: int = 1024) -> float:
-    """Mean |a_i - b_j| over all pairs, a block of rows at a time."""
+    """Return the mean of |a_i - b_j| over all pairs, a block of rows at a time."""
     total = sum(float(torch.cdist(part, b).sum()) for part in a.split(rows))
     return total / (len(a) * len(b))

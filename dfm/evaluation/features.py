@@ -1,4 +1,4 @@
-"""What features are, and the simplest: the coordinates themselves."""
+"""The base class of features, and the simplest features: the coordinates themselves."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from dfm.training.trainer import StepReport
 
 
 class Features(ABC):
-    """Numbers that describe examples. The parts of config group ``features``, made for one data set.
+    """Numbers that describe the examples of one data set (config group ``features``).
 
     Args:
         data: the data set.
@@ -25,25 +25,29 @@ class Features(ABC):
 
     @abstractmethod
     def of(self, values: Tensor) -> Tensor:
-        """Features float64 (n, k) of examples as ``Split`` has them: levels uint8 (n, C, H, W) or points (n, d)."""
+        """Return features float64 (n, k) of examples.
+
+        Args:
+            values: in the form of a ``Split``: pixel levels uint8 (n, C, H, W), or points (n, d).
+        """
 
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What tells these features from others, for a JSON: figures are comparable where ``sha256`` is equal."""
+        """A description for a JSON file. Distances can be compared only where ``sha256`` is equal."""
 
     @property
     def steps(self) -> int:
-        """How many reports ``prepare`` yields at most."""
+        """The largest number of reports that ``prepare`` yields."""
         return 0
 
     def prepare(self) -> Iterator[StepReport]:
-        """Do what must be done once, a report a step of it; ``of`` and ``facts`` do it themselves if need be."""
+        """Prepare the features once; yield a report for each training step. ``of`` and ``facts`` call it themselves."""
         return iter(())
 
 
 class Coordinates(Features):
-    """The coordinates themselves; of images the centres of the pixels' cells, in [-1, 1]."""
+    """The coordinates as features; for images, the centres of the cells of their pixel levels, in [-1, 1]."""
 
     def of(self, values: Tensor) -> Tensor:
         levels = self.data.spec.levels
@@ -51,15 +55,15 @@ class Coordinates(Features):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Their number; they are the same everywhere, so there is no hash."""
+        """The number of coordinates. There is no hash, because coordinates are the same everywhere."""
         return {"kind": "coordinates", "dimensions": torch.Size(self.data.spec.shape).numel(), "sha256": None}
 
 
 def kind_for(spec: DatasetSpec) -> str:
-    """The option of group ``features`` that goes with data: coordinates for points, a classifier for images.
+    """Return the option of group ``features`` for these data: coordinates for points, a classifier for images.
 
     Raises:
-        UserError: images without classes, of which no classifier can be trained.
+        UserError: images without classes, on which no classifier can be trained.
     """
     if spec.levels is None:
         return "coordinates"

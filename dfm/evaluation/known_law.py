@@ -1,7 +1,7 @@
-"""Samplers and likelihoods against laws known exactly: what ``dfm check`` measures.
+"""Tests of samplers and likelihoods on laws that are known exactly: the measurements of ``dfm check``.
 
-For a Gaussian mixture everything along the path is known: x_t is a mixture too, so is each of its projections, and the
-ODE can be followed to ten digits. What is measured is then the sampler's doing alone.
+For a Gaussian mixture everything along the path is known: x_t is a mixture, too, and so is each of its projections. The
+ODE can be solved to ten digits. Every error is then an error of the sampler, because the denoiser has none.
 """
 
 import math
@@ -25,10 +25,10 @@ DIRECTIONS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectedLaw:
-    """A mixture along unit directions: each projection is a mixture on the line, with its distribution function.
+    """A Gaussian mixture, seen along unit directions: each projection is a mixture on the line.
 
     Args:
-        mixture: of x, in d dimensions.
+        mixture: the law of x, in d dimensions.
         directions: (K, d), unit vectors.
     """
 
@@ -36,16 +36,16 @@ class ProjectedLaw:
     directions: Tensor
 
     def cdf(self, x: Tensor) -> Tensor:
-        """P(v_k . X <= v_k . x) for x (n, d): float64 (n, K)."""
-        place = self.directions @ self.mixture.means.T  # (K, components)
-        spread = torch.einsum("ki,cij,kj->kc", self.directions, self.mixture.covariances, self.directions).sqrt()
-        z = ((x.double() @ self.directions.T)[:, :, None] - place) / spread
+        """Return P(v_k . X <= v_k . x) for x (n, d): float64 (n, K)."""
+        mean = self.directions @ self.mixture.means.T  # (K, components)
+        std = torch.einsum("ki,cij,kj->kc", self.directions, self.mixture.covariances, self.directions).sqrt()
+        z = ((x.double() @ self.directions.T)[:, :, None] - mean) / std
         return torch.special.ndtr(z) @ self.mixture.weights
 
     def kolmogorov_smirnov(self, x: Tensor) -> tuple[float, float]:
-        """(largest distance to the exact distribution function, its p-value), over all directions.
+        """Return (largest distance to the exact distribution function over all directions, its p-value).
 
-        The p-value is that of the largest of K statistics, each by Kolmogorov's limit, multiplied by K (Bonferroni).
+        The p-value is Kolmogorov's limit for one direction, multiplied by the number of directions (Bonferroni).
         """
         n = len(x)
         ranks = torch.arange(1, n + 1, dtype=torch.float64)[:, None] / n
@@ -54,7 +54,10 @@ class ProjectedLaw:
         return distance, min(1.0, len(self.directions) * kolmogorov_tail(math.sqrt(n) * distance))
 
     def distance(self, x: Tensor) -> float:
-        """Root mean square over directions of int |F_n - F|, the 1-Wasserstein distance on the line, in units of x."""
+        """Return the 1-Wasserstein distance int |F_n - F| along each direction, root mean square over directions.
+
+        It is in the unit of x.
+        """
         line = (x.double() @ self.directions.T).sort(0).values
         low, high = line.min() - 1, line.max() + 1
         grid = torch.linspace(float(low), float(high), 4001, dtype=torch.float64)
@@ -68,14 +71,14 @@ class ProjectedLaw:
 
 
 def kolmogorov_tail(x: float) -> float:
-    """P(K > x) = 2 sum_k (-1)^(k-1) exp(-2 k^2 x^2), Kolmogorov's limiting distribution."""
+    """Return P(K > x) = 2 sum_k (-1)^(k-1) exp(-2 k^2 x^2) of Kolmogorov's limiting distribution."""
     if x < 0.2:
         return 1.0
     return min(1.0, max(0.0, 2 * sum((-1) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 101))))
 
 
 def law_at(oracle: MixtureDenoiser, t: float, seed: int = 0) -> ProjectedLaw:
-    """The exact law of x_t, seen along fixed random directions."""
+    """Return the exact law of x_t, seen along fixed random directions."""
     a, b = (float(c) for c in oracle.schedule.ab(torch.tensor(t, dtype=torch.float64)))
     smooth = oracle.mixture.smoothed(b / a)
     scaled = GaussianMixture(weights=smooth.weights, means=a * smooth.means, covariances=a * a * smooth.covariances)
@@ -86,26 +89,32 @@ def law_at(oracle: MixtureDenoiser, t: float, seed: int = 0) -> ProjectedLaw:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerRun:
-    """One trajectory of a batch: its end before the last denoising, its time, the NFE, and states on the way."""
+    """One run of a sampler on a batch.
+
+    Args:
+        x: the end of the trajectory, before the last denoising.
+        t: its time.
+        nfe: the mean number of evaluations per sample.
+        states: some states of the trajectory, (t, x).
+    """
 
     x: Tensor
     t: float
     nfe: float
-    way: Sequence[tuple[float, Tensor]]
+    states: Sequence[tuple[float, Tensor]]
 
 
 @torch.no_grad()
 def follow(denoiser: Denoiser, sampler: Sampler, x: Tensor, seed: int, keep: int = 0) -> SamplerRun:
-    """Run a sampler from x at t_max and keep about ``keep`` of its states, evenly spread over its steps."""
+    """Run a sampler from x at t_max; keep about ``keep`` of its states, at equal distances in the number of moves."""
     states = [state for state in sampler.trajectory(denoiser, x, seed, range(len(x))) if not state.final]
-    chosen = sorted({round(k) for k in np.linspace(0, len(states) - 1, keep + 1)[1:]})
-    return SamplerRun(
-        x=states[-1].x, t=states[-1].t, nfe=states[-1].nfe, way=[(states[i].t, states[i].x) for i in chosen]
-    )
+    rows = sorted({round(k) for k in np.linspace(0, len(states) - 1, keep + 1)[1:]})
+    last = states[-1]
+    return SamplerRun(x=last.x, t=last.t, nfe=last.nfe, states=[(states[i].t, states[i].x) for i in rows])
 
 
 def exact_end(denoiser: Denoiser, x: Tensor, t_end: float, tolerance: float = 1e-9) -> Tensor:
-    """Where the probability-flow ODE takes x at t_max, by Dormand-Prince at a tight tolerance."""
+    """Return the solution of the probability-flow ODE at ``t_end`` from x at t_max, by Dormand-Prince."""
     with torch.no_grad():
         *_, last = DormandPrince(rtol=tolerance, atol=tolerance, max_steps=100_000).solve(
             lambda rows: denoiser.select(rows).velocity, x, denoiser.t_max, t_end
@@ -114,12 +123,12 @@ def exact_end(denoiser: Denoiser, x: Tensor, t_end: float, tolerance: float = 1e
 
 
 def rms(x: Tensor, y: Tensor) -> float:
-    """Root mean square difference of a coordinate."""
+    """Return the root mean square of the differences of all coordinates."""
     return float((x.double() - y.double()).square().mean().sqrt())
 
 
 def order_between(steps: Sequence[int], errors: Sequence[float]) -> list[float | None]:
-    """-d log(error)/d log(steps) between neighbours; None for the first, and where an error is zero."""
+    """Return -d log(error)/d log(steps) between neighbours; None for the first, and where an error is zero."""
     orders: list[float | None] = [None]
     for (n0, e0), (n1, e1) in zip(
         zip(steps[:-1], errors[:-1], strict=True), zip(steps[1:], errors[1:], strict=True), strict=True
@@ -130,14 +139,14 @@ def order_between(steps: Sequence[int], errors: Sequence[float]) -> list[float |
 
 @dataclass(frozen=True, kw_only=True)
 class Bias:
-    """Mean of a likelihood minus the exact one, in nats an example, with its standard error."""
+    """The mean of a difference of log-densities, in nats per example, and its standard error."""
 
     mean: float
     stderr: float
 
 
 def likelihood_bias(oracle: MixtureDenoiser, likelihood: Likelihood, data: Tensor, seed: int) -> Bias:
-    """The estimator's log p minus the exact log p of the law that the path has at t_min, on data (n, d)."""
+    """Return the mean of the estimator's log p minus the exact log p of the path's law at t_min, on data (n, d)."""
     a = float(oracle.schedule.ab(torch.tensor(oracle.t_min, dtype=torch.float64))[0])
     exact = oracle.log_density(a * data, oracle.t_min) + data.shape[1] * math.log(a)
     gap = likelihood.log_density(oracle, data, seed).value - exact
@@ -145,10 +154,12 @@ def likelihood_bias(oracle: MixtureDenoiser, likelihood: Likelihood, data: Tenso
 
 
 def start_gap(oracle: MixtureDenoiser, data: Tensor, seed: int, model: Denoiser | None = None) -> Bias:
-    """KL from the exact law at t_max to the law that samplers start from, E[log p - log q], on data (n, d).
+    """Return the KL divergence E[log p - log q] at t_max, on data (n, d).
+
+    p is the exact law of x at t_max, and q the law from which samplers start.
 
     Args:
-        model: whose samplers; default those of the oracle itself.
+        model: the denoiser whose samplers start from q; the default is the oracle.
     """
     noise = normal(seed, range(len(data)), tuple(data.shape[1:]), Purpose.STEP, 1)
     x = oracle.schedule.mix(data, noise, torch.tensor(oracle.t_max, dtype=torch.float64))
@@ -159,5 +170,5 @@ def start_gap(oracle: MixtureDenoiser, data: Tensor, seed: int, model: Denoiser 
 def starting_points(
     denoiser: Denoiser, n: int, seed: int, device: torch.device | None = None, double: bool = True
 ) -> Tensor:
-    """Start latents 0 .. n-1."""
+    """Draw x at t_max of the samples 0 .. n-1; arguments as for ``dfm.sampling.samplers.start``."""
     return start(denoiser, seed, range(n), device, double=double)

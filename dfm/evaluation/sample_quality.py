@@ -1,8 +1,8 @@
-"""How good samples are beside real data: four figures from two matrices of features, a row an example.
+"""Four measures of the quality of samples, from two matrices of features with one row per example.
 
-Each looks at something else. The Fréchet distance compares means and covariances and is biased upwards by a finite
-number of samples; the kernel distance is unbiased; precision is the share of samples that look real, recall the share
-of real examples that the samples come near to. Any features will do; only figures in the same ones can be compared.
+The Fréchet distance compares means and covariances; a finite number of samples makes it too large. The kernel distance
+is unbiased. Precision is the fraction of samples that look real, and recall the fraction of real examples that have
+samples near them. The measures work with any features, but only values with the same features can be compared.
 """
 
 import math
@@ -16,15 +16,16 @@ from dfm.basics.errors import UserError
 from dfm.basics.seeding import Purpose, stream
 
 NEIGHBOURS = 3
+BLOCK = 2000  # rows of a table of pairs that are in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """The figures, with the standard errors that are due to the two sets being samples.
+    """The four measures, with standard errors for the finite size of both sets.
 
     Args:
-        frechet, kernel, precision, recall: as the functions of this module say.
-        num_samples, num_references: how many there were of each.
+        frechet, kernel, precision, recall: see the functions of this module.
+        num_samples, num_references: the number of rows of each set.
     """
 
     frechet: float
@@ -38,33 +39,40 @@ class Quality:
 
 
 def quality(samples: Tensor, references: Tensor, *, seed: int = 0, neighbours: int = NEIGHBOURS) -> Quality:
-    """All figures of samples against references.
+    """Return all measures of samples against references.
 
     Args:
-        samples: features (n, k). references: (m, k).
-        seed: of the bootstrap.
-        neighbours: of precision and recall.
+        samples: features (n, k).
+        references: features (m, k).
+        seed: the seed of the bootstrap.
+        neighbours: the number of neighbours for precision and recall.
 
     Raises:
-        UserError: not two matrices of one width, too few rows, or numbers that are not finite.
+        UserError: the matrices differ in their width, have too few rows, or hold numbers that are not finite.
     """
-    x, y = _checked(samples, references, neighbours)
+    x, y = _check_features(samples, references, neighbours)
     kernel, kernel_stderr = kernel_distance(x, y)
     precision, recall = precision_and_recall(x, y, neighbours)
     return Quality(
-        frechet=frechet_distance(x, y), frechet_stderr=frechet_spread(x, y, seed), kernel=kernel,
-        kernel_stderr=kernel_stderr, precision=precision, recall=recall, num_samples=len(x), num_references=len(y),
-    )  # fmt: skip
+        frechet=frechet_distance(x, y),
+        frechet_stderr=frechet_spread(x, y, seed),
+        kernel=kernel,
+        kernel_stderr=kernel_stderr,
+        precision=precision,
+        recall=recall,
+        num_samples=len(x),
+        num_references=len(y),
+    )
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)) of means and covariances (Heusel et al. 2017, eq. 6).
+    """Return |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)) of means and covariances (Heusel et al. 2017, eq. 6).
 
-    It is the squared 2-Wasserstein distance of Gaussians. For equal laws it is above zero by O(k^2/n), so compare it at
-    equal n, and with that of as many real examples.
+    It is the squared 2-Wasserstein distance of Gaussians. For equal laws it is above zero by O(k^2/n). So compare
+    values with the same n, and with the distance of n real examples.
 
     Args:
-        x: (n, k), y: (m, k), at least two each.
+        x: (n, k), y: (m, k), at least two of each.
     """
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
@@ -72,30 +80,31 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 def frechet_spread(x: Tensor, y: Tensor, seed: int = 0, resamples: int = 40) -> float:
-    """Standard error of ``frechet_distance``: its standard deviation over bootstrap resamples of the rows of both.
+    """Return the standard error of ``frechet_distance``: its standard deviation over bootstrap resamples of both sets.
 
-    Measured over fresh draws of Gaussians it is right to 30 % where their laws differ clearly, and twice too large
-    where they hardly do, since resamples differ from each other by more than fresh draws would.
+    Compared with fresh draws of Gaussians, it is correct to 30 % where the laws differ clearly. Where they hardly
+    differ, it is twice too large, because resamples vary more than fresh draws.
     """
 
-    def drawn(rows: Tensor, number: int, part: int) -> Tensor:
-        chosen = stream(seed, number, Purpose.RESAMPLE, part=part).integers(0, len(rows), len(rows))
-        return rows[torch.from_numpy(chosen)]
+    def resample(rows: Tensor, number: int, part: int) -> Tensor:
+        index = stream(seed, number, Purpose.RESAMPLE, part=part).integers(0, len(rows), len(rows))
+        return rows[torch.from_numpy(index)]
 
-    values = [frechet_distance(drawn(x, k, 0), drawn(y, k, 1)) for k in range(resamples)]
+    values = [frechet_distance(resample(x, k, 0), resample(y, k, 1)) for k in range(resamples)]
     return float(np.std(values, ddof=1))
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """E k(X, X') + E k(Y, Y') - 2 E k(X, Y), k(u, v) = (u.v/d + 1)^3 in d dimensions, and its standard error.
+    """Return E k(X, X') + E k(Y, Y') - 2 E k(X, Y) and its standard error, with k(u, v) = (u.v/d + 1)^3.
 
-    The squared maximum mean discrepancy (Binkowski et al. 2018, section 4), unbiased: for equal laws it scatters about
-    zero (below it where a set is balanced by class, since then its rows are not independent). All pairs enter, where
-    the usual mean over random subsets of 1,000 leaves some out. The error is the jackknife's over the rows of both
-    sets; for equal laws it is too large, by about sqrt(2).
+    It is an unbiased estimate of the squared maximum mean discrepancy (Binkowski et al. 2018, section 4). For equal
+    laws it scatters around zero. (It is below zero if a set has the same number of examples of each class, because its
+    rows are then not independent.) All pairs are used; the usual mean over random subsets of 1,000 leaves some out. The
+    standard error comes from the jackknife over the rows of both sets. For equal laws it is about sqrt(2) times too
+    large.
 
     Args:
-        x: (n, d), y: (m, d), at least three each.
+        x: (n, d), y: (m, d), at least three of each.
     """
     n, m = len(x), len(y)
     own_x, own_y = _sums(x, x) - _kernel_diagonal(x), _sums(y, y) - _kernel_diagonal(y)
@@ -112,45 +121,43 @@ def kernel_distance(x: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 def precision_and_recall(x: Tensor, y: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
-    """The shares of x inside the manifold of y, and of y inside that of x (Kynkaanniemi et al. 2019, eq. 2).
+    """Return (precision, recall) of samples x and references y (Kynkaanniemi et al. 2019, eq. 2).
 
-    The manifold of a set is the union of the balls about its points that reach to their ``neighbours``-th neighbour.
+    Precision is the fraction of x inside the manifold of y; recall is the fraction of y inside the manifold of x. The
+    manifold of a set is the union of the balls around its points that reach to their ``neighbours``-th neighbour.
 
     Args:
-        x: samples (n, k), y: references (m, k), more than ``neighbours`` each.
+        x: samples (n, k), y: references (m, k), more than ``neighbours`` of each.
     """
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-    found = prc_features_to_metric(
+    result = prc_features_to_metric(
         x, y, prc_neighborhood=neighbours, prc_batch_size=BLOCK, save_cpu_ram=True, verbose=False
     )
-    return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
-
-
-BLOCK = 2000  # rows of a table of pairs that are held at once
+    return float(result[KEY_METRIC_PRECISION]), float(result[KEY_METRIC_RECALL])
 
 
 def _moments(x: Tensor) -> dict[str, np.ndarray]:
+    """Return mean and covariance of the rows, in the form of torch_fidelity."""
     from torch_fidelity.metric_fid import fid_features_to_statistics
 
-    found = fid_features_to_statistics(x)
-    return {
-        "mu": found["mu"],
-        "sigma": np.atleast_2d(found["sigma"]),
-    }  # NumPy's covariance of one coordinate is a number
+    statistics = fid_features_to_statistics(x)
+    # NumPy's covariance of one coordinate is a number, not a matrix.
+    return {"mu": statistics["mu"], "sigma": np.atleast_2d(statistics["sigma"])}
 
 
 def _sums(x: Tensor, y: Tensor) -> Tensor:
-    """sum_j k(x_i, y_j), (n,)."""
+    """Return sum_j k(x_i, y_j), (n,)."""
     return torch.cat([(part @ y.T / x.shape[1] + 1).pow(3).sum(1) for part in x.split(BLOCK)])
 
 
 def _kernel_diagonal(x: Tensor) -> Tensor:
-    """k(x_i, x_i), (n,)."""
+    """Return k(x_i, x_i), (n,)."""
     return (x.square().mean(1) + 1).pow(3)
 
 
-def _checked(samples: Tensor, references: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+def _check_features(samples: Tensor, references: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """Return both matrices as float64 on the CPU; refuse wrong shapes, too few rows and infinite numbers."""
     x, y = samples.detach().cpu().double(), references.detach().cpu().double()
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise UserError(f"features of shapes {tuple(x.shape)} and {tuple(y.shape)}; allowed: (n, k) and (m, k)")

@@ -1,4 +1,4 @@
-"""Chapter 5, likelihood: log-densities of examples, exact along the ODE or bounded."""
+"""Chapter 5, likelihood: log-densities of examples, by the ODE or by an evidence bound."""
 
 from dfm.likelihood.all_estimators import AllEstimators
 from dfm.likelihood.estimator import Likelihood, LogDensity

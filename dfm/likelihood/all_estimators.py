@@ -1,4 +1,4 @@
-"""All estimators side by side."""
+"""``likelihood=all``: all estimators side by side."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,12 @@ from dfm.likelihood.ode import OdeLikelihood
 
 @dataclass(frozen=True, kw_only=True)
 class AllEstimators(Estimators):
-    """Every estimator for one checkpoint; the first entry is the figure that stands in ``nll.json`` by itself."""
+    """Every estimator for one checkpoint. The first entry is the main result in ``nll.json``.
+
+    Args:
+        ode, ode_exact, bound_sde, bound_discrete: the estimators.
+        samples: the number of draws of importance dequantisation.
+    """
 
     ode: OdeLikelihood
     ode_exact: OdeLikelihood
@@ -27,10 +32,12 @@ class AllEstimators(Estimators):
 
     def entries(self, spec: DatasetSpec, own: Dequantization, chosen: Dequantization | None) -> list[Entry]:
         if chosen is not None:
-            raise UserError("dequantization= with likelihood=all, which tries each; allowed: one of the two")
+            raise UserError(
+                "dequantization= has no place beside likelihood=all, which uses each of them; allowed: one of the two"
+            )
         ode, ode_exact = self.ode, self.ode_exact
         first = Entry(name="ode", likelihood=ode, dequantization=own)
-        exact = Entry(name="ode_exact", likelihood=ode_exact, dequantization=own, audited_only=True)
+        exact = Entry(name="ode_exact", likelihood=ode_exact, dequantization=own, audit_only=True)
         bound = Entry(name="bound_sde", likelihood=self.bound_sde, dequantization=own)
         if spec.levels is None:
             return [first, exact, bound]
@@ -39,7 +46,7 @@ class AllEstimators(Estimators):
         return [
             first,
             Entry(name="ode", likelihood=ode, dequantization=other),
-            Entry(name="ode", likelihood=ode, dequantization=weighted, audited_only=True),
+            Entry(name="ode", likelihood=ode, dequantization=weighted, audit_only=True),
             exact,
             bound,
             Entry(name="bound_discrete", likelihood=self.bound_discrete, dequantization=own),

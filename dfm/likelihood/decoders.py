@@ -1,4 +1,4 @@
-"""The last step of an evidence bound: how probable the data are, given x at the least noise of the path."""
+"""Decoders, the last step of an evidence bound: the probability of the data given x at the smallest noise."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,11 +11,11 @@ from dfm.denoising.denoiser import Denoiser
 
 
 class Decoder(ABC):
-    """-log p(data | x_{t_0}).
+    """A model of p(data | x_{t_0}).
 
     Attributes:
-        discrete: whether it is a probability of integer levels, rather than a density of real data.
-        calls: evaluations of the denoiser.
+        discrete: whether p is a probability of integer pixel levels, and not a density of real data.
+        calls: how many times the denoiser is evaluated.
     """
 
     discrete: bool
@@ -23,17 +23,17 @@ class Decoder(ABC):
 
     @abstractmethod
     def nats(self, denoiser: Denoiser, target: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """float64 (B,).
+        """Return -log p(data | x) in nats, float64 (B,).
 
         Args:
-            target: data (B, *D), or integer levels if ``discrete``.
-            x: a data + b noise at time t, (B, *D).
+            target: the data (B, *D), or their integer levels if ``discrete``.
+            x: x_t at time t, (B, *D).
             t: float64 ().
         """
 
 
 class GaussianDecoder(Decoder):
-    """N(E[data | x], nsr^2): the variance that data given x have where the density is flat over the noise."""
+    """The decoder N(E[data | x], nsr^2): its variance is exact where the data's density is flat on the scale of nsr."""
 
     discrete = False
 
@@ -44,7 +44,10 @@ class GaussianDecoder(Decoder):
 
 
 class VdmDecoder(Decoder):
-    """P(v | x) ~ N(x; a centre(v), b^2), normalised over the levels of each pixel (Kingma et al. 2021, eq. 23)."""
+    """The decoder P(v | x) ~ N(x; a centre(v), b^2), normalised over the levels v of each pixel.
+
+    (Kingma et al. 2021, eq. 23.)
+    """
 
     discrete = True
     calls = 0
@@ -54,16 +57,19 @@ class VdmDecoder(Decoder):
         assert levels is not None
         a, b = (float(c) for c in denoiser.schedule.ab(t))
         place = x.double() / a
-        own = ((place - centres(target, levels)) / (b / a)).square() / 2
-        # one level at a time: a table of all levels of all pixels would be K times the batch
+        true = ((place - centres(target, levels)) / (b / a)).square() / 2
+        # One level at a time, because a table of all levels of all pixels would be K times as large as the batch.
         total = torch.full_like(place, -math.inf)
         for centre in centres(torch.arange(levels, device=x.device), levels).tolist():
             total = torch.logaddexp(total, -((place - centre) / (b / a)).square() / 2)
-        return (own + total).flatten(1).sum(1)
+        return (true + total).flatten(1).sum(1)
 
 
 class DdpmDecoder(Decoder):
-    """N(E[data | x], nsr^2) integrated over each level's cell, those at the ends unbounded (Ho et al. 2020, eq. 13)."""
+    """The decoder that integrates N(E[data | x], nsr^2) over the cell of each level (Ho et al. 2020, eq. 13).
+
+    The cells of the lowest and the highest level extend to infinity.
+    """
 
     discrete = True
 
@@ -75,7 +81,7 @@ class DdpmDecoder(Decoder):
         low, high = (middle - 1 / levels) / nsr, (middle + 1 / levels) / nsr
         low = torch.where(target == 0, -math.inf, low)
         high = torch.where(target == levels - 1, math.inf, high)
-        # by symmetry on the side where the distribution function is small, so that no digit is lost far out
+        # By symmetry, use the side where the distribution function is small: far from the mean it keeps its digits.
         swap = low > 0
         low, high = torch.where(swap, -high, low), torch.where(swap, -low, high)
         log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)

@@ -1,4 +1,4 @@
-"""The divergence of a field, by Hutchinson's estimate or exactly; the value comes from the same call of the network."""
+"""The divergence of a field, by Hutchinson's estimate or exactly, together with the field's value."""
 
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
@@ -12,28 +12,31 @@ from dfm.sampling.steppers.base import Field
 
 
 class Divergence(ABC):
-    """A field of values and their divergence, for a batch whose random probes are fixed."""
+    """A way to compute the value and the divergence of a field, for a batch with fixed random probes."""
 
     @abstractmethod
     def __call__(self, velocity: Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(u (B, *D), div u (B,)), neither with a graph."""
+        """Return (u (B, *D), div u (B,)), both without a graph."""
 
     @abstractmethod
     def select(self, index: Tensor) -> "Divergence":
-        """The same for the samples ``index`` of the batch."""
+        """Return the same for the samples ``index`` (int64) of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exact(Divergence):
-    """div u = sum_i du_i/dx_i by d products e_i . J, ``chunk`` of them at once: for points, small images and audits.
+    """The exact divergence sum_i du_i/dx_i, by d products e_i . J: for points, small images and audits.
 
-    Memory grows with the chunk, time with d: an image of 3x32x32 costs 3,072 backward passes a call.
+    Args:
+        chunk: how many products are computed at once. Memory grows with it.
+
+    Time grows with d: an image of 3x32x32 costs 3,072 backward passes per call.
     """
 
     chunk: int = 16
 
     def __call__(self, velocity: Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        # fused attention has no rule for many gradients at once and would take them one by one
+        # Fused attention cannot compute many gradients at once; it would compute them one by one.
         attention = sdpa_kernel(SDPBackend.MATH) if x.is_cuda else nullcontext()
         with torch.enable_grad(), attention:
             x = x.detach().requires_grad_()
@@ -59,12 +62,13 @@ class Exact(Divergence):
 
 @dataclass(frozen=True)
 class Hutchinson(Divergence):
-    """div u ~ mean_k e_k . (J e_k), unbiased for E[e e^T] = I (Hutchinson 1989; Grathwohl et al. 2019).
+    """Hutchinson's estimate mean_k e_k . (J e_k) of div u, unbiased if E[e e^T] = I.
 
-    The probes are drawn once and kept for the whole trajectory: the integrand stays a smooth function of time.
+    (Hutchinson 1989; Grathwohl et al. 2019.) The probes e_k stay the same along the whole trajectory, so the integrand
+    is a smooth function of time.
 
     Args:
-        probes: (k, B, *D).
+        probes: e_k, (k, B, *D).
     """
 
     probes: Tensor

@@ -1,10 +1,12 @@
-"""What a mean of held-out likelihoods is worth: its error, in parts.
+"""The error of a mean of likelihoods, in parts.
 
-The standard error of the mean over n examples contains three parts: examples differ, and each has its own probe and
-its own dequantisation noise. The last two are measured on a subset (the audit) that is scored again with other probes
-and with other noise; the variance of one draw is half the mean square of the difference. The solver's error is the
-change of the mean on the same subset at twice the steps (a tenth of the tolerances for an adaptive solver): half the
-steps would show the error of half the steps, which for a method of order five is 32 times that of the figure.
+The standard error of the mean over n examples has three parts: the examples differ, each has its own probe, and each
+has its own dequantisation noise. The last two parts are measured on a subset, the audit, which is scored again with
+other probes and with other noise. The variance of one draw is half of the mean squared difference.
+
+The solver's error is the change of the mean on the same subset with twice the steps (for an adaptive solver, with a
+tenth of the tolerances). A comparison with half the steps would show the error of half the steps. For a method of order
+five, this is 32 times the error of the result.
 """
 
 import math
@@ -20,7 +22,14 @@ from dfm.likelihood.scoring import Advance, Scores, Scoring
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Scores in nats (m,) of a subset: as in the main pass, with other probes, with other noise, and finer."""
+    """The scores of the audit's subset, in nats, (m,) each; None where the estimator has no such error.
+
+    Args:
+        base: the scores of the main pass.
+        other_probe: with other probes.
+        other_noise: with other dequantisation noise.
+        fine: with a smaller solver error.
+    """
 
     base: Tensor
     other_probe: Tensor | None = None
@@ -29,22 +38,23 @@ class Audit:
 
 
 def choose_steps(scoring: Scoring, subset: list[int]) -> Scoring:
-    """The scoring with steps, where they are left open: enough by the subset, whose examples are scored on a ladder.
+    """Return the scoring with a number of steps; if the user left it open, choose it by scoring the subset.
 
-    Enough are the fewest whose doubling moves an example by no more than the tolerance (root mean square); where none
-    are, the most.
+    The choice is the smallest number of the ladder whose double changes the examples by at most the tolerance (root
+    mean square). If there is none, it is the largest.
     """
     ladder = scoring.likelihood.ladder()
     if not ladder:
         return scoring
     per_nat = unit_of(scoring.denoiser.spec).per_nat
-    found: dict[int, Tensor] = {}
+    scores: dict[int, Tensor] = {}
 
     def at(steps: int) -> Tensor:
-        if steps not in found:
+        """Return the scores of the subset with this number of steps, in the unit of the tolerance."""
+        if steps not in scores:
             pilot = replace(scoring, likelihood=ladder[steps], dequantization=scoring.dequantization.inner)
-            found[steps] = pilot.all(subset).nats * per_nat
-        return found[steps]
+            scores[steps] = pilot.all(subset).nats * per_nat
+        return scores[steps]
 
     for steps in sorted(ladder):
         if (
@@ -56,10 +66,10 @@ def choose_steps(scoring: Scoring, subset: list[int]) -> Scoring:
 
 
 def audit_subset(scoring: Scoring, subset: list[int], base: Tensor, advance: Advance) -> Audit:
-    """The subset scored again in every way that the estimator has."""
+    """Score the subset again, once for each source of error that the estimator has."""
 
-    def again(wanted: bool, **change: Any) -> Tensor | None:
-        return scoring.all(subset, advance, **change).nats if wanted else None
+    def again(needed: bool, **change: Any) -> Tensor | None:
+        return scoring.all(subset, advance, **change).nats if needed else None
 
     return Audit(
         base=base,
@@ -69,16 +79,16 @@ def audit_subset(scoring: Scoring, subset: list[int], base: Tensor, advance: Adv
     )
 
 
-def report(scored: Scores, audit: Audit, spec: DatasetSpec) -> dict[str, Any]:
-    """The content of ``nll.json``: mean, standard error with its parts, the solver's error, and whether to trust it.
+def report(scores: Scores, audit: Audit, spec: DatasetSpec) -> dict[str, Any]:
+    """Return the content of ``nll.json``: the mean, its standard error with its parts, and the solver's error.
 
-    Errors are in the unit of the figure: bits/dim for integer data, nats for points. ``converged`` is false where
-    twice the steps move the mean by more than its standard error, where a value is not finite, and where integer
-    data come out below zero bits, which no probability can; ``problem`` says which.
+    Errors are in the unit of the mean: bits/dim for integer data, nats for points. ``converged`` is false, and
+    ``problem`` gives the reason, if twice the steps change the mean by more than its standard error, if a value is not
+    finite, or if integer data have less than zero bits, which is impossible for a probability.
     """
-    n, unit = len(scored.nats), unit_of(spec)
-    mean = float(scored.nats.mean())
-    stderr = float(scored.nats.std()) / math.sqrt(n) if n > 1 else None
+    n, unit = len(scores.nats), unit_of(spec)
+    mean = float(scores.nats.mean())
+    stderr = float(scores.nats.std()) / math.sqrt(n) if n > 1 else None
     probe, noise = (_part(audit.base, other, n) for other in (audit.other_probe, audit.other_noise))
     data = None if stderr is None else math.sqrt(max(0.0, stderr**2 - probe**2 - noise**2))
     solver = 0.0 if audit.fine is None else float((audit.fine - audit.base).mean().abs())
@@ -94,27 +104,27 @@ def report(scored: Scores, audit: Audit, spec: DatasetSpec) -> dict[str, Any]:
         "problem": problem,
         "num_examples": n,
         "num_audited": len(audit.base),
-        "nfe": scored.evaluations / n,
+        "nfe": scores.evaluations / n,
         "levels": spec.levels,
     }
 
 
 def _problem(mean: float, solver: float, stderr: float | None, spec: DatasetSpec) -> str | None:
-    """What is wrong with a figure, in a few words; None if nothing is known to be."""
+    """Return what is wrong with the result, in a few words; None if no problem is known."""
     if not (math.isfinite(mean) and math.isfinite(solver)):
         return "a value is not finite"
     if spec.levels is not None and mean <= 0:
-        return "below zero bits/dim, which no probability of integers has: an error of the setting, not of the model"
+        return "below zero bits/dim, impossible for integers: an error of the settings, not of the model"
     if solver > (stderr or 0.0):
-        return "a finer solution gives another figure, by more than its standard error"
+        return "more steps change the result by more than its standard error"
     return None
 
 
 def _part(base: Tensor, other: Tensor | None, n: int) -> float:
-    """Standard error of a mean over n due to one source of noise, from a second draw of it."""
+    """Return the standard error of a mean over n examples due to one source of noise, from a second draw of it."""
     return 0.0 if other is None else math.sqrt(float((other - base).square().mean()) / 2 / n)
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no infinities."""
+    """Return the value, or None if it is not finite: JSON has no infinity."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What every estimator of a likelihood is, and what it says."""
+"""The base classes of all likelihood estimators, and their results."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,24 +16,30 @@ from dfm.denoising.denoiser import Denoiser
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Where the nats of an evidence bound are paid: their sum is the bound.
+    """The parts of an evidence bound, in nats. Their sum is the bound.
 
     Args:
-        edges: log nsr, float64 (L + 1,), increasing.
-        levels: nats between two edges, float64 (B, L).
-        prior: KL at t_max, (B,).
-        decoder: the last step from the least noise to the data, (B,).
+        edges: log nsr at the edges of the bins, float64 (L + 1,), increasing.
+        bins: the nats of each bin, float64 (B, L).
+        prior: the KL divergence at t_max, (B,).
+        decoder: the last step from the smallest noise to the data, (B,).
     """
 
     edges: Tensor
-    levels: Tensor
+    bins: Tensor
     prior: Tensor
     decoder: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogDensity:
-    """Log-densities or bounds from below, nats, float64 (B,); the mean NFE; and where a bound was paid."""
+    """The result of an estimator for a batch.
+
+    Args:
+        value: log-densities, or lower bounds of them, in nats, float64 (B,).
+        nfe: the mean number of evaluations per example.
+        budget: the parts of a bound; None for the ODE.
+    """
 
     value: Tensor
     nfe: float
@@ -42,17 +48,18 @@ class LogDensity:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of a result: an estimator, and the law of the data inside the cells that it scores.
+    """One line of a result: an estimator together with a dequantisation.
 
     Args:
-        name: of the estimator.
-        audited_only: too dear for all examples; the audit's subset is scored.
+        name: the name of the estimator.
+        dequantization: the law of the data inside the cells of the pixel levels.
+        audit_only: whether only the audit's subset is scored, because all examples would cost too much.
     """
 
     name: str
     likelihood: "Likelihood"
     dequantization: Dequantization
-    audited_only: bool = False
+    audit_only: bool = False
 
 
 class Estimators(ABC):
@@ -60,18 +67,18 @@ class Estimators(ABC):
 
     @abstractmethod
     def entries(self, spec: DatasetSpec, own: Dequantization, chosen: Dequantization | None) -> list[Entry]:
-        """The lines of the result; the first is the figure.
+        """Return the lines of the result. The first is the main result.
 
         Args:
             own: the dequantisation of the model's training.
-            chosen: another one that the user asks for, or None.
+            chosen: the dequantisation that the user asks for, or None.
 
         Raises:
-            UserError: this choice does not go with them.
+            UserError: ``chosen`` does not fit the estimators.
         """
 
     def unused_settings(self) -> dict[str, str]:
-        """{setting: why it has no effect}, of the settings that others leave without effect."""
+        """Return {setting: why it has no effect} for the settings that have no effect beside the others."""
         return {}
 
 
@@ -79,9 +86,9 @@ class Likelihood(Estimators):
     """An estimator of log p of examples under a denoiser's model.
 
     Attributes:
-        exact: whether the value is a log-density up to the solver's error, so that it may be exponentiated.
-        tolerance: of the choice of steps from ``ladder``.
-        noisy: whether the estimate has noise of its own (probes, levels), drawn anew by another ``repeat``.
+        exact: whether the value is a log-density up to the solver's error. Only then exp(value) is a density.
+        tolerance: the largest error for the choice of steps from ``ladder``.
+        noisy: whether the estimate has noise of its own (probes, noise levels). Another ``repeat`` gives other noise.
     """
 
     exact: bool
@@ -90,7 +97,7 @@ class Likelihood(Estimators):
 
     @property
     def name(self) -> str:
-        """Its name in results."""
+        """The estimator's name in results."""
         return type(self).__name__.lower()
 
     def entries(self, spec: DatasetSpec, own: Dequantization, chosen: Dequantization | None) -> list[Entry]:
@@ -107,59 +114,64 @@ class Likelihood(Estimators):
         repeat: int = 0,
         start: float | None = None,
     ) -> LogDensity:
-        """Of a batch (B, *D): log p(data) in the unit in which the model was trained, or log P(values) if ``discrete``.
+        """Return log p(data) of a batch (B, *D), or log P(levels) if ``discrete``, in nats.
 
         Args:
-            seed, indices: what the estimate's noise depends on; indices[i] numbers example i (default 0, 1, ...).
-            repeat: another number, other noise.
-            start: log nsr at which the density is taken; None: the least at which the denoiser may be asked.
+            data: in the unit in which the model was trained; integer levels if ``discrete``.
+            seed, indices: the noise of the estimate is a function of these; indices[i] is the number of example i
+                (default 0, 1, ...).
+            repeat: another number gives other noise.
+            start: log nsr of the density; None: the smallest log nsr of the denoiser.
         """
 
     def discrete(self, spec: DatasetSpec) -> bool:
-        """Whether integer levels are scored as they are, without dequantisation."""
+        """Whether integer levels are scored directly, without dequantisation."""
         return False
 
-    def begins(self, spec: DatasetSpec) -> float | None:
-        """The log nsr at which a decoder of integers begins; None: nothing but the model sets it."""
+    def decoder_start(self, spec: DatasetSpec) -> float | None:
+        """Return the log nsr at which a decoder of integer levels starts; None: the model alone decides."""
         return None
 
-    def suited(self, spec: DatasetSpec, dequantization: Dequantization) -> Self:
-        """This estimator for the data and the dequantisation at hand, what was left open decided.
+    def adapt(self, spec: DatasetSpec, dequantization: Dequantization) -> Self:
+        """Return this estimator for these data and this dequantisation, with its ``auto`` settings decided.
 
         Raises:
-            UserError: they do not go together.
+            UserError: they do not fit together.
         """
         return self
 
     def ladder(self) -> Mapping[int, "Likelihood"]:
-        """Where the steps are left open: cheap likelihoods by their steps, among which to look for enough of them."""
+        """Return {steps: a cheap likelihood} to choose the number of steps from; {} if it is fixed."""
         return {}
 
     def with_steps(self, steps: int) -> Self:
-        """The same with so many steps."""
+        """Return the same estimator with another number of steps."""
         return self
 
     def estimate(self) -> "Likelihood | None":
-        """The random estimate of which this is the exact value, to compare with; None where there is none."""
+        """Return the random estimator of the value that this one computes exactly; None if there is none."""
         return None
 
     def finer(self) -> Self | None:
-        """The same at twice the effort, to measure the solver's error; None where there is no such error."""
+        """Return the same estimator with a smaller solver error, to measure this error; None if it has none."""
         return None
 
 
 def ends(denoiser: Denoiser, start: float | None) -> tuple[float, float]:
-    """The range of log nsr of a likelihood: from ``start``, or the denoiser's least if that is more, to its most."""
+    """Return (lowest, highest) log nsr of a likelihood.
+
+    The lowest is the larger of ``start`` and the denoiser's lowest log nsr; the highest is the denoiser's highest.
+    """
     t = torch.tensor([denoiser.t_min, denoiser.t_max], dtype=torch.float64)
     low, high = denoiser.schedule.log_nsr(t).tolist()
     return (low if start is None else max(low, start)), high
 
 
 def prior_gap(denoiser: Denoiser, data: Tensor) -> Tensor:
-    """KL(N(a data, b^2) || N(m, s^2)) at t_max with the moments (m, s) of ``moments_at_t_max``, nats, float64 (B,).
+    """Return KL(N(a data, b^2) || N(m, s^2)) at t_max, in nats, float64 (B,); (m, s) are ``moments_at_t_max``.
 
-    Its mean is a term of every evidence bound, and bounds KL(law of x_{t_max} || prior), what a likelihood along the
-    ODE owes to the end of the path, from above: the noise must be Gaussian.
+    Its mean is a term of every evidence bound. It is also an upper bound of KL(law of x_{t_max} || prior), the error
+    that the end of the path adds to a likelihood along the ODE. The noise must be Gaussian.
     """
     a, b = (float(c) for c in denoiser.schedule.ab(torch.tensor(denoiser.t_max, dtype=torch.float64)))
     mean, std = denoiser.moments_at_t_max()

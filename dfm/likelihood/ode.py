@@ -2,11 +2,11 @@
 
     log p(data) = log prior(x_{t_max}) + int_{t_min}^{t_max} div u(x_t, t) dt + d log a(t_min)
 
-along dx/dt = u from x_{t_min} = a(t_min) data; the last term is the change of variables of that rescaling. The state
-of the integration is x with the running integral appended, so any ODE stepper and any grid serve.
+along dx/dt = u from x_{t_min} = a(t_min) data. The last term is the change of variables from data to x_{t_min}. The
+state of the integration is x together with the integral so far, so every ODE stepper and every grid can be used.
 
-The value does not depend on the path along which a model is followed, x/a being the same variable at equal nsr; the
-cost does. On ``UnitVariance`` the ODE is nearly at rest for data that are nearly Gaussian (README, "The likelihood").
+The value does not depend on the path, because x/a is the same variable at equal nsr; the cost depends on it. On
+``UnitVariance``, x hardly moves if the data are nearly Gaussian, so few steps are enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,32 +28,33 @@ from dfm.sampling.ode_flow import OdeMap
 from dfm.sampling.steppers.base import Field
 from dfm.sampling.steppers.ode import ODE_STEPPERS
 
-# Each number's double is among them, but for the last.
+# Numbers of steps. The double of each is in the list, except where it exceeds the last.
 LADDER = (6, 8, 12, 16, 24, 32, 48, 64, 96)
 PROBES = {"rademacher": rademacher, "gaussian": normal}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OdeLikelihood(Likelihood):
-    """How to integrate the likelihood ODE.
+    """The estimator of log p(data) along the probability-flow ODE.
 
     Args:
-        solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``rk5`` along the grid, or ``dopri5`` with per-sample error
-            control.
-        steps: moves of a grid solver (no effect on ``dopri5``); None: ``dfm nll`` takes the fewest of ``LADDER`` whose
-            doubling moves an example by no more than ``tolerance``, all else the first of them.
-        tolerance: bits/dim (nats for points), root mean square over examples.
-        path: ``unit_variance``, or ``own``: the denoiser's schedule. A model of a general prior has its own only.
-        grid: where on the path the moves end.
+        solver: ``euler``, ``midpoint``, ``heun``, ``rk4`` or ``rk5`` along the grid, or ``dopri5``, which controls the
+            error of each example.
+        steps: number of moves of a grid solver (no effect on ``dopri5``). None: ``dfm nll`` takes the smallest number
+            of ``LADDER`` whose double changes the examples by at most ``tolerance``; otherwise the first of ``LADDER``.
+        tolerance: in bits/dim (nats for points), root mean square over examples.
+        path: ``unit_variance``, or ``own``: the denoiser's schedule. A model of a general prior has only its own.
+        grid: places the times between the moves.
         divergence: ``hutchinson`` or ``exact``.
-        chunk: backward passes at once of ``exact``.
-        probes: probes a sample for Hutchinson's estimate.
-        probe: ``rademacher`` or ``gaussian``.
+        chunk: how many backward passes ``exact`` makes at once.
+        probes: number of probes per example for Hutchinson's estimate.
+        probe: their law, ``rademacher`` or ``gaussian``.
         rtol, atol: tolerances of ``dopri5``.
-        precision: of the network's products; the audit repeats them in fp32, so that bf16 shows in the solver's error.
+        precision: the precision of the network's matrix products. The audit repeats them in fp32, so the error of bf16
+            is part of the solver's error.
 
     Raises:
-        UserError: a name or number outside these.
+        UserError: an unknown name, a count below 1, or a tolerance that is not above 0.
     """
 
     solver: str = "rk5"
@@ -72,19 +73,19 @@ class OdeLikelihood(Likelihood):
     exact = True
 
     def __post_init__(self) -> None:
-        for name, given, allowed in (
+        for name, value, allowed in (
             ("likelihood.solver", self.solver, (*ODE_STEPPERS, "dopri5")),
             ("likelihood.path", self.path, ("unit_variance", "own")),
             ("likelihood.divergence", self.divergence, ("hutchinson", "exact")),
             ("likelihood.probe", self.probe, PROBES),
             ("likelihood.precision", self.precision, ("fp32", "tf32", "bf16")),
         ):
-            if given not in allowed:
-                raise unknown(name, given, allowed)
+            if value not in allowed:
+                raise unknown(name, value, allowed)
         if min(self.moves, self.probes, self.chunk) < 1 or not self.tolerance > 0:
             raise UserError(
                 f"likelihood.steps={self.steps}, likelihood.probes={self.probes}, likelihood.chunk={self.chunk}, "
-                f"likelihood.tolerance={self.tolerance}; allowed: at least 1, and a tolerance above 0"
+                f"likelihood.tolerance={self.tolerance}; allowed: counts of at least 1, and a tolerance above 0"
             )
 
     @property
@@ -97,12 +98,12 @@ class OdeLikelihood(Likelihood):
         return "ode" if self.divergence == "hutchinson" else "ode_exact"
 
     def unused_settings(self) -> dict[str, str]:
-        own_steps = "on likelihood.solver=dopri5, which chooses its steps by likelihood.rtol and atol"
-        unused = dict.fromkeys(("steps", "tolerance", "grid"), own_steps) if self.adaptive else {}
+        reason = "on likelihood.solver=dopri5, which chooses its steps by likelihood.rtol and likelihood.atol"
+        unused = dict.fromkeys(("steps", "tolerance", "grid"), reason) if self.adaptive else {}
         if not self.adaptive:
             unused |= dict.fromkeys(("rtol", "atol"), f"on likelihood.solver={self.solver}")
         if self.steps is not None:
-            unused.setdefault("tolerance", "beside likelihood.steps, which it is to find")
+            unused.setdefault("tolerance", "beside likelihood.steps: it chooses the number of steps")
         if self.divergence == "hutchinson":
             return unused | {"chunk": "on likelihood.divergence=hutchinson"}
         return unused | dict.fromkeys(("probes", "probe"), "on likelihood.divergence=exact, which needs no probe")
@@ -112,12 +113,12 @@ class OdeLikelihood(Likelihood):
 
     @property
     def noisy(self) -> bool:  # type: ignore[override]
-        """Whether there are probes."""
+        """Whether the divergence is estimated with random probes."""
         return self.divergence == "hutchinson"
 
     @property
     def moves(self) -> int:
-        """Steps of a grid solver."""
+        """The number of moves of a grid solver."""
         return LADDER[0] if self.steps is None else self.steps
 
     def ladder(self) -> Mapping[int, Likelihood]:
@@ -129,7 +130,7 @@ class OdeLikelihood(Likelihood):
         return replace(self, steps=steps)
 
     def finer(self) -> "OdeLikelihood":
-        """Twice the steps, or a tenth of the tolerances; in fp32."""
+        """Return the estimator with twice the steps, or a tenth of the tolerances, in fp32."""
         if self.adaptive:
             return replace(self, rtol=self.rtol / 10, atol=self.atol / 10, precision="fp32")
         return replace(self, steps=2 * self.moves, precision="fp32")
@@ -145,27 +146,28 @@ class OdeLikelihood(Likelihood):
     ) -> LogDensity:
         indices = range(len(data)) if indices is None else indices
         calls = EvaluationCount()
-        moved, t_min = self._on_path(denoiser, start)
+        denoiser, t_min = self._on_path(denoiser, start)
         divergence = self._divergence(data, seed, indices, repeat)
-        a, _ = moved.schedule.ab(torch.tensor(t_min, dtype=torch.float64))
+        a, _ = denoiser.schedule.ab(torch.tensor(t_min, dtype=torch.float64))
         x = torch.cat([(data * float(a)).flatten(1), torch.zeros_like(data.flatten(1)[:, :1])], 1)
         with products(check_precision(self.precision, data.device), data.device):
-            end = self._integrate(moved.counted(calls), divergence, x, tuple(data.shape[1:]), t_min)
+            end = self._integrate(denoiser.counted(calls), divergence, x, tuple(data.shape[1:]), t_min)
         latent, integral = end[:, :-1].double().reshape(data.shape), end[:, -1].double()
-        value = moved.start_log_density(latent) + integral + data[0].numel() * float(a.log())
+        value = denoiser.start_log_density(latent) + integral + data[0].numel() * float(a.log())
         return LogDensity(value=value, nfe=calls.samples / len(data))
 
     def _on_path(self, denoiser: Denoiser, start: float | None) -> tuple[Denoiser, float]:
-        """The denoiser on the path of integration, and the time to begin at."""
+        """Return the denoiser on the path of integration, and the time where the integration starts."""
         low, high = ends(denoiser, start)
         if self.path == "unit_variance" and denoiser.can_change_schedule:
             path = UnitVariance.between(low, high, denoiser.spec.std, denoiser.prior.std)
-            moved = denoiser.on_schedule(path)
-            return moved, moved.t_min
+            denoiser = denoiser.on_schedule(path)
+            return denoiser, denoiser.t_min
         t_min = denoiser.schedule.time_of_log_nsr(torch.tensor(low, dtype=torch.float64))
         return denoiser, max(float(t_min), denoiser.t_min)
 
     def _divergence(self, data: Tensor, seed: int, indices: Sequence[int], repeat: int) -> Divergence:
+        """Return the divergence, with the probes of this batch for Hutchinson's estimate."""
         if self.divergence == "exact":
             return Exact(chunk=self.chunk)
         shape, first = tuple(data.shape[1:]), repeat * self.probes
@@ -175,6 +177,8 @@ class OdeLikelihood(Likelihood):
     def _integrate(
         self, denoiser: Denoiser, divergence: Divergence, x: Tensor, shape: tuple[int, ...], t_min: float
     ) -> Tensor:
+        """Return the state (x, integral of div u), (B, d + 1), at t_max from its value ``x`` at t_min."""
+
         def field_of(rows: Tensor) -> Field:
             return _augmented(denoiser.select(rows), divergence.select(rows), shape)
 
@@ -183,7 +187,7 @@ class OdeLikelihood(Likelihood):
 
 
 def _augmented(denoiser: Denoiser, divergence: Divergence, shape: tuple[int, ...]) -> Field:
-    """The field of (x, integral of div u), flattened to (B, d + 1)."""
+    """Return the field of the state (x, integral of div u), flattened to (B, d + 1)."""
 
     def derivative(state: Tensor, t: Tensor) -> Tensor:
         u, div = divergence(denoiser.velocity, state[:, :-1].reshape(-1, *shape), t)

@@ -1,7 +1,7 @@
-"""Held-out likelihoods: every example once, whatever the batches and the number of processes.
+"""Likelihoods of the examples of a split, each example once, for any batch size and number of processes.
 
-An example's value depends on its index and the seed alone: the noise of its dequantisation and its probes are drawn for
-it. What a mean over examples is worth, ``report`` says.
+The value of an example depends only on its index and the seed, because its dequantisation noise and its probes are
+drawn from these. ``error_bars.report`` computes the error of the mean over examples.
 """
 
 import math
@@ -19,14 +19,22 @@ from dfm.data.dequantization import Dequantization, UniformDequantization
 from dfm.denoising.denoiser import Denoiser, device_of
 from dfm.likelihood.estimator import Budget, Likelihood, LogDensity, ends
 from dfm.likelihood.ode import OdeLikelihood
-from dfm.sampling import ode_flow as flows
+from dfm.sampling.ode_flow import check_real
 
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NatsByLevel:
-    """Sums over examples of the nats of a bound and of their squares, by where they were paid: ``names`` says where."""
+    """The parts of a bound, summed over examples.
+
+    Args:
+        names: the parts in their order: ``decoder``, one ``level`` for each bin of log nsr, from little noise to much,
+            ``prior``, ``dequantization``.
+        edges: log nsr at the edges of the bins, float64 (L + 1,).
+        total: the sum of each part over the examples, in nats, (L + 3,).
+        squares: the sum of its squares, (L + 3,).
+    """
 
     names: tuple[str, ...]
     edges: Tensor
@@ -35,9 +43,9 @@ class NatsByLevel:
 
     @classmethod
     def of(cls, budget: Budget, log_q: Tensor) -> "NatsByLevel":
-        """A batch's: decoder, levels from little noise to much, prior, and what dequantisation adds."""
-        parts = torch.cat([budget.decoder[:, None], budget.levels, budget.prior[:, None], log_q[:, None]], 1)
-        names = ("decoder", *["level"] * budget.levels.shape[1], "prior", "dequantization")
+        """Return the sums for a batch with this budget and log q (B,) of its dequantisation."""
+        parts = torch.cat([budget.decoder[:, None], budget.bins, budget.prior[:, None], log_q[:, None]], 1)
+        names = ("decoder", *["level"] * budget.bins.shape[1], "prior", "dequantization")
         return cls(names=names, edges=budget.edges, total=parts.sum(0), squares=parts.square().sum(0))
 
     def __add__(self, other: "NatsByLevel") -> "NatsByLevel":
@@ -46,24 +54,31 @@ class NatsByLevel:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Negative log-likelihoods in nats, float64 (B,), of the examples ``indices``; evaluations, summed over them."""
+    """The scores of some examples.
+
+    Args:
+        indices: the numbers of the examples.
+        nats: their negative log-likelihoods, float64 (B,).
+        evaluations: evaluations of the network, summed over the examples.
+        nats_by_level: the parts of a bound; None for the ODE.
+    """
 
     indices: Sequence[int]
     nats: Tensor
     evaluations: float
-    spent: NatsByLevel | None = None
+    nats_by_level: NatsByLevel | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """A denoiser scoring one split.
+    """The work of scoring one split by one estimator.
 
     Args:
-        likelihood: ``suited`` to the data.
-        seed: of dequantisation noise and probes; with it an example's value depends on its index alone.
+        likelihood: an estimator, after ``adapt``.
+        seed: the seed of dequantisation noise and probes.
         dequantization: for integer levels.
         world: the processes that share the work.
-        label: a class for all in the place of the examples' own, for a conditional model.
+        label: for a conditional model: one class for all examples instead of their own classes.
     """
 
     denoiser: Denoiser
@@ -78,13 +93,13 @@ class Scoring:
 
     @property
     def dequantizes(self) -> bool:
-        """Whether noise is added to integer levels."""
+        """Whether dequantisation noise is added to integer levels."""
         return self.denoiser.spec.levels is not None and not self.likelihood.discrete(self.denoiser.spec)
 
     @property
     def start(self) -> float:
-        """The log nsr at which the model's density is taken."""
-        low, _ = ends(self.denoiser, self.likelihood.begins(self.denoiser.spec))
+        """The log nsr of the model's density."""
+        low, _ = ends(self.denoiser, self.likelihood.decoder_start(self.denoiser.spec))
         levels = self.denoiser.spec.levels
         return self.dequantization.start(levels, low) if levels is not None and self.dequantizes else low
 
@@ -96,83 +111,95 @@ class Scoring:
         noise: int = 0,
         fine: bool = False,
     ) -> Scores:
-        """Scores of the examples ``indices`` of the split, in their order, gathered from all processes.
+        """Score the examples ``indices`` of the split; return their scores in this order, from all processes.
 
         Args:
-            advance: told how many examples are done, as they are.
-            probe, noise: other numbers draw other probes and other dequantisation noise.
-            fine: with the likelihood's ``finer``.
+            advance: is called with the number of examples done after each batch.
+            probe, noise: other numbers give other probes and other dequantisation noise.
+            fine: use the likelihood's ``finer``.
         """
-        mine = []
-        for scored in self.batches(indices, probe, noise, fine):
-            mine.append(scored)
-            advance(len(scored.nats) * self.world.size)
-        parts = [scored for share in self.world.all_gather(mine) for scored in share]
-        value = dict(
-            zip((i for p in parts for i in p.indices), torch.cat([p.nats for p in parts]).tolist(), strict=True)
-        )
-        spent = [p.spent for p in parts if p.spent is not None]
+        own = []
+        for batch in self.batches(indices, probe, noise, fine):
+            own.append(batch)
+            advance(len(batch.nats) * self.world.size)
+        batches = [batch for share in self.world.all_gather(own) for batch in share]
+        numbers = (i for batch in batches for i in batch.indices)
+        value = dict(zip(numbers, torch.cat([batch.nats for batch in batches]).tolist(), strict=True))
+        parts = [batch.nats_by_level for batch in batches if batch.nats_by_level is not None]
         return Scores(
             indices=indices,
             nats=torch.tensor([value[i] for i in indices], dtype=torch.float64),
-            evaluations=sum(p.evaluations for p in parts),
-            spent=sum(spent[1:], spent[0]) if spent else None,
+            evaluations=sum(batch.evaluations for batch in batches),
+            nats_by_level=sum(parts[1:], parts[0]) if parts else None,
         )
 
     def batches(self, indices: Sequence[int], probe: int, noise: int, fine: bool) -> Iterator[Scores]:
-        """This process's share, a batch at a time."""
+        """Score this process's share of the examples; yield the scores of one batch at a time."""
         likelihood = (self.likelihood.finer() if fine else None) or self.likelihood
         parts = [indices[first : first + self.batch_size] for first in range(0, len(indices), self.batch_size)]
         for part in self.world.own_parts(parts):
             values = self.split.values[list(part)]
-            given = self.denoiser.with_labels(self._labels(part))
+            labelled = self.denoiser.with_labels(self._labels(part))
 
-            def density(data: Tensor, part: Sequence[int] = part, given: Denoiser = given) -> LogDensity:
-                return likelihood.log_density(given, data.to(self.device), self.seed, part, probe, self.start)
+            def density(data: Tensor, part: Sequence[int] = part, labelled: Denoiser = labelled) -> LogDensity:
+                return likelihood.log_density(labelled, data.to(self.device), self.seed, part, probe, self.start)
 
             yield (
-                self._dequantized(values, part, noise, density)
+                self._score_levels(values, part, noise, density)
                 if self.dequantizes
-                else self._plain(values, part, density)
+                else self._score(values, part, density)
             )
 
     def _labels(self, part: Sequence[int]) -> Tensor | None:
+        """Return the classes that the model gets for the examples ``part``."""
         own = labels_for(self.denoiser, self.split, part, self.device)
         return own if self.label is None or own is None else torch.full_like(own, self.label)
 
-    def _plain(self, values: Tensor, part: Sequence[int], density: Callable[[Tensor], LogDensity]) -> Scores:
-        """Of points, or of integers by a discrete decoder."""
-        found = density(values)
-        spent = (
-            None
-            if found.budget is None
-            else NatsByLevel.of(found.budget, torch.zeros(len(values), dtype=torch.float64))
+    def _score(self, values: Tensor, part: Sequence[int], density: Callable[[Tensor], LogDensity]) -> Scores:
+        """Score points, or integer levels by a discrete decoder."""
+        result = density(values)
+        log_q = torch.zeros(len(values), dtype=torch.float64)
+        return Scores(
+            indices=part,
+            nats=-result.value.cpu(),
+            evaluations=result.nfe * len(values),
+            nats_by_level=None if result.budget is None else NatsByLevel.of(result.budget, log_q),
         )
-        return Scores(indices=part, nats=-found.value.cpu(), evaluations=found.nfe * len(values), spent=spent)
 
-    def _dequantized(
+    def _score_levels(
         self, values: Tensor, part: Sequence[int], noise: int, density: Callable[[Tensor], LogDensity]
     ) -> Scores:
-        """-log mean_k p(data_k)/q(data_k | v) of integers."""
+        """Score integer levels v by -log mean_k p(data_k)/q(data_k | v)."""
         spec, samples = self.denoiser.spec, self.dequantization.samples
-        weights, evaluations, spent = [], 0.0, None
+        log_weights, evaluations, parts = [], 0.0, None
         for k in range(samples):
-            data, log_q = dequantized(
+            data, log_q = dequantize_examples(
                 values, spec, self.dequantization, self.seed, part, noise * samples + k, self.start
             )
-            found = density(data)
-            weights.append(found.value.cpu() - log_q)
-            evaluations += found.nfe * len(values)
-            spent = None if found.budget is None else NatsByLevel.of(found.budget, log_q)
-        nats = math.log(samples) - torch.stack(weights).logsumexp(0)
-        return Scores(indices=part, nats=nats, evaluations=evaluations, spent=spent)
+            result = density(data)
+            log_weights.append(result.value.cpu() - log_q)
+            evaluations += result.nfe * len(values)
+            parts = None if result.budget is None else NatsByLevel.of(result.budget, log_q)
+        nats = math.log(samples) - torch.stack(log_weights).logsumexp(0)
+        return Scores(indices=part, nats=nats, evaluations=evaluations, nats_by_level=parts)
 
 
-def dequantized(
-    values: Tensor, spec: DatasetSpec, dequantization: Dequantization, seed: int, indices: Sequence[int], noise: int,
+def dequantize_examples(
+    values: Tensor,
+    spec: DatasetSpec,
+    dequantization: Dequantization,
+    seed: int,
+    indices: Sequence[int],
+    noise: int,
     log_nsr: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(data float32 (B, *D), log q float64 (B,)) of integer levels, with noise that depends on their index."""
+) -> tuple[Tensor, Tensor]:
+    """Return (data float32 (B, *D), log q float64 (B,)) of integer levels, with noise that depends on their index.
+
+    Args:
+        values: the levels of the examples numbered ``indices``.
+        noise: another number gives other noise.
+        log_nsr: the smallest log nsr at which the model is evaluated.
+    """
     assert spec.levels is not None
     u = uniform(seed, indices, tuple(values.shape[1:]), Purpose.DEQUANTIZE, noise)
     data, log_q = dequantization.draw(values, spec.levels, u, log_nsr)
@@ -180,7 +207,7 @@ def dequantized(
 
 
 def labels_for(denoiser: Denoiser, split: Split, indices: Sequence[int], device: torch.device) -> Tensor | None:
-    """Classes of the examples, int64 (len(indices),), for a model that wants them; else None."""
+    """Return the classes of the examples, int64 (len(indices),), for a model with classes; else None."""
     if denoiser.spec.num_classes == 0 or split.labels is None:
         return None
     return split.labels[list(indices)].to(device)
@@ -189,47 +216,46 @@ def labels_for(denoiser: Denoiser, split: Split, indices: Sequence[int], device:
 def examples(
     split: Split, spec: DatasetSpec, indices: Sequence[int], seed: int, dequantization: Dequantization, log_nsr: float
 ) -> Tensor:
-    """Examples as the model sees them, float32 (n, *D): levels with dequantisation noise that depends on their index.
+    """Return examples as the model sees them, float32 (n, *D).
+
+    Integer levels get dequantisation noise that depends on the index of the example.
 
     Args:
-        log_nsr: the least noise at which the model may be asked.
+        log_nsr: the smallest log nsr at which the model is evaluated.
     """
     values = split.values[list(indices)]
     if spec.levels is None:
         return values.float()
-    return dequantized(values, spec, dequantization, seed, indices, 0, log_nsr)[0]
+    return dequantize_examples(values, spec, dequantization, seed, indices, 0, log_nsr)[0]
 
 
 def log_likelihood(
     denoiser: Denoiser, data: Tensor, likelihood: Likelihood | None = None, seed: int = 0, batch_size: int = 256
 ) -> Tensor:
-    """log p(data) in nats, float64 (n,), of data (n, *D) in the unit in which the model was trained.
+    """Return log p(data) in nats, float64 (n,), of data (n, *D) in the unit in which the model was trained.
 
-    Integer images must be dequantised first (``dfm.data.pixel_levels.dequantize``); ``dfm nll`` does all of it.
+    Integer images must be dequantised first (``dfm.data.pixel_levels.dequantize``). ``dfm nll`` does this itself.
 
     Args:
-        denoiser: for a conditional model ``denoiser.with_labels(labels)``, int64 (n,): the classes of the data.
-        likelihood: the estimator; default the ODE by Dormand-Prince with tolerances of 1e-5, Hutchinson's divergence.
-        seed: of the probes; row i of the data has those of (seed, i).
+        denoiser: for a conditional model ``denoiser.with_labels(labels)`` with the classes of the data, int64 (n,).
+        likelihood: the estimator. The default is the ODE by Dormand-Prince with tolerances of 1e-5 and Hutchinson's
+            divergence.
+        seed: the seed of the probes; the probes of row i are a function of (seed, i).
 
     Raises:
-        UserError: a few-step model, which has no density; data of another shape than the model's; integer levels for
-            an estimator of real numbers, or the other way round.
+        UserError: a few-step model, which has no density; the data have another shape than the model; integer levels
+            for an estimator of real numbers, or real numbers for an estimator of integer levels.
     """
     denoiser.check_ode()
-    how = likelihood or OdeLikelihood(solver="dopri5")
-    if not how.discrete(denoiser.spec):
-        flows.check_real(denoiser, "data", data)
+    estimator = likelihood or OdeLikelihood(solver="dopri5")
+    if not estimator.discrete(denoiser.spec):
+        check_real(denoiser, "data", data)
     elif data.is_floating_point():
         raise UserError(f"data are {data.dtype}; this estimator scores integer levels; try uint8 levels as in a Split")
-    place, parts = device_of(denoiser), range(0, len(data), batch_size)
-    values = [
-        how.log_density(
-            denoiser.select(torch.arange(i, min(i + batch_size, len(data)))),
-            data[i : i + batch_size].to(place),
-            seed,
-            range(i, min(i + batch_size, len(data))),
-        ).value.cpu()
-        for i in parts
-    ]
+    device, values = device_of(denoiser), []
+    for first in range(0, len(data), batch_size):
+        rows = range(first, min(first + batch_size, len(data)))
+        batch = data[first : first + batch_size].to(device)
+        part = denoiser.select(torch.arange(rows.start, rows.stop))
+        values.append(estimator.log_density(part, batch, seed, rows).value.cpu())
     return torch.cat(values) if values else torch.zeros(0, dtype=torch.float64)

@@ -1,8 +1,9 @@
-"""An embedded Runge-Kutta pair with a step size of its own for every sample.
+"""Embedded Runge-Kutta pairs that choose a step size for each sample.
 
-A sample's trajectory does not depend on its neighbours: each has its own time, step and error norm, all float64, and
-leaves the batch when it arrives. (One step size for a whole batch, the usual way, makes an image's likelihood depend
-on the images it is scored with, and costs every sample the steps of the hardest.)
+A sample's trajectory does not depend on the other samples of its batch. Each sample has its own time, step size and
+error norm, all float64, and leaves the batch when it reaches the end. (The usual way is one step size for the whole
+batch. The likelihood of an image then depends on the images scored with it, and every sample needs as many steps as
+the hardest one.)
 """
 
 from collections.abc import Callable, Iterator
@@ -21,12 +22,14 @@ FieldOf = Callable[[Tensor], Field]
 
 @dataclass(frozen=True, kw_only=True)
 class Tableau:
-    """An explicit embedded pair: stage i is at t + nodes[i] h, and the last row of ``stages`` makes the new x.
+    """The coefficients of an explicit embedded Runge-Kutta pair.
 
     Args:
-        error: weights of the new x minus those of its companion of order one less.
-        order: of the new x.
-        last_is_first: whether the last stage is evaluated at the new x, so that it is the first of the next step.
+        nodes: stage i is evaluated at time t + nodes[i] h.
+        stages: the weights of the earlier slopes for each stage; the last row gives the new x.
+        error: the weights of the new x minus the weights of the companion solution, whose order is one lower.
+        order: the order of the new x.
+        last_is_first: whether the last stage is evaluated at the new x, so that it is the first stage of the next step.
     """
 
     nodes: tuple[float, ...]
@@ -60,7 +63,7 @@ BOGACKI_SHAMPINE = Tableau(
     order=3,
     last_is_first=True,
 )
-# Heun's method with Euler's inside it.
+# Heun's method; the companion solution is Euler's method.
 HEUN_EULER = Tableau(
     nodes=(0.0, 1.0), stages=((), (1.0,), (1 / 2, 1 / 2)), error=(-1 / 2, 1 / 2), order=2, last_is_first=False
 )
@@ -68,7 +71,7 @@ HEUN_EULER = Tableau(
 
 @dataclass
 class Progress:
-    """State of a solve: x (B, *D), times t float64 (B,), and how many samples have arrived."""
+    """The state of a solution: x (B, *D), the times t float64 (B,), and how many samples have reached the end."""
 
     x: Tensor
     t: Tensor
@@ -77,18 +80,19 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedPair:
-    """dx/dt = field(x, t) with local error below atol + rtol |x| (root mean square per sample).
+    """A solver of dx/dt = field(x, t) with local error below atol + rtol |x| (root mean square over each sample).
 
     Attributes:
-        tableau: the pair.
-        name: as in configurations.
+        tableau: the coefficients of the pair.
+        name: the solver's name in configurations.
 
     Args:
         rtol, atol: relative and absolute tolerance.
-        max_steps: attempts after which the solve is given up.
+        max_steps: how many steps are tried before the solver gives up.
 
     Raises:
-        UserError: a tolerance is not positive; or, on use, ``max_steps`` attempts or a vanishing step did not suffice.
+        UserError: a tolerance is not positive. ``solve`` raises it where ``max_steps`` steps do not reach the end, or
+            where the step size becomes too small to change the time.
     """
 
     tableau: ClassVar[Tableau]
@@ -102,11 +106,12 @@ class EmbeddedPair:
             raise UserError(f"{self.name}: rtol={self.rtol}, atol={self.atol}; allowed: numbers above 0")
 
     def solve(self, field_of: FieldOf, x: Tensor, t_start: float, t_end: float) -> Iterator[Progress]:
-        """Integrate from t_start to t_end, yielding after every attempt; the last yield has all samples at t_end.
+        """Integrate from t_start to t_end. Yield after every step tried; at the last yield all samples are at t_end.
 
         Args:
-            field_of: rows (int64) of the batch -> their field, (x, t) -> dx/dt with t float64 (len(rows),).
-            x: (B, *D), not modified.
+            field_of: takes rows (int64) of the batch and returns the field of these samples: (x, t) -> dx/dt, with t
+                float64 (len(rows),).
+            x: (B, *D); it is not modified.
         """
         x, t = x.clone(), torch.full((len(x),), t_start, dtype=torch.float64, device=x.device)
         active = torch.arange(len(x), device=x.device)
@@ -116,26 +121,29 @@ class EmbeddedPair:
             h[active] = _clip_to_end(h[active], t[active], t_end)
             new, new_slope, error = self._attempt(field_of(active), x[active], slope[active], t[active], h[active])
             accept = error <= 1
-            moved = active[accept]
-            x[moved] = new[accept]
-            t[moved] = _arrive(t[moved] + h[moved], t_end)
+            rows = active[accept]
+            x[rows] = new[accept]
+            t[rows] = _arrive(t[rows] + h[rows], t_end)
             h[active] *= (0.9 * error.clamp_min(1e-10) ** (-1 / self.tableau.order)).clamp(0.2, 5.0)
             active = active[t[active] != t_end]
-            self._next_slopes(field_of, x, t, slope, moved, None if new_slope is None else new_slope[accept], t_end)
+            self._next_slopes(field_of, x, t, slope, rows, None if new_slope is None else new_slope[accept], t_end)
             yield Progress(x=x, t=t, arrived=len(x) - len(active))
             if len(active) == 0:
                 return
             self._refuse_vanishing(h[active], t[active], t_end - t_start)
         raise UserError(
-            f"{self.name}: {len(active)} of {len(x)} samples did not arrive in max_steps={self.max_steps} attempts; "
-            "try a larger rtol and atol"
+            f"{self.name}: {len(active)} of {len(x)} samples did not reach the end in max_steps={self.max_steps} "
+            "steps; try a larger rtol and atol, or a larger max_steps"
         )
 
     def _attempt(
         self, field: Field, x: Tensor, slope: Tensor, t: Tensor, h: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """One step of every sample: the new x, the slope there where the pair has it, and the error as a share of what
-        is tolerated (B,).
+        """Try one step of every sample.
+
+        Returns:
+            the new x; the slope there, or None if the pair does not give it; and the error divided by the tolerance,
+            float64 (B,).
         """
         pair, slopes, step, new = self.tableau, [slope], per_sample(h, x), x
         for node, weights in zip(pair.nodes[1:], pair.stages[1:], strict=False):
@@ -147,23 +155,34 @@ class EmbeddedPair:
         return new, slopes[-1] if pair.last_is_first else None, error
 
     def _next_slopes(
-        self, field_of: FieldOf, x: Tensor, t: Tensor, slope: Tensor, moved: Tensor, known: Tensor | None, t_end: float
+        self,
+        field_of: FieldOf,
+        x: Tensor,
+        t: Tensor,
+        slope: Tensor,
+        rows: Tensor,
+        new_slope: Tensor | None,
+        t_end: float,
     ) -> None:
-        """Put the slopes at the new points of the samples ``moved`` into ``slope``, asking for them if need be."""
-        if known is not None:
-            slope[moved] = known
+        """Write the slopes at the new points of the samples ``rows`` into ``slope``.
+
+        Args:
+            new_slope: these slopes; None: evaluate the field for the samples that are not at t_end.
+        """
+        if new_slope is not None:
+            slope[rows] = new_slope
             return
-        going_on = moved[t[moved] != t_end]
-        if len(going_on):
-            slope[going_on] = field_of(going_on)(x[going_on], t[going_on])
+        unfinished = rows[t[rows] != t_end]
+        if len(unfinished):
+            slope[unfinished] = field_of(unfinished)(x[unfinished], t[unfinished])
 
     def _norm(self, value: Tensor, size: Tensor) -> Tensor:
-        """Root mean square of value/(atol + rtol size) over each sample, float64 (B,); infinite where not finite."""
+        """Return the root mean square of value/(atol + rtol size) over each sample, float64 (B,); infinity for NaN."""
         ratio = (value / (self.atol + self.rtol * size)).flatten(1).double()
         return torch.nan_to_num(ratio.square().mean(1).sqrt(), nan=torch.inf)
 
     def _first_step(self, field: Field, x: Tensor, slope: Tensor, t: Tensor, t_end: float) -> Tensor:
-        """The starting step, signed, float64 (B,) (Hairer, Norsett, Wanner 1993, II.4)."""
+        """Return the first step size with its sign, float64 (B,) (Hairer, Norsett, Wanner 1993, section II.4)."""
         size, direction = x.abs(), torch.sign(t_end - t)
         position, speed = self._norm(x, size), self._norm(slope, size)
         guess = torch.where((position < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * position / speed)
@@ -177,18 +196,19 @@ class EmbeddedPair:
         return direction * torch.minimum(100 * guess, better)
 
     def _refuse_vanishing(self, h: Tensor, t: Tensor, span: float) -> None:
-        # A step so small that t + h == t can never arrive: float32 noise in the field is larger than the tolerance.
+        # If t + h == t, the solver never reaches the end. It happens where the tolerance is below the rounding errors
+        # of a float32 field.
         if bool((h.abs() < 1e-14 * abs(span)).any()):
             where = float(t[h.abs().argmin()])
             raise UserError(
-                f"{self.name}: the step vanished at t={where:.6g} with rtol={self.rtol:g}, atol={self.atol:g}; "
-                "try larger tolerances or float64"
+                f"{self.name}: the step size became too small at t={where:.6g} with rtol={self.rtol:g}, "
+                f"atol={self.atol:g}; try larger tolerances, or float64"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DormandPrince(EmbeddedPair):
-    """Dormand-Prince 5(4): six evaluations a step."""
+    """The pair of Dormand and Prince, orders 5 and 4: six evaluations per step."""
 
     tableau: ClassVar[Tableau] = DORMAND_PRINCE
     name: ClassVar[str] = "dopri5"
@@ -196,7 +216,7 @@ class DormandPrince(EmbeddedPair):
 
 @dataclass(frozen=True, kw_only=True)
 class BogackiShampine(EmbeddedPair):
-    """Bogacki-Shampine 3(2): three evaluations a step."""
+    """The pair of Bogacki and Shampine, orders 3 and 2: three evaluations per step."""
 
     tableau: ClassVar[Tableau] = BOGACKI_SHAMPINE
     name: ClassVar[str] = "bosh3"
@@ -204,14 +224,14 @@ class BogackiShampine(EmbeddedPair):
 
 @dataclass(frozen=True, kw_only=True)
 class HeunEuler(EmbeddedPair):
-    """Heun-Euler 2(1): two evaluations a step, for wide tolerances."""
+    """The pair of Heun and Euler, orders 2 and 1: two evaluations per step; for large tolerances."""
 
     tableau: ClassVar[Tableau] = HEUN_EULER
     name: ClassVar[str] = "heun_euler"
 
 
 def combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
-    """sum_i w_i k_i; weights of zero are skipped."""
+    """Return sum_i w_i k_i, without the terms whose weight is zero."""
     total = weights[0] * slopes[0]
     for weight, slope in zip(weights[1:], slopes[1:], strict=True):
         if weight:
@@ -220,10 +240,11 @@ def combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 
 
 def _clip_to_end(h: Tensor, t: Tensor, t_end: float) -> Tensor:
+    """Return the step size h, or t_end - t where h would go beyond the end."""
     return torch.where(h.abs() < (t_end - t).abs(), h, t_end - t)
 
 
 def _arrive(t: Tensor, t_end: float) -> Tensor:
-    """Rounding in t + (t_end - t) must not leave a sliver to be stepped again."""
+    """Return t, set to t_end where the two differ by rounding only: t + (t_end - t) need not equal t_end."""
     near = (t - t_end).abs() <= 4e-16 * max(1.0, abs(t_end))
     return torch.where(near, torch.full_like(t, t_end), t)

@@ -17,13 +17,15 @@ from dfm.sampling.guidance import GuidanceByCheckpoint
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClassifierGuided(WrappedDenoiser):
-    """score + w grad log p(label | x_t): E[noise] moves by -b w g and E[data] by (b^2/a) w g, g that gradient.
+    """The denoiser with the score: score + w g, where g = grad log p(label | x_t).
+
+    E[noise | x_t] changes by -b w g, and E[data | x_t] by (b^2/a) w g.
 
     Args:
-        inner: on the same schedule; told the labels if it knows classes.
-        classifier: of x_t on that schedule.
-        scale, low, high: as in ``dfm.sampling.Guided``; outside the interval the classifier is not called.
-        calls: where its calls are counted.
+        inner: the denoiser to guide, on the same schedule. It gets the labels if it knows classes.
+        classifier: a classifier of x_t on that schedule.
+        scale, low, high: as in ``dfm.sampling.Guided``. Outside the interval the classifier is not called.
+        calls: counts the calls of the classifier.
     """
 
     classifier: Classifier
@@ -39,7 +41,7 @@ class ClassifierGuided(WrappedDenoiser):
         if self.scale == 0 or len(rows) == 0:
             return data, noise
         if self.label is None:
-            raise UserError("guidance=classifier: towards which class? try label=3")
+            raise UserError("guidance=classifier: no class to guide towards; try label=3")
         a, b = (c.expand(len(x))[rows] for c in self.schedule.ab(t))
         inside = rows.to(x.device)
         shift = self.scale * self._gradient(x[inside], t.expand(len(x))[rows], self.label.to(x.device)[inside])
@@ -47,14 +49,14 @@ class ClassifierGuided(WrappedDenoiser):
         return data, noise.index_add(0, inside, (per_sample(-b, shift) * shift).to(noise.dtype))
 
     def _gradient(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """grad_x log p(label | x_t = x), itself differentiable where the caller differentiates."""
+        """Return grad_x log p(label | x_t = x); it can be differentiated where gradients are on."""
         if self.calls is not None:
             self.calls.samples += len(x)
-        wanted = torch.is_grad_enabled()
+        create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_()
-            chosen = self.classifier.log_probabilities(x, t).gather(1, label[:, None]).sum()
-            (gradient,) = torch.autograd.grad(chosen, x, create_graph=wanted)
+            log_p = self.classifier.log_probabilities(x, t).gather(1, label[:, None]).sum()
+            (gradient,) = torch.autograd.grad(log_p, x, create_graph=create_graph)
         return gradient
 
     def on_schedule(self, schedule: Schedule) -> Self:
@@ -74,9 +76,9 @@ class ClassifierGuided(WrappedDenoiser):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierGuidance(GuidanceByCheckpoint):
-    """A noisy classifier steers a model, whether that knows classes or not (Dhariwal and Nichol 2021).
+    """Guidance by a noisy classifier, for models with and without classes (Dhariwal and Nichol 2021).
 
-    Scale 1 is Bayes' rule for a model without classes.
+    For a model without classes, scale 1 is Bayes' rule.
     """
 
     second: ClassVar[str] = "classifier"
@@ -95,7 +97,15 @@ class ClassifierGuidance(GuidanceByCheckpoint):
                 f"classes; allowed: {mine.shape}" + (f", {mine.num_classes} classes" if mine.num_classes else "")
             )
         return ClassifierGuided(
-            spec=replace(mine, num_classes=theirs.num_classes), schedule=denoiser.schedule, label=denoiser.label,
-            prior=denoiser.prior, independent=denoiser.independent, has_ode=denoiser.has_ode, inner=denoiser,
-            classifier=second.on_schedule(denoiser.schedule), scale=self.scale, low=self.low, high=self.bound,
-        )  # fmt: skip
+            spec=replace(mine, num_classes=theirs.num_classes),
+            schedule=denoiser.schedule,
+            label=denoiser.label,
+            prior=denoiser.prior,
+            independent=denoiser.independent,
+            has_ode=denoiser.has_ode,
+            inner=denoiser,
+            classifier=second.on_schedule(denoiser.schedule),
+            scale=self.scale,
+            low=self.low,
+            high=self.bound,
+        )

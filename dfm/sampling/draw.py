@@ -1,4 +1,4 @@
-"""Samples 0 .. n-1 of a denoiser in batches, ready to be drawn or stored."""
+"""Draw samples 0 .. n-1 of a denoiser in batches, and convert them for storage."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -18,43 +18,44 @@ from dfm.sampling.steppers.ode import Midpoint
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """A state of the batch that holds the samples numbered ``indices``."""
+    """One state of the batch of the samples numbered ``indices``."""
 
     indices: Sequence[int]
     state: State
 
 
-PIXELS = {"cpu": 1 << 16, "cuda": 1 << 19}  # of a batch; README, "Speed and growth", has what the first is from
-MOST = 8192  # points
+PIXELS = {"cpu": 1 << 16, "cuda": 1 << 19}  # in a batch; CPU: measured (docs/performance.md), GPU: a guess
+MOST = 8192  # samples in a batch
 
 
 def check_count(n: int, batch_size: int | None) -> None:
     """Refuse a number of samples or a batch size below one.
 
     Raises:
-        UserError: either is.
+        UserError: n or batch_size is below one.
     """
     for name, value in (("n", n), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise UserError(f"{name}={value}; allowed: a whole number of at least 1")
 
 
-def batch_of(given: int | None, spec: DatasetSpec, device: torch.device) -> int:
-    """The batch size ``with_labels``, or for None one that suits the device: so many samples as make up its ``PIXELS``.
+def batch_of(batch_size: int | None, spec: DatasetSpec, device: torch.device) -> int:
+    """Return ``batch_size``, or for None the number of samples that have ``PIXELS`` pixels together.
 
-    On a CPU an image took longer in larger ones, and in smaller ones too; for a GPU 8 times that is assumed, not
-    measured.
+    On a CPU an image took longer both in larger and in smaller batches. For a GPU, 8 times as many pixels are a guess,
+    not a measurement.
     """
-    return given or max(1, min(MOST, PIXELS.get(device.type, PIXELS["cpu"]) // math.prod(spec.shape[1:])))
+    return batch_size or max(1, min(MOST, PIXELS.get(device.type, PIXELS["cpu"]) // math.prod(spec.shape[1:])))
 
 
 def check_labels(spec: DatasetSpec, label: int | str | None, indices: Sequence[int]) -> Tensor | None:
-    """The classes of the samples numbered ``indices``, int64 (n,): all ``label``, or k modulo the classes for sample k.
+    """Return the classes of the samples numbered ``indices``, int64 (n,), or None for a model without classes.
 
-    ``label`` None or "all" is the latter. An unconditional model has none.
+    Args:
+        label: one class for all samples. None or "all": sample k has class k modulo the number of classes.
 
     Raises:
-        UserError: the model knows no classes, or not this one.
+        UserError: a label for a model without classes, or a class that the model does not know.
     """
     if spec.num_classes == 0:
         if label is not None:
@@ -78,19 +79,19 @@ def sample_batches(
     labels: Tensor | None = None,
     device: torch.device | None = None,
 ) -> Iterator[Moment]:
-    """Every state of every batch; a batch ends with its ``final`` state.
+    """Yield every state of every batch; the last state of a batch is ``final``.
 
     Args:
-        indices: numbers of the samples; sample k is the same in any batch and alone.
+        indices: the numbers of the samples. Sample k is the same in any batch and alone.
         labels: int64 (len(indices),), or None.
 
     Raises:
-        UserError: explicit times that do not begin at t_max, where the prior's draws belong.
+        UserError: the sampler has explicit times that do not start at t_max, the time of the prior.
     """
     if abs(sampler.start_time(denoiser) - denoiser.t_max) > 1e-9 * abs(denoiser.t_max):
         raise UserError(
-            f"sampler.times begins at {sampler.start_time(denoiser):g}; allowed: t_max = {denoiser.t_max:g}, where the "
-            "prior is drawn from (from Python, sampler.run takes an x of your own at any time)"
+            f"sampler.times starts at {sampler.start_time(denoiser):g}; allowed: t_max = {denoiser.t_max:g}, the time "
+            "of the prior (from Python, sampler.run starts from your own x at any time)"
         )
     whole = denoiser.with_labels(None if labels is None else labels.to(device))
     for first in range(0, len(indices), batch_size):
@@ -124,7 +125,7 @@ def draw_samples(
 
     Args:
         indices, labels: as for ``sample_batches``.
-        convert: what becomes of the samples of each batch; by default they move to the CPU.
+        convert: is applied to the samples of each batch; the default moves them to the CPU.
         watch: is called with every state of every batch, for progress bars.
 
     Raises:
@@ -142,23 +143,22 @@ def draw_samples(
 
 
 def as_data(samples: Tensor, spec: DatasetSpec) -> Tensor:
-    """Samples as ``Split`` has examples: images as levels uint8 (B, C, H, W), points float32 (B, d)."""
+    """Return samples in the form of a ``Split``: images as pixel levels uint8 (B, C, H, W), points float32 (B, d)."""
     return samples.float().cpu() if spec.levels is None else quantize(samples, spec.levels).cpu()
 
 
 def stored(samples: Tensor, spec: DatasetSpec) -> Tensor:
-    """Samples as they are stored: images uint8 (B, C, H, W) over 0 .. 255, points float32 (B, d)."""
+    """Return samples in the form of a file: images uint8 (B, C, H, W) over 0 .. 255, points float32 (B, d)."""
     return spread(as_data(samples, spec), spec)
 
 
 def spread(values: Tensor, spec: DatasetSpec) -> Tensor:
-    """What ``as_data`` gave, with the levels of images over 0 .. 255."""
+    """Return ``values`` (of ``as_data``) with the pixel levels of images spread over 0 .. 255."""
     return values if spec.levels is None else to_eight_bits(values, spec.levels)
 
 
-DEFAULT_SAMPLER = GridSampler(
-    stepper=Midpoint(), grid=NoiseShareGrid(power=0.6), steps=14
-)  # as configs/sampler/midpoint
+# the same as configs/sampler/midpoint.yaml
+DEFAULT_SAMPLER = GridSampler(stepper=Midpoint(), grid=NoiseShareGrid(power=0.6), steps=14)
 
 
 def sample(
@@ -170,27 +170,34 @@ def sample(
     label: int | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Samples 0 .. n-1 in the unit of the data, float32 (n, *D): [-1, 1] for images.
+    """Draw samples 0 .. n-1 in the unit of the data, float32 (n, *D): in [-1, 1] for images.
 
     Args:
-        sampler: default that of ``dfm sample``: a few-step student's own, else the midpoint rule in 14 steps, 29 NFE.
-        label: a class for all, or None: the classes of ``denoiser.with_labels(labels)``, else, for a conditional model,
-            classes in turn.
+        sampler: the default is the sampler of ``dfm sample``: a few-step model's own sampler, else the midpoint rule
+            in 14 steps, 29 NFE.
+        label: one class for all samples. None: the classes of ``denoiser.with_labels(labels)``; if there are none,
+            sample k of a conditional model has class k modulo the number of classes.
 
     Raises:
-        UserError: n below 1 or not as many as the classes given, a label that the model does not know, or a student
-            whose own sampler is not known.
+        UserError: n is below 1, or is not the number of the denoiser's labels; the model does not know the label; or
+            a few-step model does not know its own sampler.
     """
     check_count(n, batch_size)
     labels = denoiser.label if label is None else None
     if labels is None:
         labels = check_labels(denoiser.spec, label, range(n))
     elif len(labels) != n:
-        raise UserError(f"n={n} of a denoiser that was given {len(labels)} classes; allowed: n={len(labels)}")
+        raise UserError(f"n={n} samples from a denoiser with labels for {len(labels)}; allowed: n={len(labels)}")
     own = getattr(denoiser, "own_sampler", None)
-    how = sampler or (own if isinstance(own, Sampler) else None)
-    if how is None and not denoiser.has_ode:
+    sampler = sampler or (own if isinstance(own, Sampler) else None)
+    if sampler is None and not denoiser.has_ode:
         raise UserError("a few-step model has no ODE for the default sampler; try sampler=dfm.load(ckpt).own_sampler")
-    how = how or DEFAULT_SAMPLER
-    place = torch.device(device) if device is not None else device_of(denoiser)
-    return draw_samples(denoiser, how, range(n), seed=seed, batch_size=batch_size, labels=labels, device=place).samples
+    return draw_samples(
+        denoiser,
+        sampler or DEFAULT_SAMPLER,
+        range(n),
+        seed=seed,
+        batch_size=batch_size,
+        labels=labels,
+        device=torch.device(device) if device is not None else device_of(denoiser),
+    ).samples

@@ -1,4 +1,4 @@
-"""At which times sampling and likelihood integrate: decreasing from t_max to t_min, both ends exact."""
+"""Time grids for sampling and likelihood: decreasing from t_max to t_min, both ends exact."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,22 +12,22 @@ from dfm.paths.schedule import Schedule
 
 
 class Grid(ABC):
-    """A way to place times; ``share`` is the part of the way from the noise end, 0 to 1."""
+    """A rule that places times. ``share`` is the fraction of the way from the noise end to the data end, 0 to 1."""
 
     @property
     def name(self) -> str:
-        """Its name in results."""
+        """The grid's name in results."""
         return type(self).__name__.removesuffix("Grid").lower()
 
     @abstractmethod
     def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
-        """float64 (N,) increasing in [0, 1] -> times float64 (N,), decreasing from t_max to t_min."""
+        """Return times float64 (N,), decreasing from t_max to t_min, for shares float64 (N,) increasing in [0, 1]."""
 
     def times(self, steps: int, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
-        """The steps + 1 times between which a sampler moves, float64, decreasing.
+        """Return the steps + 1 times between which a sampler moves, float64, decreasing.
 
         Raises:
-            UserError: steps is not from 1 to a million.
+            UserError: steps is below 1 or above a million.
         """
         if not 1 <= steps <= 10**6:
             raise UserError(f"steps={steps}; allowed: a whole number from 1 to 1,000,000")
@@ -38,7 +38,7 @@ class Grid(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class UniformGrid(Grid):
-    """Equal steps in t."""
+    """A grid with equal steps in t."""
 
     def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
         return t_max + (t_min - t_max) * share
@@ -46,7 +46,7 @@ class UniformGrid(Grid):
 
 @dataclass(frozen=True, kw_only=True)
 class LogNsrGrid(Grid):
-    """Equal steps in log(b/a): each step divides the noise-to-signal ratio by the same factor."""
+    """A grid with equal steps in log(b/a): each step divides the noise-to-signal ratio by the same factor."""
 
     def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
         high, low = schedule.log_nsr(torch.tensor([t_max, t_min], dtype=torch.float64))
@@ -55,9 +55,9 @@ class LogNsrGrid(Grid):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseShareGrid(Grid):
-    """Equal steps in b^p/(a^p + b^p): most of few steps where data and noise are mixed, the same on every schedule.
+    """A grid with equal steps in b^p/(a^p + b^p): most steps are where data and noise are mixed, on every schedule.
 
-    ``power`` 1 is t on the linear schedule; a lower one has more steps at both ends.
+    ``power`` p = 1 gives equal steps in t on the linear schedule. A smaller power puts more steps at both ends.
 
     Raises:
         UserError: power is not above 0.
@@ -77,7 +77,13 @@ class NoiseShareGrid(Grid):
 
 @dataclass(frozen=True, kw_only=True)
 class RhoGrid(Grid):
-    """Equal steps in nsr^(1/rho) (Karras et al. 2022, eq. 5, rho = 7): between uniform in nsr and in its logarithm."""
+    """A grid with equal steps in nsr^(1/rho) (Karras et al. 2022, eq. 5, rho = 7).
+
+    It lies between equal steps in nsr (rho = 1) and equal steps in log nsr (rho to infinity).
+
+    Raises:
+        UserError: rho is not above 0.
+    """
 
     rho: float = 7.0
 
@@ -93,7 +99,7 @@ class RhoGrid(Grid):
 
 @dataclass(frozen=True, kw_only=True)
 class QuadraticGrid(Grid):
-    """Equal steps in sqrt(t - t_min): short steps near the data (Song et al. 2021, DDIM, appendix D.2)."""
+    """A grid with equal steps in sqrt(t - t_min): short steps near the data (Song et al. 2021, DDIM, appendix D.2)."""
 
     def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
         return t_min + (t_max - t_min) * (1 - share) ** 2
@@ -101,7 +107,7 @@ class QuadraticGrid(Grid):
 
 @dataclass(frozen=True, kw_only=True)
 class CosineGrid(Grid):
-    """t_min + (t_max - t_min) (1 + cos(pi share))/2: short steps at both ends (the Chebyshev points)."""
+    """The grid t_min + (t_max - t_min) (1 + cos(pi share))/2: short steps at both ends (Chebyshev points)."""
 
     def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
         return t_min + (t_max - t_min) * (1 + (math.pi * share).cos()) / 2
@@ -109,10 +115,12 @@ class CosineGrid(Grid):
 
 @dataclass(frozen=True, kw_only=True)
 class IntegersGrid(Grid):
-    """Equal steps in t, rounded to whole times: for schedules whose time counts steps (ddpm, random_walk).
+    """A grid with equal steps in t, rounded to whole numbers.
+
+    It is for the schedules whose time counts steps: ddpm and random_walk.
 
     Raises:
-        UserError: on use with more steps than whole times.
+        UserError: (by ``place``) more steps than there are whole numbers between t_min and t_max.
     """
 
     def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:

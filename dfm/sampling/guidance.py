@@ -1,16 +1,16 @@
-"""Guidance: a denoiser made of a strong one and a weak one, whose difference is stretched.
+"""Guidance: a strong and a weak denoiser, whose difference is made larger by a factor w.
 
-    D(x, t) = weak + w (strong - weak)        where nsr(t) is inside the interval;   D = strong outside it
+    D(x, t) = weak + w (strong - weak)        where nsr(t) is inside an interval;   D = strong outside it
 
-for E[data | x_t], and since both share x_t also for E[noise | x_t], the velocity and the score:
+holds for E[data | x_t], and therefore also for E[noise | x_t], the velocity and the score:
 
     classifier-free    strong = D(x, t; label), weak = D(x, t; no label)          (Ho and Salimans 2022, eq. 6)
-    autoguidance       strong = D(x, t), weak = that of another, weaker model     (Karras et al. 2024)
+    autoguidance       strong = D(x, t), weak = the D of another, weaker model    (Karras et al. 2024)
     classifier         score + w grad log p(label | x_t)                          (Dhariwal and Nichol 2021, section 4)
 
-w = 0 is the weak denoiser and w = 1 the strong one, bit for bit and for the cost of one. The interval in nsr is that of
-Kynkaanniemi et al. 2024: guidance at high noise costs variety, at low noise it does nothing. A Guided is a Denoiser,
-so every sampler takes it; every call of either network counts as an evaluation.
+w = 0 is the weak denoiser and w = 1 the strong one, bit for bit, and each costs one call. The interval in nsr is due to
+Kynkaanniemi et al. 2024: guidance at high noise reduces variety, and guidance at low noise has no effect. A Guided is
+a Denoiser, so every sampler accepts it. Each call of either network counts as an evaluation.
 """
 
 import math
@@ -31,13 +31,13 @@ Ask = Callable[[Denoiser, Tensor, Tensor], tuple[Tensor, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Guided(Denoiser):
-    """weak + w (strong - weak) inside an interval of nsr; ``guided`` makes one of two denoisers.
+    """The denoiser weak + w (strong - weak) inside an interval of nsr. ``guided`` makes it from two denoisers.
 
     Args:
-        strong, weak: on the same schedule, for data of the same shape.
+        strong, weak: two denoisers on the same schedule, for data of the same shape.
         scale: w.
         low, high: the interval of nsr, ends included.
-        weak_labelled: whether the weak one is told the labels too.
+        weak_labelled: whether the weak denoiser gets the labels, too.
     """
 
     strong: Denoiser
@@ -52,36 +52,40 @@ class Guided(Denoiser):
         return self.strong.is_linear_path and self.weak.is_linear_path
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        data, noise = self._mixed(lambda d, x, t: d.expectations(x, t), x, t)
+        data, noise = self._guide(lambda d, x, t: d.expectations(x, t), x, t)
         return data, noise
 
     def data(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._mixed(lambda d, x, t: (d.data(x, t),), x, t)[0]
+        return self._guide(lambda d, x, t: (d.data(x, t),), x, t)[0]
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._mixed(lambda d, x, t: (d.velocity(x, t),), x, t)[0]
+        return self._guide(lambda d, x, t: (d.velocity(x, t),), x, t)[0]
 
     def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        velocity, score = self._mixed(lambda d, x, t: d.velocity_and_score(x, t), x, t)
+        velocity, score = self._guide(lambda d, x, t: d.velocity_and_score(x, t), x, t)
         return velocity, score
 
-    def _mixed(self, ask: Ask, x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-        """Each of what ``ask`` gets from a denoiser, guided; all of it is affine in E[data | x_t] at a given x_t."""
+    def _guide(self, ask: Ask, x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+        """Return each tensor that ``ask`` gets from a denoiser, guided.
+
+        At a given x_t, all these tensors are affine in E[data | x_t], so the formula holds for each of them.
+        """
         nsr = self.schedule.log_nsr(t).exp()
         inside = (nsr >= self.low) & (nsr <= self.high)
         if self.scale == 1 or not bool(inside.any()):
             return ask(self.strong, x, t)
         if bool(inside.all()):
             weak = ask(self.weak, x, t)
-            return weak if self.scale == 0 else self._stretched(weak, ask(self.strong, x, t))
-        # an adaptive solver: samples have times of their own, and only those inside are asked twice
+            return weak if self.scale == 0 else self._stretch(weak, ask(self.strong, x, t))
+        # Each sample of an adaptive solver has its own time. Only those inside the interval need both denoisers.
         rows = inside.nonzero().flatten().to(x.device)
         strong = ask(self.strong, x, t)
         weak = ask(self.weak.select(rows), x[rows], t[rows.to(t.device)])
-        mixed = weak if self.scale == 0 else self._stretched(weak, tuple(s[rows] for s in strong))
-        return tuple(s.index_copy(0, rows, m) for s, m in zip(strong, mixed, strict=True))
+        result = weak if self.scale == 0 else self._stretch(weak, tuple(s[rows] for s in strong))
+        return tuple(s.index_copy(0, rows, r) for s, r in zip(strong, result, strict=True))
 
-    def _stretched(self, weak: tuple[Tensor, ...], strong: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _stretch(self, weak: tuple[Tensor, ...], strong: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return weak + w (strong - weak) for each pair of tensors."""
         return tuple(w + self.scale * (s - w) for w, s in zip(weak, strong, strict=True))
 
     @property
@@ -114,10 +118,10 @@ class Guided(Denoiser):
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance(ABC):
-    """How to guide a denoiser (config group ``guidance``).
+    """A way to guide a denoiser (config group ``guidance``).
 
     Attributes:
-        ckpt: the second checkpoint that it needs, if it needs one.
+        ckpt: the second checkpoint that the guidance needs; None if it needs none.
         second: what that checkpoint holds, ``denoiser`` or ``classifier``.
     """
 
@@ -126,19 +130,19 @@ class Guidance(ABC):
 
     @abstractmethod
     def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
-        """The guided denoiser.
+        """Return the guided denoiser.
 
         Args:
             second: the denoiser (or classifier) of ``ckpt``.
 
         Raises:
-            UserError: the denoisers do not suit.
+            UserError: the two do not fit together.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoGuidance(Guidance):
-    """The denoiser as it is."""
+    """No guidance: the denoiser stays as it is."""
 
     def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
         return denoiser
@@ -146,14 +150,14 @@ class NoGuidance(Guidance):
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceWithScale(Guidance):
-    """What guidances of a scale w in an interval of nsr share.
+    """A guidance with a scale w in an interval of nsr: the common base of the ones below.
 
     Args:
         scale: w.
-        low, high: the interval of nsr = b/a; high null: no bound.
+        low, high: the interval of nsr = b/a. If high is null, it has no upper end.
 
     Raises:
-        UserError: a scale that is not finite, or an empty interval.
+        UserError: the scale is not finite, or the interval is empty.
     """
 
     scale: float
@@ -170,27 +174,27 @@ class GuidanceWithScale(Guidance):
 
     @property
     def bound(self) -> float:
-        """``high`` as a number."""
+        """``high`` as a number: infinity for None."""
         return math.inf if self.high is None else self.high
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierFree(GuidanceWithScale):
-    """The same network without its label as the weak one (Ho and Salimans 2022).
+    """Classifier-free guidance: the weak denoiser is the same network without its label (Ho and Salimans 2022).
 
-    Scale 0 is unconditional, 1 conditional, above 1 guided. (The paper's w is this one minus 1.)
+    Scale 0 is the unconditional model, 1 the conditional model, above 1 is guidance. (The paper's w is ours minus 1.)
     """
 
     def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
         if denoiser.spec.num_classes == 0:
             raise UserError(
-                "guidance=cfg: this model was trained without classes; allowed: guidance=none or autoguidance, or a "
-                "model trained with conditional=true label_dropout=0.1"
+                "guidance=cfg: this model was trained without classes; allowed: guidance=none, guidance=autoguidance, "
+                "or a model trained with conditional=true label_dropout=0.1"
             )
         if isinstance(denoiser, NetworkDenoiser) and not denoiser.can_omit_label:
             raise UserError(
-                "guidance=cfg: this model was trained without label_dropout, so it does not know what 'no class' "
-                "means; try guidance=autoguidance, or training with label_dropout=0.1"
+                "guidance=cfg: this model was trained without label_dropout, so it has no output for 'no class'; "
+                "try guidance=autoguidance, or a model trained with label_dropout=0.1"
             )
         return guided(denoiser, denoiser.with_labels(None), self.scale, self.low, self.high, weak_labelled=False)
 
@@ -200,13 +204,13 @@ class GuidanceByCheckpoint(GuidanceWithScale):
     """A guidance by a second checkpoint.
 
     Args:
-        ckpt: it.
+        ckpt: the second checkpoint.
 
     Attributes:
-        question: what to say where it is missing.
+        question: the message if it is missing.
 
     Raises:
-        UserError: no checkpoint.
+        UserError: ckpt is missing.
     """
 
     ckpt: str | None = None  # type: ignore[misc]
@@ -220,7 +224,7 @@ class GuidanceByCheckpoint(GuidanceWithScale):
 
 @dataclass(frozen=True, kw_only=True)
 class Autoguidance(GuidanceByCheckpoint):
-    """A weaker model of the same data, e.g. an earlier checkpoint, as the weak one (Karras et al. 2024)."""
+    """Autoguidance by a weaker model of the same data, e.g. an earlier checkpoint (Karras et al. 2024)."""
 
     scale: float = 2.0
     question: ClassVar[str] = (
@@ -234,16 +238,16 @@ class Autoguidance(GuidanceByCheckpoint):
         if (theirs.shape, theirs.num_classes) != (mine.shape, mine.num_classes):
             raise UserError(
                 f"guidance.ckpt={self.ckpt}: a model of {theirs.name} {theirs.shape}, {theirs.num_classes} classes; "
-                f"allowed: {mine.shape}, {mine.num_classes} classes, as the model that it guides"
+                f"allowed: {mine.shape}, {mine.num_classes} classes, as in the model that it guides"
             )
         if second.prior != denoiser.prior or second.independent != denoiser.independent:
             raise UserError(
-                f"guidance.ckpt={self.ckpt}: a model of another prior or coupling; allowed: those of the model that it "
-                "guides, since the two must be of one path"
+                f"guidance.ckpt={self.ckpt}: a model with another prior or coupling; allowed: the same ones "
+                "as in the model that it guides, since both must have one path"
             )
         if denoiser.has_ode and not second.has_ode:
             raise UserError(
-                f"guidance.ckpt={self.ckpt}: a few-step model, whose jumps are no E[data | x_t]; allowed: its teacher"
+                f"guidance.ckpt={self.ckpt}: a few-step model, whose jumps are not E[data | x_t]; allowed: its teacher"
             )
         return guided(denoiser, second.on_schedule(denoiser.schedule), self.scale, self.low, self.high)
 
@@ -256,10 +260,18 @@ def guided(
     high: float | None = None,
     weak_labelled: bool = True,
 ) -> Guided:
-    """weak + scale (strong - weak) where low <= nsr <= high (None: no bound)."""
+    """Return the denoiser weak + scale (strong - weak) where low <= nsr <= high (None: no upper end)."""
     return Guided(
-        spec=strong.spec, schedule=strong.schedule, label=strong.label, prior=strong.prior,
-        independent=strong.independent and weak.independent, has_ode=strong.has_ode and weak.has_ode,
-        strong=strong, weak=weak, scale=scale, low=low, high=math.inf if high is None else high,
+        spec=strong.spec,
+        schedule=strong.schedule,
+        label=strong.label,
+        prior=strong.prior,
+        independent=strong.independent and weak.independent,
+        has_ode=strong.has_ode and weak.has_ode,
+        strong=strong,
+        weak=weak,
+        scale=scale,
+        low=low,
+        high=math.inf if high is None else high,
         weak_labelled=weak_labelled,
-    )  # fmt: skip
+    )

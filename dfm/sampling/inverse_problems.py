@@ -1,16 +1,16 @@
-"""Inverse problems on a model that was not trained for them: what is known of an image is one part of it.
+"""Inverse problems: a part of an image is known, and a model that was not trained for this fills in the rest.
 
-What is known is y = P data with P an orthogonal projection (a mask, the mean over channels, the mean over blocks of
-pixels), so that every image has a known part P x and a free part x - P x. Two ways to make a denoiser respect y, each
-a denoiser again, so that every sampler takes it:
+The known part is y = P data, where P is an orthogonal projection (a mask, the mean over channels, the mean over blocks
+of pixels). Every image x has a known part P x and a free part x - P x. There are two ways to make a denoiser respect
+y. The result of each is a denoiser again, so every sampler accepts it:
 
     replacement   E[data | x_t, y] ~ D - P D + y: on the known part the ODE then follows a y + b noise, the noised y
                   (the idea of Song et al. 2021, appendix I.2, on the denoiser, as Wang et al. 2023, eq. 13)
     dps           score + w grad_x log N(y; P D(x), r^2 I) with r^2 = b^2 V/(a^2 V + b^2), V the data's variance
                   (Chung et al. 2023, eq. 16, with the variance of Song et al. 2023, PiGDM, eq. 8)
 
-Both are exact where the data are Gaussian with covariance V I. In general replacement ignores what the known part says
-of the free part beyond what the network reads off x_t; dps asks the network for it, for the price of a backward pass.
+Both are exact for Gaussian data with covariance V I. In general, replacement uses only the information on the free part
+that the network finds in x_t. dps adds the information that y gives through the network, and costs a backward pass.
 """
 
 from abc import ABC, abstractmethod
@@ -36,8 +36,8 @@ class Conditioned(WrappedDenoiser):
     """A denoiser of images whose known part is ``known``.
 
     Args:
-        inner: of images in general (``WrappedDenoiser``).
-        known: P data, (B, *D), one of each sample of the batch.
+        inner: the denoiser of images without a known part.
+        known: P data, (B, *D): the known part of each sample of the batch.
         projection: P, orthogonal and linear.
     """
 
@@ -45,7 +45,7 @@ class Conditioned(WrappedDenoiser):
     projection: Projection
 
     def restore(self, data: Tensor) -> Tensor:
-        """data - P data + known: the image with its known part exact."""
+        """Return data - P data + known: the image with its known part exact."""
         return data - self.projection(data) + self.known.to(data)
 
     def select(self, index: Tensor) -> Self:
@@ -57,7 +57,7 @@ class Conditioned(WrappedDenoiser):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReplacementDenoiser(Conditioned):
-    """Replacement: the expected data with their known part put right."""
+    """The method ``replacement``: E[data | x_t] with the known part in its place."""
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         data = self.restore(self.inner.data(x, t))
@@ -67,10 +67,12 @@ class ReplacementDenoiser(Conditioned):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DpsDenoiser(Conditioned):
-    """DPS: the score of x_t given y. E[data] moves by (b^2/a) g and E[noise] by -b g, g the gradient of log p(y | x_t).
+    """The method ``dps``: the score of x_t given y.
+
+    With g = w grad log p(y | x_t), E[data | x_t] changes by (b^2/a) g, and E[noise | x_t] by -b g.
 
     Args:
-        scale: w; 1 is the posterior of Gaussian data.
+        scale: w; 1 gives the posterior of Gaussian data.
     """
 
     scale: float = 1.0
@@ -90,7 +92,7 @@ class DpsDenoiser(Conditioned):
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """What is known of an image (config group ``task``), and how a model is made to respect it.
+    """An inverse problem: which part of an image is known, and how a model respects it (config group ``task``).
 
     Args:
         method: ``replacement`` or ``dps``.
@@ -101,7 +103,7 @@ class Task(ABC):
         takes_mask: whether ``mask`` says which pixels are known.
 
     Raises:
-        UserError: a scale below zero.
+        UserError: scale is below zero.
     """
 
     is_none: ClassVar[bool] = False
@@ -125,31 +127,37 @@ class Task(ABC):
 
     @abstractmethod
     def projection(self, spec: DatasetSpec) -> Projection:
-        """P for images of this shape.
+        """Return P for images of this shape.
 
         Raises:
-            UserError: there is none.
+            UserError: the task does not exist for data of this shape.
         """
 
     def observe(self, denoiser: Denoiser, data: Tensor) -> Conditioned:
-        """The denoiser for images of which P data is known, data (B, *D).
+        """Return the denoiser for images whose part P data is known, data (B, *D).
 
         Raises:
-            UserError: a path with more than data and noise on it, or for dps noise that is not standard normal.
+            UserError: x_t is not a data + b noise; or, for dps, the noise is not standard normal.
         """
         denoiser.require_linear_path(f"task.method={self.method}", normal=self.method == "dps")
         project = self.projection(denoiser.spec)
         plain = ReplacementDenoiser(
-            spec=denoiser.spec, schedule=denoiser.schedule, label=denoiser.label, prior=denoiser.prior,
-            independent=denoiser.independent, has_ode=denoiser.has_ode, inner=denoiser, known=project(data),
+            spec=denoiser.spec,
+            schedule=denoiser.schedule,
+            label=denoiser.label,
+            prior=denoiser.prior,
+            independent=denoiser.independent,
+            has_ode=denoiser.has_ode,
+            inner=denoiser,
+            known=project(data),
             projection=project,
-        )  # fmt: skip
+        )
         return DpsDenoiser(**vars(plain), scale=self.scale) if self.method == "dps" else plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoTask(Task):
-    """Nothing is known."""
+    """No task: no part of the image is known."""
 
     is_none: ClassVar[bool] = True
 
@@ -159,12 +167,13 @@ class NoTask(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class Inpaint(Task):
-    """Some pixels are known.
+    """A task where some pixels are missing.
 
     Args:
-        mask: which are not: ``left``, ``right``, ``top``, ``bottom`` (that half), ``center`` (the middle half of height
-            and width), ``outside`` (all but that), or ``random`` (each with chance 1/2, the same in all images).
-        known: a mask of one's own, 1 where a pixel is known: (H, W).
+        mask: the missing pixels: ``left``, ``right``, ``top``, ``bottom`` (this half), ``center`` (the middle half of
+            height and width), ``outside`` (all but the center), or ``random`` (each pixel with probability 1/2, the
+            same pixels in all images).
+        known: your own mask (H, W), 1 where a pixel is known; it replaces ``mask``.
     """
 
     takes_mask: ClassVar[bool] = True
@@ -180,15 +189,15 @@ class Inpaint(Task):
         return replace(self, known=known)
 
     def known_pixels(self, height: int, width: int) -> Tensor:
-        """1 where a pixel is known, else 0: float64 (H, W).
+        """Return the mask float64 (H, W): 1 where a pixel is known, else 0.
 
         Raises:
-            UserError: no such mask, or one of another size.
+            UserError: there is no mask, it has an unknown name, or it has another size than the images.
         """
         if self.known is not None:
             if self.known.shape != (height, width):
-                given = " x ".join(map(str, self.known.shape))
-                raise UserError(f"mask={self.mask} has {given} pixels; allowed: {height} x {width}, as the images")
+                size = " x ".join(map(str, self.known.shape))
+                raise UserError(f"mask={self.mask} has {size} pixels; allowed: {height} x {width}, as the images")
             return self.known
         if self.mask is None:
             raise UserError(f"task=inpaint: which pixels are missing? try mask=left; allowed: {', '.join(MASKS)}")
@@ -202,9 +211,12 @@ class Inpaint(Task):
             known.zero_()[middle] = 1
             return known
         missing = {
-            "left": (slice(None), slice(0, width // 2)), "right": (slice(None), slice(width // 2, None)),
-            "top": (slice(0, height // 2),), "bottom": (slice(height // 2, None),), "center": middle,
-        }[self.mask]  # fmt: skip
+            "left": (slice(None), slice(0, width // 2)),
+            "right": (slice(None), slice(width // 2, None)),
+            "top": (slice(0, height // 2),),
+            "bottom": (slice(height // 2, None),),
+            "center": middle,
+        }[self.mask]
         known[missing] = 0
         return known
 
@@ -216,20 +228,20 @@ class Inpaint(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class Colorize(Task):
-    """The mean over the three channels is known."""
+    """A task where the mean over the three channels is known."""
 
     def projection(self, spec: DatasetSpec) -> Projection:
         if _image_shape("colorize", spec)[0] != 3:
-            raise UserError(f"task=colorize: {spec.name} has {spec.shape[0]} channel; allowed: colour images")
+            raise UserError(f"task=colorize: {spec.name} has {spec.shape[0]} channel; allowed: images with 3 channels")
         return lambda x: x.mean(1, keepdim=True).expand_as(x)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upsample(Task):
-    """The mean over blocks of factor x factor pixels is known.
+    """A task where the means over blocks of factor x factor pixels are known.
 
     Args:
-        factor: at least 2, a divisor of height and width.
+        factor: at least 2, and a divisor of height and width.
     """
 
     factor: int = 2
@@ -244,6 +256,7 @@ class Upsample(Task):
 
 
 def _image_shape(name: str, spec: DatasetSpec) -> tuple[int, ...]:
+    """Return (C, H, W) of the data; refuse points."""
     if len(spec.shape) != 3:
         raise UserError(f"task={name}: {spec.name} has points of shape {spec.shape}; allowed: a model of images")
     return spec.shape

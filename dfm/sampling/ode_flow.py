@@ -2,7 +2,7 @@
 
     encode: x_{t_min} = a(t_min) data -> x_{t_max} -> latent, in the unit of the prior        decode: its inverse
 
-No noise enters and nothing is denoised at the end, so decode(encode(x)) = x up to the solver's error.
+No noise is added, and there is no denoising at the end, so decode(encode(x)) = x up to the solver's error.
 """
 
 from collections.abc import Callable
@@ -23,17 +23,17 @@ from dfm.sampling.steppers.ode import ODE_STEPPERS
 
 @dataclass(frozen=True, kw_only=True)
 class OdeMap:
-    """How to integrate an ODE along the path.
+    """The settings for solving an ODE along the path (config group ``flow``).
 
     Args:
-        solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``rk5`` along the grid, or ``dopri5`` with
-            per-sample error control.
-        steps: moves of a grid solver (no effect on ``dopri5``).
-        grid: where the moves end.
+        solver: ``euler``, ``midpoint``, ``heun``, ``rk4`` or ``rk5`` along the grid, or ``dopri5``, which controls the
+            error of each sample.
+        steps: number of moves of a grid solver (no effect on ``dopri5``).
+        grid: places the times between the moves.
         rtol, atol: tolerances of ``dopri5``.
 
     Raises:
-        UserError: an unknown solver, steps below one, or a tolerance of ``dopri5`` that is not positive.
+        UserError: the solver is unknown, steps is below one, or a tolerance of ``dopri5`` is not positive.
     """
 
     solver: str = "dopri5"
@@ -48,7 +48,7 @@ class OdeMap:
         if self.steps < 1:
             raise UserError(f"flow.steps={self.steps}; allowed: a whole number of at least 1")
         if self.adaptive:
-            self._pair()  # bad tolerances are refused before data and network are read, not after
+            self._pair()  # to refuse bad tolerances now, before data and network are read
 
     @property
     def adaptive(self) -> bool:
@@ -56,17 +56,17 @@ class OdeMap:
         return self.solver == "dopri5"
 
     def unused_settings(self) -> dict[str, str]:
-        """{setting: why it has no effect}, of the settings of another solver."""
+        """Return {setting: why it has no effect} for the settings of the other kind of solver."""
         if self.adaptive:
-            own = "on flow.solver=dopri5, which chooses its steps by flow.rtol and atol"
-            return dict.fromkeys(("steps", "grid"), own)
-        return dict.fromkeys(("rtol", "atol"), f"on flow.solver={self.solver}, which goes along flow.grid")
+            reason = "on flow.solver=dopri5, which chooses its steps by flow.rtol and flow.atol"
+            return dict.fromkeys(("steps", "grid"), reason)
+        return dict.fromkeys(("rtol", "atol"), f"on flow.solver={self.solver}, which moves along flow.grid")
 
     def carry(self, field_of: FieldOf, x: Tensor, schedule: Schedule, t_start: float, t_end: float) -> Tensor:
-        """x (B, *D) at t_end, from x at t_start, along dx/dt = field(x, t); either direction of time.
+        """Return x (B, *D) at t_end, from x at t_start, along dx/dt = field(x, t), in either direction of time.
 
         Args:
-            field_of: rows (int64) of the batch -> their field.
+            field_of: takes rows (int64) of the batch and returns the field of these samples.
         """
         if self.adaptive:
             *_, last = self._pair().solve(field_of, x, t_start, t_end)
@@ -84,7 +84,7 @@ class OdeMap:
 
 @dataclass(frozen=True, kw_only=True)
 class OdeEnd:
-    """Where the ODE ended for a batch (B, *D), and the mean number of evaluations."""
+    """The end x (B, *D) of the ODE for a batch, and the mean number of evaluations per sample."""
 
     x: Tensor
     nfe: float
@@ -92,11 +92,11 @@ class OdeEnd:
 
 @torch.no_grad()
 def encode_batch(denoiser: Denoiser, data: Tensor, flow: OdeMap) -> OdeEnd:
-    """Latents of data (B, *D), in the unit of the prior: standard normal if the model and its prior are right.
+    """Return latents of data (B, *D), in the unit of the prior: they have its law if the model is right.
 
     Raises:
-        UserError: data of another shape than the model's, or integer levels that were not dequantised; or a few-step
-            model without an ODE.
+        UserError: the data have another shape than the model, or are integer levels that were not dequantised; or the
+            model is a few-step model without an ODE.
     """
     check_real(denoiser, "data", data)
     x, nfe = _along(denoiser, data * _data_scale(denoiser), flow, lambda d: (d.t_min, d.t_max))
@@ -105,10 +105,11 @@ def encode_batch(denoiser: Denoiser, data: Tensor, flow: OdeMap) -> OdeEnd:
 
 @torch.no_grad()
 def decode_batch(denoiser: Denoiser, latent: Tensor, flow: OdeMap) -> OdeEnd:
-    """Data of latents (B, *D): the inverse of ``encode``.
+    """Return data of latents (B, *D): the inverse of ``encode_batch``.
 
     Raises:
-        UserError: latents of another shape than the model's, or not real-valued; or a few-step model without an ODE.
+        UserError: the latents have another shape than the model, or are no real numbers; or the model is a few-step
+            model without an ODE.
     """
     check_real(denoiser, "latents", latent)
     x, nfe = _along(denoiser, denoiser.from_latent(latent), flow, lambda d: (d.t_max, d.t_min))
@@ -116,10 +117,14 @@ def decode_batch(denoiser: Denoiser, latent: Tensor, flow: OdeMap) -> OdeEnd:
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """(sin((1 - s) w) z_0 + sin(s w) z_1)/sin w, w the angle between z_0 and z_1 (Shoemake 1985); (B, *D) each.
+    """Return (sin((1 - s) w) z_0 + sin(s w) z_1)/sin w, with w the angle between z_0 and z_1 (Shoemake 1985).
 
-    Points between two normal draws in many dimensions have too small a norm on the straight line; on the arc they are
-    as typical as the ends. Where the angle vanishes the two agree, and the line is taken.
+    In many dimensions, points on the straight line between two normal draws have too small a norm; points on this arc
+    are as typical as the ends. Where sin w is near zero, the straight line is used instead.
+
+    Args:
+        first, second: z_0 and z_1, (B, *D) each.
+        share: s, from 0 to 1.
     """
     a, b = first.flatten(1).double(), second.flatten(1).double()
     cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-300)
@@ -133,10 +138,13 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
 
 
 def check_real(denoiser: Denoiser, what: str, x: Tensor) -> None:
-    """Refuse what the model's ODE cannot start from.
+    """Refuse an x from which the model's ODE cannot start.
+
+    Args:
+        what: the name of x in messages.
 
     Raises:
-        UserError: a few-step model without an ODE; another shape than the model's; integers.
+        UserError: a few-step model without an ODE; x has another shape than the model; x holds integers.
     """
     denoiser.check_ode()
     if x.shape[1:] != denoiser.spec.shape:
@@ -149,6 +157,7 @@ def check_real(denoiser: Denoiser, what: str, x: Tensor) -> None:
 def _along(
     denoiser: Denoiser, x: Tensor, flow: OdeMap, ends: Callable[[Denoiser], tuple[float, float]]
 ) -> tuple[Tensor, float]:
+    """Solve the ODE from x (B, *D); return its end and the mean number of evaluations per sample."""
     calls = EvaluationCount()
     counted = denoiser.counted(calls)
     end = flow.carry(lambda rows: counted.select(rows).velocity, x, denoiser.schedule, *ends(denoiser))
@@ -156,39 +165,41 @@ def _along(
 
 
 def _data_scale(denoiser: Denoiser) -> float:
+    """Return a(t_min)."""
     return float(denoiser.schedule.ab(torch.tensor(denoiser.t_min, dtype=torch.float64))[0])
 
 
 def encode(denoiser: Denoiser, data: Tensor, flow: OdeMap | None = None, batch_size: int = 256) -> Tensor:
     """Return latents (n, *D) of data (n, *D) along the probability-flow ODE, of the type of the data.
 
-    The data are in the unit in which the model was trained, integer images dequantised; for a conditional model give
-    it their classes first: ``denoiser.with_labels(labels)``.
+    The data are in the unit in which the model was trained; integer images must be dequantised. For a conditional
+    model, pass ``denoiser.with_labels(labels)`` with the classes of the data.
 
     Args:
-        flow: how to follow the ODE; default Dormand-Prince with tolerances of 1e-5.
+        flow: how to solve the ODE; the default is Dormand-Prince with tolerances of 1e-5.
 
     Raises:
-        UserError: data of another shape than the model's, or integer levels; or a few-step model without an ODE.
+        UserError: the data have another shape than the model, or are integer levels; or the model is a few-step model
+            without an ODE.
     """
     return in_batches(encode_batch, denoiser, data, flow or OdeMap(), batch_size).x
 
 
 def decode(denoiser: Denoiser, latents: Tensor, flow: OdeMap | None = None, batch_size: int = 256) -> Tensor:
-    """Return data (n, *D) of latents (n, *D): the inverse of ``encode``; arguments and errors as there."""
+    """Return data (n, *D) of latents (n, *D): the inverse of ``encode``, with the same arguments and errors."""
     return in_batches(decode_batch, denoiser, latents, flow or OdeMap(), batch_size).x
 
 
 def in_batches(
     follow: Callable[[Denoiser, Tensor, OdeMap], OdeEnd], denoiser: Denoiser, x: Tensor, flow: OdeMap, batch_size: int
 ) -> OdeEnd:
-    """Follow the ODE from x (n, *D), a batch at a time on the denoiser's device; the ends are on the CPU."""
-    place, ends, evaluations = device_of(denoiser), [], 0.0
+    """Solve the ODE from x (n, *D), a batch at a time on the denoiser's device; return the ends on the CPU."""
+    device, ends, evaluations = device_of(denoiser), [], 0.0
     for first in range(0, len(x), batch_size):
         index = torch.arange(first, min(first + batch_size, len(x)))
         part = denoiser.select(index)
-        part = part if part.label is None else part.with_labels(part.label.to(place))
-        end = follow(part, x[first : first + batch_size].to(place), flow)
+        part = part if part.label is None else part.with_labels(part.label.to(device))
+        end = follow(part, x[first : first + batch_size].to(device), flow)
         ends.append(end.x.cpu())
         evaluations += end.nfe * len(index)
     return OdeEnd(x=torch.cat(ends), nfe=evaluations / len(x)) if ends else OdeEnd(x=x.clone(), nfe=0.0)

@@ -1,7 +1,7 @@
-"""Drawing samples: the one loop over a time grid, and its adaptive sister.
+"""Samplers: from x at t_max to data, along a time grid or with adaptive steps.
 
-A sampler yields after each step, so that progress bars and pictures live with the caller. Samples are numbered: all
-that is random in sample k is a function of (seed, k, step), whatever the batch it is drawn in.
+A sampler yields after each move, so that progress bars and pictures are the caller's work. Samples are numbered: the
+random numbers of sample k are a function of (seed, k, move), in whichever batch it is drawn.
 """
 
 from abc import ABC, abstractmethod
@@ -24,10 +24,14 @@ from dfm.sampling.steppers.base import Stepper, Trajectory
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A batch on its way: x (B, *D) after ``step`` steps, at time t (the slowest sample's if they differ).
+    """The state of a batch during sampling.
 
-    ``nfe`` is the number of evaluations of the denoiser so far, per sample on average. The last state of a trajectory
-    has ``final`` set: its x is E[data | x_t] at the last time, in the unit of the data.
+    Args:
+        x: (B, *D). In the final state it is E[data | x_t] at the last time, in the unit of the data.
+        t: the time of x. Where samples have different times, the largest of them.
+        step: how many moves were made.
+        nfe: how many times the denoiser was evaluated, the mean over the samples.
+        final: whether this is the last state of the trajectory.
     """
 
     x: Tensor
@@ -40,13 +44,17 @@ class State:
 def start(
     denoiser: Denoiser, seed: int, indices: Sequence[int], device: torch.device | None = None, double: bool = False
 ) -> Tensor:
-    """x at t_max of the samples ``indices`` (B, *D): draws of the denoiser's prior, float32 unless ``double``."""
+    """Draw x at t_max for the samples numbered ``indices``: (B, *D), from the denoiser's prior.
+
+    Args:
+        double: return float64 instead of float32.
+    """
     latent = denoiser.prior.draw(NumberedDraws(seed, indices), denoiser.spec.shape)
     return denoiser.from_latent(latent).to(device, torch.float64 if double else torch.float32)
 
 
 class Sampler(ABC):
-    """From x at t_max to data.
+    """A way from x at t_max to data (config group ``sampler``).
 
     Attributes:
         jumps: whether it moves by ``Denoiser.jump`` alone, as few-step models are made for.
@@ -56,39 +64,40 @@ class Sampler(ABC):
 
     @property
     def adaptive(self) -> bool:
-        """Whether it chooses its own steps."""
+        """Whether the sampler chooses its own step sizes."""
         return False
 
     @property
     def stochastic(self) -> bool:
-        """Whether fresh noise enters on the way."""
+        """Whether the sampler adds fresh noise."""
         return False
 
     def start_time(self, denoiser: Denoiser) -> float:
-        """The time to which the x that the sampler starts from belongs."""
+        """Return the time of the x from which the sampler starts."""
         return denoiser.t_max
 
     def with_steps(self, steps: int) -> "Sampler":
-        """The same sampler with another number of steps.
+        """Return the same sampler with another number of steps.
 
         Raises:
-            UserError: it chooses its own.
+            UserError: the sampler chooses its own steps.
         """
-        raise UserError(f"{type(self).__name__} chooses its own steps; allowed: a sampler along a grid")
+        raise UserError(f"{type(self).__name__} chooses its own steps; allowed: a sampler along a grid, e.g. heun")
 
     @abstractmethod
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
-        """(x, t) after each step from t_max down to t_min, without the last denoising."""
+        """Yield (x, t) after each move from t_max down to t_min, without the last denoising."""
 
     def end(self, denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
-        """The data that x at the last time t leads to, in one call: E[data | x_t]."""
+        """Return the data for x at the last time t, in one call of the denoiser: E[data | x_t]."""
         return denoiser.data(x, t)
 
     def trajectory(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[State]:
-        """All states from x (B, *D) at t_max to the samples, E[data | x_{t_min}].
+        """Yield all states from x (B, *D) at t_max to the samples, E[data | x_{t_min}].
 
         Args:
-            seed, indices: what the noise of a stochastic sampler depends on; indices[i] numbers sample i.
+            seed, indices: the noise of a stochastic sampler is a function of these; indices[i] is the number of
+                sample i.
         """
         calls = EvaluationCount()
         counted = denoiser.counted(calls)
@@ -99,21 +108,24 @@ class Sampler(ABC):
         yield State(x=data, t=t, step=step, nfe=calls.samples / len(x), final=True)
 
     def run(self, denoiser: Denoiser, x: Tensor, seed: int = 0, indices: Sequence[int] | None = None) -> State:
-        """The last state of ``trajectory``; samples are numbered 0, 1, ... unless ``indices`` says otherwise."""
+        """Return the last state of ``trajectory``. Without ``indices``, samples are numbered 0, 1, ..."""
         numbers = range(len(x)) if indices is None else indices
-        (last,) = deque(self.trajectory(denoiser, x, seed, numbers), maxlen=1)  # keeps no other state alive
+        (last,) = deque(self.trajectory(denoiser, x, seed, numbers), maxlen=1)  # no other state stays in memory
         return last
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridSampler(Sampler):
-    """A stepper along a grid of ``steps`` moves.
+    """A stepper along a time grid.
 
     Args:
-        times: explicit times in place of grid and steps, decreasing inside [t_min, t_max] of the denoiser; the x that
-            the sampler starts from belongs to the first of them.
-        noise: from Python, your own standard normals for stochastic steppers in place of the seed's:
-            noise(step, part, x) -> a tensor like x; ``part`` counts the draws within a step.
+        stepper: makes one move.
+        steps: number of moves.
+        grid: places the times between the moves.
+        times: explicit times instead of grid and steps. They decrease inside [t_min, t_max] of the denoiser; the
+            sampler starts from x at the first of them.
+        noise: from Python only: your own standard normal draws for stochastic steppers, instead of those of the seed.
+            noise(step, part, x) returns a tensor like x; ``part`` counts the draws within a move.
     """
 
     stepper: Stepper
@@ -135,17 +147,17 @@ class GridSampler(Sampler):
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
         times = self.time_grid(denoiser)
         noise = StepNoise(seed, indices, self.noise)
-        trip = Trajectory(steps=len(times) - 1, noise=lambda: noise.draw(x))
+        trajectory = Trajectory(steps=len(times) - 1, noise=lambda: noise.draw(x))
         for step, (t, s) in enumerate(pairwise(times)):
             noise.step, noise.part = step, 0
-            x = self.stepper.move(denoiser, x, t, s, trip)
+            x = self.stepper.move(denoiser, x, t, s, trajectory)
             yield x, float(s)
 
     def time_grid(self, denoiser: Denoiser) -> Tensor:
-        """The times that the sampler visits, float64, decreasing.
+        """Return the times of the states, float64, decreasing.
 
         Raises:
-            UserError: explicit times that do not decrease or leave the denoiser's range.
+            UserError: explicit times do not decrease, or lie outside the denoiser's range.
         """
         if self.times is None:
             return self.grid.times(self.steps, denoiser.schedule, denoiser.t_min, denoiser.t_max)
@@ -161,13 +173,15 @@ class GridSampler(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class JumpSampler(Sampler):
-    """``steps`` jumps of the denoiser along the grid, the last of them to the data: as many calls as steps.
+    """A sampler for few-step models: jumps of the denoiser along a grid, the last of them to the data.
 
-    For few-step models. Each jump is ``Denoiser.jump``: of an ordinary denoiser DDIM's step, of a flow map the map's.
+    Each jump is one call of ``Denoiser.jump``: the step of DDIM for an ordinary denoiser, the flow map for a MeanFlow.
 
     Args:
-        renoise: jump to the data every time and from there back to the next time with fresh noise z,
-            x_s = a f(x_t, t) + b z (consistency models: Song et al. 2023, algorithm 1).
+        steps: number of jumps, and of calls of the network.
+        grid: places the times between the jumps.
+        renoise: whether every jump goes to the data f(x_t, t), and from there back to the next time s with fresh
+            noise z: x_s = a f(x_t, t) + b z (consistency models: Song et al. 2023, algorithm 1).
     """
 
     jumps: ClassVar[bool] = True
@@ -201,11 +215,14 @@ class JumpSampler(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveSampler(Sampler):
-    """The probability-flow ODE by an embedded pair, with a step size for each sample; ``steps`` has no effect.
+    """A sampler that solves the probability-flow ODE with an adaptive step size for each sample.
 
     Args:
-        solver: the pair and its tolerances.
-        steps: accepted so that every sampler has the key; must be left null.
+        solver: the embedded pair and its tolerances.
+        steps: must be null. It exists so that every sampler has this key.
+
+    Raises:
+        UserError: steps is set.
     """
 
     solver: EmbeddedPair
@@ -219,17 +236,18 @@ class AdaptiveSampler(Sampler):
         if self.steps is not None:
             raise UserError(
                 f"sampler.steps={self.steps} has no effect on an adaptive sampler; try sampler.solver.rtol, or "
-                "sampler=heun for a given number of steps"
+                "sampler=heun for a fixed number of steps"
             )
 
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
-        for now in self.solver.solve(lambda rows: denoiser.select(rows).velocity, x, denoiser.t_max, denoiser.t_min):
-            yield now.x, float(now.t.max())
+        solution = self.solver.solve(lambda rows: denoiser.select(rows).velocity, x, denoiser.t_max, denoiser.t_min)
+        for progress in solution:
+            yield progress.x, float(progress.t.max())
 
 
 @dataclass
 class StepNoise:
-    """The noise of step ``step``: a function of (seed, sample index, step, part), or what the user gives."""
+    """The noise of a sampler: a function of (seed, sample number, step, part), or the user's own (``own``)."""
 
     seed: int
     indices: Sequence[int]
@@ -238,7 +256,7 @@ class StepNoise:
     part: int = 0
 
     def draw(self, x: Tensor) -> Tensor:
-        """The next part, like x."""
+        """Draw the next part of the current step: a tensor like x."""
         part, self.part = self.part, self.part + 1
         if self.own is not None:
             return self.own(self.step, part, x)

@@ -53,13 +53,13 @@ def test_the_classifier_knows_the_digits(digits_features: ClassifierFeatures) ->
 
 
 def test_the_classifier_is_trained_once(kept_features: ClassifierFeatures) -> None:
-    before = kept_features.path.stat().st_mtime_ns
+    before = kept_features.file.stat().st_mtime_ns
     again = ClassifierFeatures(data=Digits(), cache=str(kept_features.folder.parent))
     assert list(again.prepare()) == []
     assert again.facts["sha256"] == kept_features.facts["sha256"]
     values = Digits().split("test").values[:9]
     assert torch.equal(again.of(values), kept_features.of(values))
-    assert again.path.stat().st_mtime_ns == before
+    assert again.file.stat().st_mtime_ns == before
 
 
 def test_the_features_of_an_example_do_not_depend_on_its_batch(digits_features: ClassifierFeatures) -> None:
@@ -69,7 +69,7 @@ def test_the_features_of_an_example_do_not_depend_on_its_batch(digits_features: 
 
 def test_other_data_and_another_recipe_have_another_file(tmp_path: Path) -> None:
     def path(data: Dataset, recipe: Recipe = QUICK) -> Path:
-        return ClassifierFeatures(data=data, recipe=recipe, cache=str(tmp_path)).path
+        return ClassifierFeatures(data=data, recipe=recipe, cache=str(tmp_path)).file
 
     other_label = Grey()
     other_label.split("train").labels[0] += 1  # type: ignore[index]
@@ -94,16 +94,16 @@ def test_a_damaged_file_is_named_and_trained_again(damage: Any, tmp_path: Path, 
         return found
 
     first = made()
-    whole = first.path.read_bytes()
+    whole = first.file.read_bytes()
     assert capsys.readouterr().out == ""
-    first.path.write_bytes(damage(whole))
+    first.file.write_bytes(damage(whole))
     second = made()
     warning = capsys.readouterr().out
     assert warning.count("\n") == 1
-    assert f"{first.path} is not a whole classifier" in warning
+    assert f"{first.file} is not a whole classifier" in warning
     assert second.facts["sha256"] == first.facts["sha256"], "from the same initial weights, not from the damaged ones"
-    assert first.path.read_bytes() == whole
-    assert sorted(p.name for p in first.folder.iterdir()) == [first.path.name], "no temporary file is left"
+    assert first.file.read_bytes() == whole
+    assert sorted(p.name for p in first.folder.iterdir()) == [first.file.name], "no temporary file is left"
 
 
 def test_a_cache_that_cannot_be_written_is_refused_before_training(

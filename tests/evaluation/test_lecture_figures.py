@@ -116,7 +116,7 @@ def test_a_raster_runs_along_its_rows_from_the_bottom() -> None:
 
 def test_the_denoiser_leads_from_the_data_to_their_mean() -> None:
     points = drawn(200)
-    found = figures.denoised(empirical(points, Linear()), points, count=4)
+    found = figures.denoising(empirical(points, Linear()), points, count=4)
     errors = [float((c.data - points).square().sum(1).mean()) for c in found]
     spreads = [float(c.data.var(0).sum()) for c in found]
     assert (errors, spreads) == (sorted(errors), sorted(spreads, reverse=True))

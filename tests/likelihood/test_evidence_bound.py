@@ -64,7 +64,7 @@ def test_every_part_of_a_misled_models_bound() -> None:
     assert edges[-1] == pytest.approx(math.log(0.99 / 0.01))
     for j, (low, high) in enumerate(pairwise(edges)):
         exact = D * scipy.integrate.quad(lambda u: expected_error(math.exp(u)), low, high)[0]
-        assert within(budget.levels[:, j], exact), j
+        assert within(budget.bins[:, j], exact), j
     mean, std = denoiser.moments_at_t_max()
     a, b = 0.01, 0.99
     kl = kl_divergence(Normal(a * data, torch.tensor(b).double()), Normal(mean, std)).sum(1)
@@ -154,8 +154,8 @@ def test_discrete_steps_are_ddpms(variance: str) -> None:
         nsr = b / a
         believed = MODEL[0] + MODEL[1] ** 2 / (MODEL[1] ** 2 + nsr**2) * (x / a - MODEL[0])
         exact = reverse_step(data, x, believed, s, t, variance)
-        stderr = math.hypot(float(exact.std()), float(budget.levels[:, j].std())) / math.sqrt(len(data))
-        assert abs(float(exact.mean() - budget.levels[:, j].mean())) < 4 * stderr, j
+        stderr = math.hypot(float(exact.std()), float(budget.bins[:, j].std())) / math.sqrt(len(data))
+        assert abs(float(exact.mean() - budget.bins[:, j].mean())) < 4 * stderr, j
         # the forward variance's own cost does not depend on x: it must not hide in the noise
         assert stderr < 0.1 * float(exact.mean()) + 0.01
 
@@ -245,7 +245,7 @@ def test_parts_add_up_and_other_repeats_are_other_noise() -> None:
     likelihood = EvidenceBound(steps=8, decoder="gaussian")
     found = likelihood.log_density(denoiser, data, seed=1)
     assert found.budget is not None
-    total = found.budget.levels.sum(1) + found.budget.prior + found.budget.decoder
+    total = found.budget.bins.sum(1) + found.budget.prior + found.budget.decoder
     assert torch.allclose(total, -found.value)
     assert found.nfe == 9
     assert torch.equal(found.value, likelihood.log_density(denoiser, data, seed=1).value)
@@ -259,8 +259,8 @@ def test_parts_add_up_and_other_repeats_are_other_noise() -> None:
         (lambda: EvidenceBound(decoder="vmd"), "did you mean 'vdm'"),  # type: ignore[arg-type]
         (lambda: EvidenceBound(variance="prior"), "posterior"),  # type: ignore[arg-type]
         (lambda: EvidenceBound(steps=0), "at least 1"),
-        (lambda: EvidenceBound(decoder="vdm").suited(believer().spec, UniformDequantization()), "no integer levels"),
-        (lambda: EvidenceBound().suited(pixels(9).spec, ImportanceDequantization()), "not an estimate"),
+        (lambda: EvidenceBound(decoder="vdm").adapt(believer().spec, UniformDequantization()), "no integer levels"),
+        (lambda: EvidenceBound().adapt(pixels(9).spec, ImportanceDequantization()), "not an estimate"),
     ],
 )
 def test_refusals(make: object, word: str) -> None:
@@ -272,6 +272,6 @@ def test_refusals(make: object, word: str) -> None:
 def test_the_decoder_that_suits() -> None:
     """Trained on the centres of cells: VDM's; with noise in the cells, or points: Gaussian."""
     spec = pixels(9).spec
-    assert EvidenceBound().suited(spec, TruncatedNormalDequantization()).decoder == "vdm"
-    assert EvidenceBound().suited(spec, UniformDequantization()).decoder == "gaussian"
-    assert EvidenceBound().suited(believer().spec, UniformDequantization()).decoder == "gaussian"
+    assert EvidenceBound().adapt(spec, TruncatedNormalDequantization()).decoder == "vdm"
+    assert EvidenceBound().adapt(spec, UniformDequantization()).decoder == "gaussian"
+    assert EvidenceBound().adapt(believer().spec, UniformDequantization()).decoder == "gaussian"

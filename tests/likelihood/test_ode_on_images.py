@@ -15,7 +15,7 @@ from dfm.data.gaussian_mixture import GaussianMixture
 from dfm.denoising.denoiser import Denoiser
 from dfm.likelihood.divergence import Exact
 from dfm.likelihood.ode import OdeLikelihood
-from dfm.likelihood.scoring import Scoring, dequantized, log_likelihood
+from dfm.likelihood.scoring import Scoring, dequantize_examples, log_likelihood
 
 SHAPE = (3, 32, 32)
 SMALL = (3, 8, 8)
@@ -134,7 +134,9 @@ def test_integers_of_eight_bits_in_closed_form() -> None:
     )  # fmt: skip
     order = [5, 0, 3]
     found = scoring.all(order).nats
-    data, _ = dequantized(split.values[order], denoiser.spec, scoring.dequantization, 5, order, 0, scoring.start)
+    data, _ = dequantize_examples(
+        split.values[order], denoiser.spec, scoring.dequantization, 5, order, 0, scoring.start
+    )
     density = -found + math.prod(SHAPE) * math.log(256 / 2)
     assert float(denoiser.bits(density, data).abs().max()) < 1e-3
 

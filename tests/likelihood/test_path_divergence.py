@@ -21,7 +21,7 @@ def test_path_divergence_between_two_gaussians_in_closed_form(name: str) -> None
     c, d, schedule = 0.7, 1.1, SCHEDULES[name]
     true, model = (oracle(mixture_of([[0.0, 0.0]], v * v), schedule) for v in (c, d))
     data = c * torch.randn(4000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = path_divergence(true, model, data, levels=200)
+    found = path_divergence(true, model, data, noise_levels=200)
 
     def rate(level: float) -> float:
         r = math.exp(2 * level)
@@ -39,7 +39,7 @@ def test_path_divergence_is_the_divergence_of_the_data_where_both_are_diffused_l
     true, model = (oracle(mixture_of([[0.0, 0.0]], v * v), SCHEDULES["edm"]) for v in (c, d))
     data = c * torch.randn(4000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     kl = 2 * (math.log(d / c) + c * c / (2 * d * d) - 0.5)
-    found = path_divergence(true, model, data, levels=200)
+    found = path_divergence(true, model, data, noise_levels=200)
     assert found.total == pytest.approx(kl, abs=4.5 * found.stderr + 1e-3)
-    with pytest.raises(UserError, match="two schedules"):
+    with pytest.raises(UserError, match="two different schedules"):
         path_divergence(true, oracle(mixture, SCHEDULES["vp"]), data)

@@ -168,7 +168,7 @@ def test_eight_euler_steps_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     euler = result_of(exam(model, split), EULER, tmp_path / "euler")
     assert euler["converged"] is False
     out = capsys.readouterr().out
-    assert "not converged: a finer solution gives another figure" in out
+    assert "not converged: more steps change the result" in out
     assert "try more likelihood.steps" in out
     off = abs(euler["bits_per_dim"] - default["bits_per_dim"])
     assert off > 3 * default["stderr"], "it was right to refuse"

@@ -173,7 +173,7 @@ def test_a_picture_of_the_images_what_is_known_and_the_samples(tiny_run: Path, c
         (["task=inpaint", "mask=left", "split=tset"], "did you mean 'test'"),
         (["task=inpaint", "mask=left", "task.scale=-1"], "at least 0"),
         (["task=inpaint", "mask=left", "task.method=repaint"], "replacement"),
-        (["task=colorize"], "colour images"),
+        (["task=colorize"], "images with 3 channels"),
         (["task=upsample", "task.factor=3"], "divisor"),
     ],
 )

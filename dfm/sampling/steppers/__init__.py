@@ -1,4 +1,4 @@
-"""A move from time t to the earlier time s. Each states its order, the power of the step in its error."""
+"""Steppers: each makes a move from time t to the earlier time s, and names the order of its error."""
 
 from dfm.sampling.steppers.base import Field, OdeStepper, Stepper, Trajectory
 from dfm.sampling.steppers.exponential import Ddim, DpmSolver2M, DpmSolver3M, UniPC

@@ -1,4 +1,4 @@
-"""What every stepper is, and what it may know of the trajectory that it moves along."""
+"""The base classes of all steppers, and what a stepper knows about its trajectory."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -16,12 +16,12 @@ LONGEST_MEMORY = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """One trajectory of a batch.
+    """One trajectory of a batch, as its stepper sees it.
 
     Args:
-        steps: moves in all.
-        noise: gives a fresh standard normal of the shape of x at every call.
-        past: what a multistep stepper keeps, the newest last; it holds four entries at most, however long the trip.
+        steps: the total number of moves.
+        noise: returns a fresh standard normal tensor of the shape of x at each call.
+        past: what a multistep stepper keeps from earlier moves, the newest last; at most four entries.
     """
 
     steps: int
@@ -30,10 +30,11 @@ class Trajectory:
 
 
 class Stepper(ABC):
-    """Moves x (B, *D) from t to s, both float64 scalars.
+    """A method that moves x (B, *D) from time t to time s, both float64 scalars.
 
     Attributes:
-        order: of the error in the step: of the solution for an ODE method, of its law (weak) for an SDE method.
+        order: the power of the step size in the error: in the solution for an ODE method, in its law (weak order) for
+            an SDE method.
     """
 
     order: ClassVar[int]
@@ -44,16 +45,16 @@ class Stepper(ABC):
         return False
 
     @abstractmethod
-    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trajectory) -> Tensor:
-        """x at s."""
+    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
+        """Return x at s."""
 
 
 class OdeStepper(Stepper):
-    """A step of dx/dt = field(x, t), in either direction of time."""
+    """A stepper for dx/dt = field(x, t), in either direction of time."""
 
     @abstractmethod
     def step(self, field: Field, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """x at s."""
+        """Return x at s."""
 
-    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trajectory) -> Tensor:
+    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
         return self.step(denoiser.velocity, x, t, s)

@@ -1,12 +1,12 @@
-"""Steps that solve the linear part of the reverse process exactly and ask the denoiser for E[data | x_t].
+"""Steppers that solve the linear part of the reverse process exactly; the denoiser gives them E[data | x_t].
 
 With l = -log nsr, D = E[data | x_t], k = 1 + strength^2 and h = l_s - l_t > 0, the reverse SDE with w = strength g has
-the solution (Lu et al. 2022, DPM-Solver++, eq. 9, and its SDE form; written here for any path a, b)
+the solution (Lu et al. 2022, DPM-Solver++, eq. 9, and its SDE form; here for any path a, b)
 
     x_s = (b_s/b_t) e^{-strength^2 h} x_t + a_s int_0^h k e^{k (v - h)} D(l_t + v) dv
           + b_s sqrt(1 - e^{-2 strength^2 h}) z
 
-and the methods differ in the polynomial that stands for D. Strength 0 is the ODE, 1 the exact time reversal.
+The methods differ in the polynomial that approximates D. Strength 0 is the ODE, strength 1 the exact time reversal.
 """
 
 import math
@@ -21,15 +21,21 @@ from dfm.basics.errors import UserError
 from dfm.denoising.denoiser import Denoiser
 from dfm.paths.schedule import Schedule
 from dfm.sampling.steppers.base import Stepper, Trajectory
-from dfm.sampling.steppers.stochastic import Strength, checked_strength, strength_at
+from dfm.sampling.steppers.stochastic import Strength, check_strength, strength_at
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
-Known = tuple[float, Tensor]  # l and D there
+Node = tuple[float, Tensor]  # l, and D at this l
 
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """The linear part of a move: how x, the integral of D and fresh noise enter, and h."""
+    """The coefficients of one move: x_s = keep x_t + data (the integral of D) + noise z.
+
+    Args:
+        keep, data, noise: these coefficients.
+        h: l_s - l_t.
+        k: 1 + strength^2.
+    """
 
     keep: float
     data: float
@@ -39,7 +45,7 @@ class Move:
 
     @classmethod
     def between(cls, schedule: Schedule, t: Tensor, s: Tensor, strength: float) -> "Move":
-        """From t to s."""
+        """Return the coefficients for a move from t to s."""
         (_, b_t), (a_s, b_s) = schedule.ab(t), schedule.ab(s)
         h, square = float(schedule.log_nsr(t) - schedule.log_nsr(s)), strength**2
         return cls(
@@ -50,37 +56,39 @@ class Move:
             k=1 + square,
         )
 
-    def apply(self, x: Tensor, integral: Tensor, trip: Trajectory) -> Tensor:
-        """x at s, given int_0^h k e^{k (v - h)} D dv; noise is drawn only if it enters."""
-        moved = self.keep * x + self.data * integral
-        return moved + self.noise * trip.noise() if self.noise else moved
+    def apply(self, x: Tensor, integral: Tensor, trajectory: Trajectory) -> Tensor:
+        """Return x at s, given int_0^h k e^{k (v - h)} D dv. Noise is drawn only if its coefficient is not zero."""
+        mean = self.keep * x + self.data * integral
+        return mean + self.noise * trajectory.noise() if self.noise else mean
 
     @property
     def weight(self) -> float:
-        """The integral for D = 1: 1 - e^{-k h}."""
+        """The integral of D = 1: 1 - e^{-k h}."""
         return -math.expm1(-self.k * self.h)
 
-    def integral(self, known: Sequence[Known], start: float) -> Tensor:
-        """The integral of the polynomial through the points ``known``, l counted from ``start`` = l_t.
+    def integral(self, nodes: Sequence[Node], start: float) -> Tensor:
+        """Return the integral of the polynomial through ``nodes``, with l measured from ``start`` = l_t.
 
-        Weights c_j with sum_j c_j v_j^m = int_0^h k e^{k (v - h)} v^m dv, the right side by Gauss-Legendre quadrature.
+        It is sum_j c_j D_j with sum_j c_j v_j^m = int_0^h k e^{k (v - h)} v^m dv; the right side by Gauss-Legendre
+        quadrature.
         """
         v = (_NODES + 1) / 2
         density = self.k * self.h * np.exp(self.k * self.h * (v - 1)) * _WEIGHTS / 2
-        moments = [float(density @ v**m) for m in range(len(known))]  # in units of h^m
-        places = np.array([(level - start) / self.h for level, _ in known])
+        moments = [float(density @ v**m) for m in range(len(nodes))]  # in units of h^m
+        places = np.array([(log_snr - start) / self.h for log_snr, _ in nodes])
         weights = np.linalg.solve(np.vander(places, increasing=True).T, np.array(moments))
-        total = float(weights[0]) * known[0][1]
-        for c, (_, data) in zip(weights[1:], known[1:], strict=True):
+        total = float(weights[0]) * nodes[0][1]
+        for c, (_, data) in zip(weights[1:], nodes[1:], strict=True):
             total = total + float(c) * data
         return total
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ddim(Stepper):
-    """a_s D + sqrt(b_s^2 - r^2) E[noise|x_t] + r z with r = eta b_s sqrt(1 - (nsr_s/nsr_t)^2) (DDIM, eqs. 12 and 16).
+    """DDIM: a_s D + sqrt(b_s^2 - r^2) E[noise|x_t] + r z with r = eta b_s sqrt(1 - (nsr_s/nsr_t)^2).
 
-    eta 0 is deterministic (and the first step of DPM-Solver++), 1 the posterior of DDPM: ancestral sampling.
+    (Song et al. 2021, DDIM, eqs. 12 and 16.) eta = 0 is deterministic, and is the first step of DPM-Solver++. eta = 1
+    is the posterior of DDPM, that is, ancestral sampling.
 
     Raises:
         UserError: eta is not in [0, 1].
@@ -97,80 +105,80 @@ class Ddim(Stepper):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trajectory) -> Tensor:
+    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
         data, noise = denoiser.expectations(x, t)
         a, b = (float(c) for c in denoiser.schedule.ab(s))
-        kept = float((2 * (denoiser.schedule.log_nsr(s) - denoiser.schedule.log_nsr(t))).exp())
-        fresh = self.eta**2 * (1 - kept)
-        moved = a * data + b * math.sqrt(1 - fresh) * noise
+        ratio = float((2 * (denoiser.schedule.log_nsr(s) - denoiser.schedule.log_nsr(t))).exp())
+        fresh = self.eta**2 * (1 - ratio)  # r^2/b_s^2
+        mean = a * data + b * math.sqrt(1 - fresh) * noise
         if not self.eta:
-            return moved
+            return mean
         denoiser.check_score()
-        return moved + b * math.sqrt(fresh) * trip.noise()
+        return mean + b * math.sqrt(fresh) * trajectory.noise()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DpmSolver2M(Stepper):
-    """DPM-Solver++(2M): D + (D - D_before) h/(2 h_before) for the data (Lu et al. 2022, algorithm 2): one evaluation.
+    """DPM-Solver++(2M): D + (D - D_before) h/(2 h_before) in place of D (Lu et al. 2022, algorithm 2); one evaluation.
 
-    With strength above 0 it is SDE-DPM-Solver++(2M), whose mean and variance on Gaussian data are of order 2 as well.
+    With strength above 0 it is SDE-DPM-Solver++(2M). Its mean and variance on Gaussian data are of order 2, too.
     """
 
     order: ClassVar[int] = 2
     strength: Strength = 0.0
 
     def __post_init__(self) -> None:
-        checked_strength(self.strength, "dpmpp_2m")
+        check_strength(self.strength, "dpmpp_2m")
 
     @property
     def stochastic(self) -> bool:
         return self.strength != 0
 
-    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trajectory) -> Tensor:
+    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
         strength = float(strength_at(self.strength, denoiser.schedule, t))
         move = Move.between(denoiser.schedule, t, s, strength)
         if strength:
             denoiser.check_score()
-        level, data = -float(denoiser.schedule.log_nsr(t)), denoiser.data(x, t)
-        guess = data
-        if trip.past:
-            before, last = trip.past[-1]
-            guess = data + move.h / (2 * (level - before)) * (data - last)
-        trip.past.append((level, data))
-        return move.apply(x, move.weight * guess, trip)
+        log_snr, data = -float(denoiser.schedule.log_nsr(t)), denoiser.data(x, t)
+        estimate = data
+        if trajectory.past:
+            log_snr_before, data_before = trajectory.past[-1]
+            estimate = data + move.h / (2 * (log_snr - log_snr_before)) * (data - data_before)
+        trajectory.past.append((log_snr, data))
+        return move.apply(x, move.weight * estimate, trajectory)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DpmSolver3M(Stepper):
-    """DPM-Solver++(3M): the quadratic through the last three D, integrated exactly: one evaluation.
+    """DPM-Solver++(3M): the exact integral of the quadratic polynomial through the last three D; one evaluation.
 
-    The published update gives the second difference half its weight, which makes it of order 2 with a small constant:
-    on grids whose last steps are long in log nsr it can be nearer the truth than this one. The first step takes a
-    second evaluation, since its error would stay.
+    The published update gives the second difference half of its weight. It therefore has order 2, with a small
+    constant; on grids whose last steps are long in log nsr, its error can be smaller than the error of this method. The
+    first move takes a second evaluation, because its error would remain until the end.
     """
 
     order: ClassVar[int] = 3
 
-    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trajectory) -> Tensor:
-        move, level = Move.between(denoiser.schedule, t, s, 0.0), -float(denoiser.schedule.log_nsr(t))
-        trip.past.append((level, denoiser.data(x, t)))
-        known = list(trip.past)[-3:]
-        moved = move.apply(x, move.integral(known, level), trip)
-        if len(known) > 1:
-            return moved
-        ahead = (level + move.h, denoiser.data(moved, s))
-        return move.apply(x, move.integral([*known, ahead], level), trip)
+    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
+        move, log_snr = Move.between(denoiser.schedule, t, s, 0.0), -float(denoiser.schedule.log_nsr(t))
+        trajectory.past.append((log_snr, denoiser.data(x, t)))
+        nodes = list(trajectory.past)[-3:]
+        x_s = move.apply(x, move.integral(nodes, log_snr), trajectory)
+        if len(nodes) > 1:
+            return x_s
+        ahead = (log_snr + move.h, denoiser.data(x_s, s))
+        return move.apply(x, move.integral([*nodes, ahead], log_snr), trajectory)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC(Stepper):
-    """Predict through the last ``depth`` D, then correct with the D found there (Zhao et al. 2023): one evaluation.
+    """UniPC: predict with the last ``depth`` values of D, then correct with the D at the new x; one evaluation.
 
-    The corrector of a step is applied when the next one asks for D at its end, so it costs nothing; with all weights
-    solved for exactly the choice of their B(h) has no effect, and the method is of order depth + 1.
+    (Zhao et al. 2023.) The next move evaluates D at the new x in any case, and the correction waits for it. So it costs
+    nothing. All weights are solved for exactly, so their choice of B(h) has no effect, and the order is depth + 1.
 
     Raises:
-        UserError: depth is not 1 or 2 (a third needs a better start than this method has).
+        UserError: depth is not 1 or 2 (depth 3 would need a more accurate first move).
     """
 
     depth: int = 2
@@ -181,18 +189,18 @@ class UniPC(Stepper):
 
     @property
     def order(self) -> int:  # type: ignore[override]
-        """depth + 1."""
+        """The order of the method, depth + 1."""
         return self.depth + 1
 
-    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trajectory) -> Tensor:
-        level, data = -float(denoiser.schedule.log_nsr(t)), denoiser.data(x, t)
-        past = list(trip.past)[-self.depth :]
+    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
+        log_snr, data = -float(denoiser.schedule.log_nsr(t)), denoiser.data(x, t)
+        past = list(trajectory.past)[-self.depth :]
         if past:
-            start, came_from, before = past[-1]
-            known = [(place, value) for _, _, (place, value) in past]
-            move = Move.between(denoiser.schedule, start, t, 0.0)
-            x = move.apply(came_from, move.integral([*known, (level, data)], before[0]), trip)
-        trip.past.append((t, x, (level, data)))
-        known = [value for _, _, value in list(trip.past)[-self.depth :]]
+            t_before, x_before, (log_snr_before, _) = past[-1]
+            nodes = [node for _, _, node in past]
+            move = Move.between(denoiser.schedule, t_before, t, 0.0)
+            x = move.apply(x_before, move.integral([*nodes, (log_snr, data)], log_snr_before), trajectory)
+        trajectory.past.append((t, x, (log_snr, data)))
+        nodes = [node for _, _, node in list(trajectory.past)[-self.depth :]]
         move = Move.between(denoiser.schedule, t, s, 0.0)
-        return move.apply(x, move.integral(known, level), trip)
+        return move.apply(x, move.integral(nodes, log_snr), trajectory)

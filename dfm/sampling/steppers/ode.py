@@ -1,4 +1,4 @@
-"""Steps of the probability-flow ODE dx/dt = u(x, t) that ask for the velocity alone."""
+"""Steppers of the probability-flow ODE dx/dt = u(x, t) that need only the velocity u."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from dfm.sampling.steppers.base import LONGEST_MEMORY, Field, OdeStepper, Steppe
 
 @dataclass(frozen=True, kw_only=True)
 class Euler(OdeStepper):
-    """x + h u(x, t) with h = s - t: one evaluation."""
+    """Euler's method: x + h u(x, t) with h = s - t; one evaluation."""
 
     order: ClassVar[int] = 1
 
@@ -24,7 +24,7 @@ class Euler(OdeStepper):
 
 @dataclass(frozen=True, kw_only=True)
 class Midpoint(OdeStepper):
-    """x + h u(x + h/2 u(x, t), t + h/2): two evaluations."""
+    """The midpoint rule: x + h u(x + h/2 u(x, t), t + h/2); two evaluations."""
 
     order: ClassVar[int] = 2
 
@@ -35,7 +35,7 @@ class Midpoint(OdeStepper):
 
 @dataclass(frozen=True, kw_only=True)
 class Heun(OdeStepper):
-    """The trapezoidal rule with an Euler predictor (Karras et al. 2022, algorithm 1): two evaluations."""
+    """The trapezoidal rule with an Euler predictor (Karras et al. 2022, algorithm 1); two evaluations."""
 
     order: ClassVar[int] = 2
 
@@ -47,7 +47,7 @@ class Heun(OdeStepper):
 
 @dataclass(frozen=True, kw_only=True)
 class RK4(OdeStepper):
-    """The classical Runge-Kutta method: four evaluations."""
+    """The classical Runge-Kutta method; four evaluations."""
 
     order: ClassVar[int] = 4
 
@@ -62,7 +62,7 @@ class RK4(OdeStepper):
 
 @dataclass(frozen=True, kw_only=True)
 class RK5(OdeStepper):
-    """The fifth-order formula of Dormand and Prince 1980 at steps that are given: six evaluations."""
+    """The fifth-order formula of Dormand and Prince 1980 without step size control; six evaluations."""
 
     order: ClassVar[int] = 5
 
@@ -75,10 +75,11 @@ class RK5(OdeStepper):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamsBashforth(Stepper):
-    """x + int_t^s of the polynomial through the last ``order`` velocities, on any grid (Hairer et al. 1993, III.5).
+    """A multistep method: x + int_t^s of the polynomial through the last ``order`` velocities.
 
-    One evaluation a step, but for the first order - 1 steps, which RK4 makes: a lower order there would stay in the
-    error. (On equal steps, order 4 is the multistep rule of PNDM, Liu et al. 2022.)
+    (Hairer, Norsett and Wanner 1993, section III.5.) It works on any grid and takes one evaluation per
+    move. RK4 makes the first order - 1 moves, because the error of a lower order there would remain until the end.
+    (With equal steps, order 4 is the multistep rule of PNDM, Liu et al. 2022.)
 
     Raises:
         UserError: order is not 1 to 4.
@@ -90,17 +91,17 @@ class AdamsBashforth(Stepper):
         if not 1 <= self.order <= LONGEST_MEMORY:
             raise UserError(f"adams_bashforth: order={self.order}; allowed: 1 to {LONGEST_MEMORY}")
 
-    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trajectory) -> Tensor:
-        trip.past.append((float(t), denoiser.velocity(x, t)))
-        known = list(trip.past)[-self.order :]
-        if len(known) < self.order:
+    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
+        trajectory.past.append((float(t), denoiser.velocity(x, t)))
+        past = list(trajectory.past)[-self.order :]
+        if len(past) < self.order:
             return RK4().step(denoiser.velocity, x, t, s)
-        h, nodes = float(s - t), np.array([time - float(t) for time, _ in known])
+        h, nodes = float(s - t), np.array([time - float(t) for time, _ in past])
         moments = [h ** (k + 1) / (k + 1) for k in range(self.order)]  # int_0^h v^k dv
         weights = np.linalg.solve(
             np.vander(nodes / h, increasing=True).T, np.array(moments) / h ** np.arange(self.order)
         )
-        return x + sum(w * u for w, (_, u) in zip(weights, known, strict=True))
+        return x + sum(w * u for w, (_, u) in zip(weights, past, strict=True))
 
 
 ODE_STEPPERS: dict[str, type[OdeStepper]] = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "rk4": RK4, "rk5": RK5}

@@ -1,4 +1,4 @@
-"""Steps with fresh noise: the reverse SDE, churn, and Langevin corrections."""
+"""Steppers with fresh noise: the reverse SDE, churn, and Langevin corrections."""
 
 import math
 from collections.abc import Callable
@@ -19,11 +19,14 @@ from dfm.sampling.steppers.ode import Heun
 Strength = float | str | Callable[[Tensor], Tensor]
 
 
-def checked_strength(strength: Strength, where: str) -> None:
-    """Refuse what is no strength of noise.
+def check_strength(strength: Strength, where: str) -> None:
+    """Refuse a value that is not a strength of noise.
+
+    Args:
+        where: the name of the setting's owner in messages.
 
     Raises:
-        UserError: a negative number, or a text that is no formula of t, nsr and g.
+        UserError: a negative number, or a text that is not a formula of t, nsr and g.
     """
     if isinstance(strength, str):
         Formula(strength, ("t", "nsr", "g"), f"{where}.strength")
@@ -32,10 +35,13 @@ def checked_strength(strength: Strength, where: str) -> None:
 
 
 def strength_at(strength: Strength, schedule: Schedule, t: Tensor) -> Tensor:
-    """w(t)/g(t), float64 (): a number, a formula of t, nsr and g, or a function of t.
+    """Return the strength w(t)/g(t) at time t, float64 ().
+
+    Args:
+        strength: a number, a formula of t, nsr and g, or a function of t.
 
     Raises:
-        UserError: it is negative there.
+        UserError: the strength is negative at t.
     """
     if isinstance(strength, str):
         nsr, g = schedule.log_nsr(t).exp(), schedule.diffusion_squared(t).sqrt()
@@ -49,46 +55,48 @@ def strength_at(strength: Strength, schedule: Schedule, t: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class EulerMaruyama(Stepper):
-    """dx = (u - w^2/2 score) dt + w dB_reverse with w = strength * g: one evaluation.
+    """The reverse SDE dx = (u - w^2/2 score) dt + w dB_reverse with w = strength * g; one evaluation.
 
-    Any w(t) >= 0 keeps the marginals: strength 1 is the time reversal (Anderson 1982; the lecture's eq. 4), 0 the ODE.
+    The marginals are the same for every w(t) >= 0. Strength 1 is the time reversal (Anderson 1982; the lecture's eq.
+    4), strength 0 the ODE.
 
     Args:
-        strength: a number, a formula of t, nsr and g (``1/g`` makes w = 1), or from Python a function of t.
+        strength: a number, a formula of t, nsr and g (``1/g`` gives w = 1), or, from Python, a function of t.
     """
 
     order: ClassVar[int] = 1
     strength: Strength = 1.0
 
     def __post_init__(self) -> None:
-        checked_strength(self.strength, "euler_maruyama")
+        check_strength(self.strength, "euler_maruyama")
 
     @property
     def stochastic(self) -> bool:
         return self.strength != 0
 
-    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trajectory) -> Tensor:
+    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
         velocity, score = denoiser.velocity_and_score(x, t)
         w_squared = strength_at(self.strength, denoiser.schedule, t) ** 2 * denoiser.schedule.diffusion_squared(t)
         drift = velocity - per_sample(w_squared / 2, x) * score
-        return x + float(s - t) * drift + per_sample((w_squared * (t - s)).sqrt(), x) * trip.noise()
+        return x + float(s - t) * drift + per_sample((w_squared * (t - s)).sqrt(), x) * trajectory.noise()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Churn(Stepper):
-    """Noise is raised before each step, by a factor 1 + gamma of nsr, then the ODE is followed (Karras et al., alg. 2).
+    """Churn: add noise before each move, then make a move of the ODE (Karras et al. 2022, algorithm 2).
 
-    gamma = min(churn/N, sqrt2 - 1) while nsr is inside the window, else 0: then the step is the ODE's bit for bit. In
-    nsr the rule is the same on every schedule: x/a gains noise of variance (nsr_new^2 - nsr^2) s_noise^2.
+    The noise multiplies nsr by 1 + gamma, with gamma = min(churn/N, sqrt2 - 1) where nsr is inside the window, else 0.
+    With gamma = 0 the move equals the ODE's bit for bit. In nsr the rule is the same on every schedule: x/a gets noise
+    of variance (nsr_new^2 - nsr^2) s_noise^2.
 
     Args:
-        churn: S_churn.
-        nsr_min, nsr_max: the window, S_tmin and S_tmax.
-        s_noise: inflation of the added noise.
-        ode: the step that follows.
+        churn: S_churn in the paper.
+        nsr_min, nsr_max: the window, S_tmin and S_tmax in the paper.
+        s_noise: a factor of the added noise.
+        ode: the stepper that makes the move of the ODE.
 
     Raises:
-        UserError: a negative number.
+        UserError: a number is negative.
     """
 
     order: ClassVar[int] = 2
@@ -109,44 +117,45 @@ class Churn(Stepper):
     def stochastic(self) -> bool:
         return self.churn > 0
 
-    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trajectory) -> Tensor:
-        schedule, level = denoiser.schedule, denoiser.schedule.log_nsr(t)
-        gamma = min(self.churn / trip.steps, math.sqrt(2) - 1)
+    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
+        schedule, log_nsr = denoiser.schedule, denoiser.schedule.log_nsr(t)
+        gamma = min(self.churn / trajectory.steps, math.sqrt(2) - 1)
         if gamma > 0:
             denoiser.require_linear_path("sampler=churn")
-        if gamma > 0 and self.nsr_min <= float(level.exp()) <= self.nsr_max and float(t) < denoiser.t_max:
-            raised = schedule.time_of_log_nsr(level + math.log1p(gamma)).clamp_max(denoiser.t_max)
-            (a, b), (a_up, b_up) = schedule.ab(t), schedule.ab(raised)
-            added = a_up * ((b_up / a_up) ** 2 - (b / a) ** 2).sqrt() * self.s_noise
-            x, t = x * float(a_up / a) + float(added) * trip.noise(), raised
+        if gamma > 0 and self.nsr_min <= float(log_nsr.exp()) <= self.nsr_max and float(t) < denoiser.t_max:
+            t_up = schedule.time_of_log_nsr(log_nsr + math.log1p(gamma)).clamp_max(denoiser.t_max)
+            (a, b), (a_up, b_up) = schedule.ab(t), schedule.ab(t_up)
+            std = a_up * ((b_up / a_up) ** 2 - (b / a) ** 2).sqrt() * self.s_noise
+            x, t = x * float(a_up / a) + float(std) * trajectory.noise(), t_up
         return self.ode.step(denoiser.velocity, x, t, s)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepRatio(Stepper):
-    """x/a stays as it is while the level of noise falls: the move of annealed Langevin dynamics."""
+    """A move that keeps x/a while the noise level falls: the predictor of annealed Langevin dynamics."""
 
     order: ClassVar[int] = 0
 
-    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trajectory) -> Tensor:
+    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
         return x * float(denoiser.schedule.ab(s)[0] / denoiser.schedule.ab(t)[0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorCorrector(Stepper):
-    """A predictor's move to s, then Langevin steps x + e score + sqrt(2 e) z there (Song et al. 2021, algorithm 1).
+    """A predictor's move to s, then Langevin steps x + e score + sqrt(2 e) z at s (Song et al. 2021, algorithm 1).
 
-    The size e of a correction is ``step`` b^2, or 2 snr^2 b^2: Song et al. take e = 2 (snr |z|/|score|)^2 with norms
-    averaged over the batch, and this is its value for the norms of pure noise, |z|/|score| = b. A norm of the batch
-    would make samples depend on their neighbours; one of each sample explodes where its score is small.
+    The size e of a correction is ``step`` b^2, or 2 snr^2 b^2. Song et al. use e = 2 (snr |z|/|score|)^2 with norms
+    averaged over the batch; for pure noise |z|/|score| = b, which gives 2 snr^2 b^2. With a norm over the batch, a
+    sample would depend on the others; with a norm of each sample, e becomes very large where the score is small.
 
     Args:
-        predictor: any stepper; ``KeepRatio`` leaves the corrections alone: annealed Langevin (Song and Ermon 2019).
-        corrections: Langevin steps a move.
-        snr, step: exactly one of the two.
+        predictor: any stepper. With ``KeepRatio`` only the corrections remain: annealed Langevin dynamics (Song and
+            Ermon 2019).
+        corrections: the number of Langevin steps per move.
+        snr, step: the size of a correction; exactly one of the two is set.
 
     Raises:
-        UserError: a number that is not positive, or both or neither of snr and step.
+        UserError: snr or step is not above 0, both or neither are set, or corrections is negative.
     """
 
     order: ClassVar[int] = 1
@@ -167,9 +176,9 @@ class PredictorCorrector(Stepper):
     def stochastic(self) -> bool:
         return self.corrections > 0 or self.predictor.stochastic
 
-    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trip: Trajectory) -> Tensor:
-        x = self.predictor.move(denoiser, x, t, s, trip)
+    def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
+        x = self.predictor.move(denoiser, x, t, s, trajectory)
         size = (2 * self.snr**2 if self.snr is not None else self.step or 0.0) * float(denoiser.schedule.ab(s)[1]) ** 2
         for _ in range(self.corrections):
-            x = x + size * denoiser.score(x, s) + math.sqrt(2 * size) * trip.noise()
+            x = x + size * denoiser.score(x, s) + math.sqrt(2 * size) * trajectory.noise()
         return x

@@ -80,7 +80,7 @@ def marginal_rows(oracle: MixtureDenoiser, sampler: Sampler, wanted: CheckSettin
     most = sampler if sampler.adaptive else sampler.with_steps(max(wanted.steps))
     end = follow(oracle, most, x, wanted.seed + 1, keep=0 if sampler.adaptive else 5)
     rows = []
-    for t, state in [(oracle.t_max, x), *end.way, *([(end.t, end.x)] if sampler.adaptive else [])]:
+    for t, state in [(oracle.t_max, x), *end.states, *([(end.t, end.x)] if sampler.adaptive else [])]:
         distance, p = law_at(oracle, t).kolmogorov_smirnov(state)
         rows.append({"t": t, "distance": distance, "p": p, "kept": p > 0.001})
     return rows

@@ -61,13 +61,13 @@ class ScoringJob:
         if spec.levels is None and self.chosen is not None:
             raise UserError(f"dequantization=: {spec.name} has no integer levels; allowed: leave it out")
         entries = likelihood.entries(spec, self.own, self.chosen)
-        suited = [replace(e, likelihood=e.likelihood.suited(spec, e.dequantization)) for e in entries]
-        if self.chosen is not None and suited[0].likelihood.discrete(spec):
+        entries = [replace(e, likelihood=e.likelihood.adapt(spec, e.dequantization)) for e in entries]
+        if self.chosen is not None and entries[0].likelihood.discrete(spec):
             raise UserError(
-                f"dequantization=: likelihood={suited[0].name} with this decoder scores integers as they "
+                f"dequantization=: likelihood={entries[0].name} with this decoder scores integers as they "
                 "are; allowed: leave it out, or likelihood=ode, likelihood.decoder=gaussian"
             )
-        return suited
+        return entries
 
     def subset(self) -> list[int]:
         """The examples that are scored again, evenly spread."""
@@ -95,9 +95,9 @@ def score(work: ScoringJob, likelihood: Estimators, directory: Path) -> Scores:
         if len(found) > 1:
             write_table(directory / "estimators.csv", results)
         for result, scored in found:
-            if scored.spent is not None:
+            if scored.nats_by_level is not None:
                 name = "levels" if len(found) == 1 else f"levels_{result['estimator']}"
-                write_levels(directory / f"{name}.csv", scored.spent, len(scored.nats), work.denoiser.spec)
+                write_levels(directory / f"{name}.csv", scored.nats_by_level, len(scored.nats), work.denoiser.spec)
         print_report(results, work.denoiser.spec.name, work.facts["split"])
     return found[0][1]
 
@@ -106,7 +106,7 @@ def one(work: ScoringJob, entry: Entry) -> tuple[dict[str, Any], Scores]:
     """The result of one estimator, and its scores."""
     subset = work.subset()
     scoring = choose_steps(work.scoring(entry), subset)
-    indices: Sequence[int] = subset if entry.audited_only else range(work.n)
+    indices: Sequence[int] = subset if entry.audit_only else range(work.n)
     with console.bar(quiet=not work.world.first) as bar:
         task = bar.add_task(f"nll {entry.name}", total=len(indices) + passes(scoring) * len(subset))
 

@@ -39,23 +39,23 @@ def write_table(path: Path, results: list[dict[str, Any]]) -> None:
     write_atomically(path, ("\n".join(rows) + "\n").encode())
 
 
-def write_levels(path: Path, spent: NatsByLevel, n: int, spec: DatasetSpec) -> None:
+def write_levels(path: Path, parts: NatsByLevel, n: int, spec: DatasetSpec) -> None:
     """Where the bits go, a row a noise level, and the same as bars: the rows add up to the figure."""
-    mean = spent.total / n
-    stderr = ((spent.squares / n - mean.square()).clamp_min(0) / max(1, n - 1)).sqrt()
+    mean = parts.total / n
+    stderr = ((parts.squares / n - mean.square()).clamp_min(0) / max(1, n - 1)).sqrt()
     unit = unit_of(spec)
     rows = ["part,log_nsr_low,log_nsr_high,nats,stderr_nats,bits_per_dim"]
-    edges, level = spent.edges.tolist(), 0
-    for name, value, error in zip(spent.names, mean.tolist(), stderr.tolist(), strict=True):
+    edges, level = parts.edges.tolist(), 0
+    for name, value, error in zip(parts.names, mean.tolist(), stderr.tolist(), strict=True):
         low, high = (f"{edges[level]:.8g}", f"{edges[level + 1]:.8g}") if name == "level" else ("", "")
         level += name == "level"
         bits = "" if spec.levels is None else f"{value * unit.per_nat:.8g}"
         rows.append(f"{name},{low},{high},{value:.10g},{error:.4g},{bits}")
     write_atomically(path, ("\n".join(rows) + "\n").encode())
     heights = np.array(
-        [v * unit.per_nat for v, name in zip(mean.tolist(), spent.names, strict=True) if name == "level"]
+        [v * unit.per_nat for v, name in zip(mean.tolist(), parts.names, strict=True) if name == "level"]
     )
-    ends = {name: v * unit.per_nat for v, name in zip(mean.tolist(), spent.names, strict=True) if name != "level"}
+    ends = {name: v * unit.per_nat for v, name in zip(mean.tolist(), parts.names, strict=True) if name != "level"}
     rest = ", ".join(f"{name} {value:+.3f}" for name, value in ends.items() if value)
     picture = bars(
         *merge_bars(np.array(edges), heights), "log nsr (noise to the right)", f"{unit.name} per unit of log nsr",
