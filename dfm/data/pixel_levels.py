@@ -90,7 +90,7 @@ class Unit:
 
     @property
     def per_nat(self) -> float:
-        """How many of this unit one nat is."""
+        """The value of one nat in this unit."""
         return self.of(1.0)
 
 

@@ -108,5 +108,5 @@ def _check_classes(count: int) -> None:
         raise UserError(f"a classifier for {count} classes; allowed: a data set with 2 or more, and conditional=true")
 
 
-# The classifier in the form of each network: it takes those of the network's options that it knows.
+# The classifier in the form of each network. It takes the options of the network that it has too.
 CLASSIFIERS: dict[type, type[nn.Module]] = {UNet: ImageClassifier, MLP: PointClassifier}

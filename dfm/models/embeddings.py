@@ -109,16 +109,19 @@ class Embedding(nn.Module):
 
 
 class SecondTime(nn.Sequential):
-    """The embedding of a second time. Its last layer starts at zero, so a network starts as one of a single time.
+    """The embedding of a second time. Its last layer starts at zero, so the network starts as one with a single time.
 
     Attributes:
-        adds_nothing_at_first: so weights of a network without it may start it (``Trainer.start_from``).
+        adds_nothing_at_first: true, so the weights of a network without it can start one with it
+            (``Trainer.start_from``).
     """
 
     adds_nothing_at_first = True
 
     def __init__(self, features: int, channels: int) -> None:
-        super().__init__(nn.Linear(features, channels), nn.SiLU(), zero_out(nn.Linear(channels, channels), True))
+        # We make the last layer first: the order in which layers draw their weights is a part of the meaning of a seed.
+        last = zero_out(nn.Linear(channels, channels), True)
+        super().__init__(nn.Linear(features, channels), nn.SiLU(), last)
 
 
 class PixelFourier(nn.Module):

@@ -14,7 +14,7 @@ from dfm.paths.schedule import Schedule
 class InterpolantLatent(ABC):
     """The factor c(t) of z, as a function of the schedule; c/a depends on b/a only, so the schedule can be replaced."""
 
-    outputs: ClassVar[int] = 2  # of a network on this path: the prediction, and E[z | x_t]
+    outputs: ClassVar[int] = 2  # outputs of a network on this path: the prediction, and E[z | x_t]
 
     @abstractmethod
     def c(self, schedule: Schedule, t: Tensor) -> Tensor:
