@@ -89,7 +89,7 @@ def test_a_sampler_that_does_not_suit_a_student_is_told(tiny_run: Path, command:
 
     def sampled(*more: str) -> tuple[str, np.ndarray]:
         outcome = command("sample", f"ckpt={student}", "n=2", *more)
-        return outcome.out, np.load(outcome.run / "samples.npz")["samples"]
+        return outcome.err, np.load(outcome.run / "samples.npz")["samples"]
 
     told, own = sampled()
     assert "try" not in told
