@@ -26,7 +26,7 @@ from dfm.cli.console import table
 from dfm.data.dataset import DatasetSpec, Split
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.likelihood.ode import OdeLikelihood
-from dfm.runs import parts as assemble
+from dfm.runs.parts import Parts
 from dfm.sampling.draw import sample_batches
 from dfm.sampling.samplers import GridSampler
 from dfm.sampling.steppers.ode import Heun
@@ -51,11 +51,11 @@ TRAINING: dict[str, dict[str, object]] = {
 
 def trainer(preset: str, batch: int, device: torch.device, options: dict[str, object]) -> Trainer:
     """The trainer of ``experiment=preset`` on random images."""
-    config = composed("train", f"experiment={preset}")
+    parts = Parts(composed("train", f"experiment={preset}"))
     images = torch.randint(0, 256, (8192, *SPEC.shape), dtype=torch.uint8)
     settings: dict[str, object] = {"max_steps": 1 << 30, "batch_size": batch, "num_workers": 2, **options}
     return Trainer(
-        TrainerConfig(**settings), assemble.model(config, SPEC, TRUST), assemble.objective(config, TRUST),  # type: ignore[arg-type]
+        TrainerConfig(**settings), parts.model(SPEC), parts.objective,  # type: ignore[arg-type]
         Split(values=images, labels=None), device=device, flip=True,
     )  # fmt: skip
 

@@ -37,7 +37,7 @@ from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
 from dfm.models.unet import UNet
 from dfm.paths.interpolating import Linear
-from dfm.runs import parts as assemble
+from dfm.runs.parts import Parts
 from dfm.training.objectives.densities import UniformDensity
 from dfm.training.objectives.loss_weights import UniformWeight
 from dfm.training.objectives.regression import Regression
@@ -130,7 +130,7 @@ def spec_of(layout: Layout) -> DatasetSpec:
 
 def configured(option: str, layout: Layout) -> nn.Module:
     """The network of ``model=option``."""
-    return assemble.denoiser(composed("train", f"model={option}"), spec_of(layout), ("dfm",)).module()
+    return Parts(composed("train", f"model={option}")).model(spec_of(layout)).module()
 
 
 def trained(network: nn.Module, layout: Layout) -> tuple[nn.Module, Callable[[], None]]:

@@ -40,8 +40,8 @@ from dfm.likelihood.ode import OdeLikelihood
 from dfm.likelihood.scoring import Scoring, examples
 from dfm.models.unet import UNet
 from dfm.paths.interpolating import Linear
-from dfm.runs import parts as assemble
 from dfm.runs.checkpoint import find
+from dfm.runs.parts import Parts
 
 TARGETS = (5e-3, 5e-4)  # bits/dim, at which the methods are compared
 Solved = tuple[Tensor, float]
@@ -181,10 +181,10 @@ def verdicts(rows: list[Row]) -> Iterator[str]:
 
 def steps_of_default(task: Task, config: dict[str, Any], n: int) -> int:
     """What dfm nll chooses, by its pilot on up to 64 examples."""
-    data = assemble.dataset({"dataset": config["dataset"]}, ("dfm",))
+    data = Parts(config).dataset
     scoring = Scoring(
         denoiser=task.denoiser, likelihood=OdeLikelihood(), split=data.split("test"), seed=0, batch_size=64,
-        device=torch.device("cpu"), dequantization=assemble.dequantization(config, ("dfm",)),
+        device=torch.device("cpu"), dequantization=Parts(config).dequantization,
     )  # fmt: skip
     chosen = choose_steps(scoring, list(range(min(n, 64)))).likelihood
     assert isinstance(chosen, OdeLikelihood)
@@ -259,8 +259,8 @@ def main() -> None:
         raise SystemExit("the other packages are missing: pip install -e '.[bench]'") from None
     found, _ = find(given.ckpt)
     denoiser = dfm.load(given.ckpt, device="cpu")
-    split = assemble.dataset({"dataset": found.config["dataset"]}, ("dfm",)).split("test")
-    own = assemble.dequantization(found.config, ("dfm",))
+    split = Parts(found.config).dataset.split("test")
+    own = Parts(found.config).dequantization
     data = examples(split, found.spec, range(min(given.n, len(split))), 0, own, ends(denoiser, None)[0])
     task, bits = Task(denoiser, data), 1 / (data[0].numel() * math.log(2))
     rows = list(methods(task, steps_of_default(task, found.config, given.n)))

@@ -27,11 +27,11 @@ from dfm.data.pixel_levels import quantize
 from dfm.evaluation.classifier_features import features_for
 from dfm.evaluation.features import Features
 from dfm.evaluation.sample_quality import frechet_distance
-from dfm.runs import parts as assemble
 from dfm.runs.checkpoint import find
 from dfm.runs.directory import checkpoints, step_of
 from dfm.runs.images import grid, nhwc, save_png
 from dfm.runs.metrics import read_metrics
+from dfm.runs.parts import Parts
 from dfm.sampling.draw import stored
 from dfm.sampling.grids import LogNsrGrid, RhoGrid
 from dfm.sampling.samplers import GridSampler, JumpSampler, Sampler
@@ -161,7 +161,7 @@ def main() -> None:
     for student in plan.students():
         train(given.out / student.name, [*plan.experiment, f"init={teacher}", *student.overrides])
     found, _ = find(str(teacher))
-    data = assemble.dataset({"dataset": found.config["dataset"]}, ("dfm",))
+    data = Parts(found.config).dataset
     features = features_for(data)
     references = features.of(data.split("test").values)
     floor = features.of(data.split("train").values[torch.randperm(len(data.split("train")))[: given.n]])

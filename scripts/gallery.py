@@ -22,14 +22,14 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from dfm.basics.errors import UserError, unknown
-from dfm.cli.command_line import config_dir, options
+from dfm.cli.config_dirs import config_dir, options
 from dfm.data.dataset import Dataset, DatasetSpec, moments
-from dfm.denoising.exact import EmpiricalDenoiser, MixtureDenoiser
+from dfm.denoising.exact import EmpiricalDenoiser, MixtureDenoiser, exact_denoiser
 from dfm.evaluation import lecture_figures as figures
 from dfm.paths.schedule import Schedule
-from dfm.runs import parts as assemble
 from dfm.runs.charts import DATA, MARK, NOISY, Arrows, Dots, Lines, Panel, Shades, panels
 from dfm.runs.images import save_png
+from dfm.runs.parts import Parts
 
 DEFAULT = ("moons", "mixture")
 
@@ -60,7 +60,7 @@ def parts(dataset: str, schedule: str) -> tuple[Dataset, Schedule]:
     with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
         cfg = compose("train", overrides=[f"dataset={dataset}", f"schedule={schedule}"])
     config = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in ("dataset", "schedule")}
-    return assemble.dataset(config, ("dfm",)), assemble.schedule(config, ("dfm",))
+    return Parts(config).dataset, Parts(config).schedule
 
 
 def subject(dataset: str, schedule: str, n: int, seed: int) -> Subject:
@@ -78,7 +78,7 @@ def subject(dataset: str, schedule: str, n: int, seed: int) -> Subject:
         )
     points = values[:n].double()
     if hasattr(data, "mixture"):
-        return Subject(name=dataset, points=points, denoiser=assemble.oracle(data, path), seed=seed)
+        return Subject(name=dataset, points=points, denoiser=exact_denoiser(data, path), seed=seed)
     mean, std = moments(points, None)
     spec = DatasetSpec(name=dataset, shape=(2,), levels=None, num_classes=0, mean=mean, std=std)
     return Subject(

@@ -29,7 +29,7 @@ def spread(total: int, chosen: int) -> np.ndarray:
 def assign(labels: np.ndarray) -> np.ndarray:
     """The split of each example, uint8 (N,), stratified by class and free of any random number generator.
 
-    Examples are put in order by class and, inside a class, by the SHA-256 of their index, which is_linear_path the writers. An
+    Examples are put in order by class and, inside a class, by the SHA-256 of their index, which mixes the writers. An
     evenly spaced choice along that order is the test split, and one along the rest is validation: each class gets its
     share to within one example.
     """

@@ -48,8 +48,8 @@ from dfm.likelihood.ode import OdeLikelihood
 from dfm.likelihood.scoring import Scoring
 from dfm.paths.interpolating import Linear
 from dfm.paths.variance_exploding import Edm
-from dfm.runs import parts as assemble
 from dfm.runs.metrics import read_metrics
+from dfm.runs.parts import Parts
 from dfm.sampling.samplers import Sampler
 from dfm.training.batches import Batches
 
@@ -237,8 +237,8 @@ def images_of(name: str, given: argparse.Namespace) -> int | None:
 
 def dataset(name: str) -> Dataset:
     """The data set of ``configs/dataset``."""
-    targets = {"fashion": "dfm.datasets.vision.FashionMNIST", "digits": "dfm.datasets.digits.Digits"}
-    return assemble.dataset({"dataset": {"_target_": targets[name]}}, ("dfm",))
+    targets = {"fashion": "dfm.data.FashionMNIST", "digits": "dfm.data.Digits"}
+    return Parts({"dataset": {"_target_": targets[name]}}).dataset
 
 
 def main() -> None:
@@ -262,9 +262,9 @@ def main() -> None:
     parser.add_argument("--override", nargs="*", default=[], help="of dfm's preset, while tuning")
     given = parser.parse_args()
     data = dataset(given.data)
-    spec = replace(assemble.spec_of(data, False), num_classes=0)
+    spec = replace(data.spec, num_classes=0)
     held_out, features = data.split(given.split), features_for(data, given.device)
-    sampler = assemble.sampler(composed("sample", f"sampler={given.sampler}"), ("dfm",))
+    sampler = Parts(composed("sample", f"sampler={given.sampler}")).sampler
     references, rows = features.of(held_out.values), []
     for name in given.only:
         model, seen = made(name, given.data, spec, data.split("train"), given)

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dfm.cli.command_line import composed, options
+from dfm.cli.command_line import composed
+from dfm.cli.config_dirs import options
 from dfm.data.digits import Digits
 from dfm.data.pixel_levels import to_eight_bits
 from dfm.evaluation.distances import energy_distance, energy_spread
@@ -70,7 +71,7 @@ def own_sampler(run: Path) -> list[str]:
         return []  # a few-step model: dfm sample takes its own
     stepper = config["sampler"]["stepper"]
     name = names[stepper["_target_"].rpartition(".")[2]]
-    if stepper.get("predictor", {}).get("_target_", "").endswith("Hold"):
+    if stepper.get("predictor", {}).get("_target_", "").endswith("KeepRatio"):
         name = "annealed_langevin"
     if stepper.get("eta") == 0.0:
         name = "ddim"

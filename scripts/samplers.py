@@ -29,8 +29,8 @@ from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.evaluation.classifier_features import features_for
 from dfm.evaluation.features import Features
 from dfm.evaluation.sample_quality import frechet_distance
-from dfm.runs import parts as assemble
 from dfm.runs.checkpoint import find
+from dfm.runs.parts import Parts
 from dfm.sampling.draw import as_data, batch_of, sample_batches
 from dfm.sampling.samplers import Sampler
 
@@ -81,7 +81,7 @@ def sampler(name: str, *changes: str) -> Sampler:
     """``sampler=name``, or ``name@grid``, of ``dfm sample``, with other numbers."""
     name, _, grid = name.partition("@")
     changes = (*changes, f"grid={grid}") if grid else changes
-    return assemble.sampler(composed("sample", f"sampler={name}", *changes), TRUST)
+    return Parts(composed("sample", f"sampler={name}", *changes)).sampler
 
 
 def ways(name: str, wanted: list[int]) -> Iterator[Sampler]:
@@ -132,7 +132,7 @@ def setup(given: argparse.Namespace) -> Setup:
     import dfm
 
     found, _ = find(given.run)
-    data = assemble.dataset({"dataset": found.config["dataset"]}, TRUST)
+    data = Parts(found.config).dataset
     features, test = features_for(data), data.split("test")
     denoiser = dfm.load(given.run)
     labels = torch.arange(given.n) % denoiser.spec.num_classes if denoiser.spec.num_classes else None

@@ -1,58 +1,20 @@
-"""What many tests need: an exact mixture, its denoiser on every schedule, and a way to run the real command line."""
+"""Fixtures that many tests need; the helpers that they stand on are in tests/support."""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from support.cli import TINY, Command, Dfm, Outcome
+from support.oracles import SCHEDULES
 
-from dfm.data.dataset import DatasetSpec
 from dfm.data.digits import Digits
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
-from dfm.denoising.exact import MixtureDenoiser
 from dfm.evaluation.classifier_features import ClassifierFeatures, features_for
-from dfm.paths.custom import Custom
-from dfm.paths.interpolating import Linear, Polynomial, Trigonometric
 from dfm.paths.schedule import Schedule
-from dfm.paths.variance_exploding import Edm, RandomWalk, VarianceExploding
-from dfm.paths.variance_preserving import Cosine, Ddpm, OrnsteinUhlenbeck, SubVariancePreserving, VariancePreserving
-
-SCHEDULES: dict[str, Schedule] = {
-    "ou": OrnsteinUhlenbeck(),
-    "vp": VariancePreserving(),
-    "linear": Linear(),
-    "edm": Edm(),
-    "trig": Trigonometric(),
-    "subvp": SubVariancePreserving(),
-    "ve": VarianceExploding(),
-    "cosine": Cosine(),
-    "polynomial": Polynomial(),
-    "random_walk": RandomWalk(),
-    "ddpm": Ddpm(),
-    "custom": Custom(drift="1 + t", diffusion="2 - t/2", t_max=3.0),
-    "langevin": OrnsteinUhlenbeck(t_min=1e-3, t_max=4.0),
-}
-
-
-def oracle(mixture: GaussianMixture, schedule: Schedule) -> MixtureDenoiser:
-    """The exact denoiser, with a spec whose moments are the mixture's."""
-    d = mixture.means.shape[1]
-    spec = DatasetSpec(
-        name="mixture", shape=(d,), levels=None, num_classes=0,
-        mean=float(mixture.mean.mean()), std=mixture.variance**0.5,
-    )  # fmt: skip
-    return MixtureDenoiser(spec=spec, schedule=schedule, mixture=mixture)
-
-
-def quick(seed: int) -> Callable[[int, int, torch.Tensor], torch.Tensor]:
-    """Standard normals from one generator: many at once, where no test asks which sample got which."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda step, part, x: torch.randn(x.shape, dtype=x.dtype, generator=generator)
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +31,6 @@ def mixture() -> GaussianMixture:
 def schedule(request: pytest.FixtureRequest) -> Schedule:
     """Every schedule in turn."""
     return SCHEDULES[request.param]
-
-
-Dfm = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -92,25 +51,6 @@ def dfm() -> Dfm:
 @pytest.fixture(autouse=True)
 def _no_test_depends_on_the_global_seed() -> None:
     torch.manual_seed(0)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command run in this process left."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def run(self) -> Path:
-        """The directory that its last line names."""
-        last = self.out.strip().splitlines()[-1]
-        assert last.startswith("run directory: "), self.out
-        return Path(last.removeprefix("run directory: "))
-
-
-Command = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -135,12 +75,6 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return Outcome(found, out, err)
 
     return run
-
-
-TINY = (
-    "model.channels=8", "model.groups=4", "trainer.batch_size=8", "samples.n=4", "sampler.steps=2",
-    "likelihood.solver=euler", "likelihood.steps=2", "nll.n=4", "trainer.max_steps=2",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

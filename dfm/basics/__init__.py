@@ -1,1 +1,1 @@
-"""The ground: what three rooms or more stand on. It imports no other room."""
+"""The ground: modules that three rooms or more need. This room imports no other room."""

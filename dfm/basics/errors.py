@@ -1,13 +1,13 @@
-"""What a user can get wrong, in one line: what was given, what is allowed, what to try."""
+"""Mistakes of the user, each in one line: what was given, what is allowed, what to try."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake of the user's. Commands print its message alone, as one line, and exit with code 1.
+    """A mistake of the user. Commands print only its message, in one line, and exit with code 1.
 
-    What is given back in it may hold anything: characters that would break the line are told by their escapes.
+    A message may quote user input; unprintable characters are shown as escapes, so it stays one line.
     """
 
     def __init__(self, message: str) -> None:
@@ -15,12 +15,18 @@ class UserError(ValueError):
 
 
 class ProcessError(UserError):
-    """A failure of one process among several: it is told by that process, whichever it is."""
+    """A failure of one process among several. That process reports it, even if it is not the first one."""
 
 
-def unknown(what: str, given: object, allowed: Iterable[str]) -> UserError:
-    """The error for a name that does not exist: ``what`` (e.g. ``"split"``), the name given, the names allowed."""
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:
+    """Return the error for a name that does not exist.
+
+    Args:
+        kind: the kind of thing that has a name, e.g. ``"split"``.
+        name: the name that the user gave.
+        allowed: the names that exist.
+    """
     names = sorted(allowed)
-    close = difflib.get_close_matches(str(given), names, n=1)
+    close = difflib.get_close_matches(str(name), names, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    return UserError(f"unknown {what} '{given}'; allowed: {', '.join(names)}{hint}")
+    return UserError(f"unknown {kind} '{name}'; allowed: {', '.join(names)}{hint}")

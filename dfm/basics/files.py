@@ -1,17 +1,22 @@
-"""Write a file whole or not at all."""
+"""Files: written whole or not at all, and locked against other processes."""
 
+import errno
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from filelock import lock_descriptor
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """The whole file or, after a crash or on a full disk, the file that was there: temporary file, fsync, rename.
+    """Write the whole file, or leave the old file in place after a crash or on a full disk.
+
+    The steps are: write a temporary file, fsync, rename.
 
     Raises:
-        OSError: it could not be written; no part of it is left.
+        OSError: the file could not be written; no part of it is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -26,7 +31,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 
 def remove_unfinished(run: Path) -> None:
-    """Remove what a killed process was in the midst of writing below a run's directory."""
+    """Remove the temporary files that a killed process left below a run's directory."""
     for path in run.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -41,5 +46,34 @@ def _sync_directory(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """One JSON object, atomically; NaN and infinities are refused, since JSON has none (write None)."""
+    """Write one JSON object atomically.
+
+    Raises:
+        ValueError: a number is NaN or infinite; JSON has neither, so write None instead.
+    """
     write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def lock(path: Path, *, wait: bool) -> IO[bytes]:
+    """Lock a file against other processes and return it open.
+
+    The lock ends when the file is closed or the process ends, however it ends. On a file system without locks the file
+    is returned without one.
+
+    Args:
+        path: the file, which is made if it does not exist and never removed.
+        wait: whether to wait for a process that has the lock now.
+
+    Raises:
+        BlockingIOError: another process has the lock, and ``wait`` is false.
+        OSError: the file cannot be opened.
+    """
+    file = path.open("ab")
+    try:
+        success = lock_descriptor(file.fileno(), blocking=wait)
+    except OSError:  # a file system without locks: nobody can know whether another process has the file
+        success = True
+    if not success:
+        file.close()
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path))
+    return file

@@ -1,4 +1,4 @@
-"""The one way a number per sample meets a tensor of samples."""
+"""The one function that brings a number per sample into the shape of a tensor of samples."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ from dfm.basics.errors import UserError
 
 
 def per_sample(value: Tensor | float, like: Tensor) -> Tensor:
-    """``value`` of shape () or (B,), cast to the type and device of ``like`` (B, *D) and shaped to multiply it.
+    """Return ``value``, of shape () or (B,), with the type and device of ``like`` (B, *D) and a shape to multiply it.
 
     Raises:
-        UserError: ``value`` has any other shape.
+        UserError: ``value`` has another shape.
     """
-    # A Python number goes straight to the type of the samples: by way of float32 it would lose digits in float64.
+    # A Python number goes directly to the type of the samples: through float32 it would lose digits of float64.
     value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype)
     if value.ndim == 0:
         return value.to(like)

@@ -1,4 +1,4 @@
-"""Several processes on one piece of work, as torchrun starts them: who this one is, and how results come together."""
+"""Several processes that torchrun starts for one job: which one this is, and how they exchange results."""
 
 import atexit
 import os
@@ -19,7 +19,7 @@ ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 @dataclass(frozen=True)
 class World:
-    """Process ``rank`` of ``size``; it is number ``local`` on its machine."""
+    """Place of this process among all: number ``rank`` of ``size``, and number ``local`` on its machine."""
 
     rank: int = 0
     size: int = 1
@@ -27,28 +27,30 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process is the one that writes files and messages."""
         return self.rank == 0
 
     def own_parts(self, parts: Sequence[PartT]) -> Sequence[PartT]:
-        """This process's part of the work: every ``size``-th piece."""
+        """Return the parts of this process: every ``size``-th one, starting with part ``rank``."""
         return parts[self.rank :: self.size]
 
     def all_gather(self, mine: Any) -> list[Any]:
-        """What each process gives, in the order of their ranks; the same list in all.
+        """Return the values of all processes, in the order of their ranks; every process gets the same list.
 
         Raises:
             ProcessError: another process has ended.
         """
         if self.size == 1:
             return [mine]
-        found: list[Any] = [None] * self.size
+        values: list[Any] = [None] * self.size
         with self.together() as dist:
-            dist.all_gather_object(found, mine)
-        return found
+            dist.all_gather_object(values, mine)
+        return values
 
     def all_mean(self, tensors: Sequence["Tensor"]) -> None:
-        """Put in the place of each tensor its mean over the processes; of one type and device, one message for all.
+        """Replace each tensor by its mean over the processes.
+
+        The tensors have one type and one device, and one message carries them all.
 
         Raises:
             ProcessError: another process has ended.
@@ -65,7 +67,7 @@ class World:
             tensor.copy_(mean.view_as(tensor))
 
     def all_max(self, mine: float) -> float:
-        """The greatest of the numbers that the processes give; a small message, fit for every step.
+        """Return the largest number among the processes. The message is small enough for every step.
 
         Raises:
             ProcessError: another process has ended.
@@ -81,7 +83,7 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[Any]:
-        """Within, ``torch.distributed`` is ready to use, and its failures are those of another process.
+        """Give ``torch.distributed``, ready to use; inside this block, report that another process has ended.
 
         Raises:
             ProcessError: another process has ended.
@@ -91,28 +93,28 @@ class World:
 
         try:
             if not dist.is_initialized():
-                # gloo carries plain Python objects on any machine, nccl what lies on cards
+                # gloo carries plain Python objects on any machine, nccl carries tensors on cards
                 dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-                # a group that outlives the interpreter's end can abort a process whose work is done
+                # a process can abort at its end, with its work done, if its group still exists then
                 atexit.register(dist.destroy_process_group)
             yield dist
         except RuntimeError as error:
             raise self.lost(error) or error from None
 
     def lost(self, error: RuntimeError) -> ProcessError | None:
-        """What to say of an error where another process has ended; None where it is another one."""
+        """Return the error to report if ``error`` means that another process has ended, else None."""
         import torch.distributed as dist
 
         if self.size == 1 or not (isinstance(error, dist.DistError) or re.search("gloo|NCCL|Connection", str(error))):
             return None
         text = str(error).splitlines()[0][:100]
         return ProcessError(
-            f"process {self.rank}: another process of the run does not answer ({text}); its last checkpoint stands; "
+            f"process {self.rank}: another process of the run does not answer ({text}); its last checkpoint is whole; "
             "try again with resume=auto"
         )
 
 
 def world() -> World:
-    """By torchrun's environment: RANK, WORLD_SIZE and LOCAL_RANK; alone without them."""
+    """Return the place of this process, from torchrun's RANK, WORLD_SIZE and LOCAL_RANK; without them it is alone."""
     rank, size, local = (int(os.environ.get(name, alone)) for name, alone in ENVIRONMENT)
     return World(rank, size, local) if size > 1 else World()

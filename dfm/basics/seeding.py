@@ -1,8 +1,9 @@
-"""Randomness as a function of where it is used, never of how work was divided.
+"""Random numbers that depend on where they are used, never on how the work is divided.
 
-What a user sees of sample k depends on (seed, k, purpose, step) alone; what a training step draws depends on
-(seed, step, rank, purpose). Both come from the counter-based generator Philox (Salmon et al. 2011): the key and the
-counter are the arguments themselves, so streams never overlap and nothing need be stored to resume.
+The numbers of sample k depend on (seed, k, purpose, step) only. The numbers of a training step depend on (seed, step,
+part, purpose) only: a batch is divided into parts, and it does not matter which process computes which part. Both come
+from the counter-based generator Philox (Salmon et al. 2011). Its key and its counter are the arguments themselves, so
+streams never overlap and a run can resume without any stored state of a generator.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from dfm.basics.errors import UserError
 
 
 class Purpose(IntEnum):
-    """What a stream is for; the numbers are part of the meaning of a seed and never change."""
+    """The use of a stream. The numbers are part of the meaning of a seed and never change."""
 
     START = 0
     STEP = 1
@@ -39,17 +40,17 @@ class Purpose(IntEnum):
 
 
 def stream(seed: int, index: int, purpose: Purpose, step: int = 0, part: int = 0) -> np.random.Generator:
-    """The generator for item ``index`` of ``seed``: Philox with key (seed, index), counter (0, part, step, purpose)."""
+    """Return the generator of item ``index``: Philox with key (seed, index) and counter (0, part, step, purpose)."""
     counter = np.array([0, part, step, int(purpose)], dtype=np.uint64)
     key = np.array([check_seed(seed), index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def check_seed(seed: int) -> int:
-    """The seed itself, if it is one.
+    """Return the seed.
 
     Raises:
-        UserError: it is negative or does not fit in 63 bits.
+        UserError: the seed is negative or does not fit in 63 bits.
     """
     if not 0 <= seed < 2**63:
         raise UserError(f"seed={seed}; allowed: a whole number from 0 to 2^63 - 1")
@@ -59,9 +60,10 @@ def check_seed(seed: int) -> int:
 def streams(
     seed: int, indices: Iterable[int], purpose: Purpose, step: int = 0, part: int = 0
 ) -> Iterator[np.random.Generator]:
-    """``stream`` of each index in turn: one generator that is moved on, to be drawn from before the next is asked for.
+    """Yield the ``stream`` of each index: one generator that is set anew, so draw from it before taking the next.
 
-    Five times as fast as a generator for each, whose making costs more than the few numbers of a point or small image.
+    This is five times as fast as a new generator for each index: to make one costs more than the few numbers of a point
+    or a small image.
     """
     generator = stream(seed, 0, purpose, step, part)
     fresh = generator.bit_generator.state
@@ -75,47 +77,50 @@ def streams(
 def normal(
     seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: Purpose, step: int = 0, part: int = 0
 ) -> Tensor:
-    """Standard normals float64 (len(indices), *shape): row i depends on (seed, indices[i], purpose, step, part)."""
+    """Draw standard normals, float64 (len(indices), *shape).
+
+    Row i depends on (seed, indices[i], purpose, step, part) only.
+    """
     return _rows([own.standard_normal(shape) for own in streams(seed, indices, purpose, step, part)], shape)
 
 
 def uniform(seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: Purpose, step: int = 0) -> Tensor:
-    """Uniforms in [0, 1), float64 (len(indices), *shape), a row an index."""
+    """Draw uniforms in [0, 1), float64 (len(indices), *shape); row i belongs to indices[i]."""
     return _rows([own.random(shape) for own in streams(seed, indices, purpose, step)], shape)
 
 
 def rademacher(seed: int, indices: Sequence[int], shape: tuple[int, ...], purpose: Purpose, step: int = 0) -> Tensor:
-    """Signs -1 or 1 with equal chance, float64 (len(indices), *shape), a row an index."""
+    """Draw signs -1 or 1 with equal chance, float64 (len(indices), *shape); row i belongs to indices[i]."""
     return _rows([own.integers(0, 2, shape) * 2.0 - 1 for own in streams(seed, indices, purpose, step)], shape)
 
 
-def training_generator(device: torch.device, seed: int, step: int, rank: int, purpose: Purpose) -> torch.Generator:
-    """A torch generator for the draws of one training step on one process."""
-    state = stream(seed, rank, purpose, step).integers(0, 2**63, dtype=np.int64)
+def training_generator(device: torch.device, seed: int, step: int, part: int, purpose: Purpose) -> torch.Generator:
+    """Return a torch generator for the draws of one training step on one part of its batch."""
+    state = stream(seed, part, purpose, step).integers(0, 2**63, dtype=np.int64)
     return torch.Generator(device=device).manual_seed(int(state))
 
 
 class Draws(ABC):
-    """A source of independent random numbers for a batch; every call gives fresh ones.
+    """A source of independent random numbers for a batch. Every call gives new ones.
 
     Attributes:
-        held_out: whether what is drawn is for sampling and scoring, not for training.
+        held_out: whether the numbers are for sampling and scoring, not for training.
     """
 
     held_out: bool
 
     @abstractmethod
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Standard normals (B, *shape)."""
+        """Draw standard normals (B, *shape)."""
 
     @abstractmethod
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        """Uniforms in [0, 1), (B, *shape)."""
+        """Draw uniforms in [0, 1), (B, *shape)."""
 
 
 @dataclass
 class NumberedDraws(Draws):
-    """Numbers, float64, that depend on (seed, indices[i], purpose) and on how many calls were made before."""
+    """Numbers, float64, that depend on (seed, indices[i], purpose) and on the number of earlier calls."""
 
     seed: int
     indices: Sequence[int]
@@ -149,12 +154,12 @@ class GeneratorDraws(Draws):
 
 
 @contextlib.contextmanager
-def seeded(device: torch.device, seed: int, step: int, rank: int, purpose: Purpose) -> Iterator[None]:
-    """Inside, torch's global generators follow from the arguments; afterwards they are as they were.
+def seeded(device: torch.device, seed: int, step: int, part: int, purpose: Purpose) -> Iterator[None]:
+    """Set torch's global generators by the arguments inside this block, and restore them afterwards.
 
-    For the two things that draw from nowhere else: initial weights and dropout.
+    This is for initial weights and dropout, which can draw from no other generator.
     """
-    own = training_generator(torch.device("cpu"), seed, step, rank, purpose)
+    own = training_generator(torch.device("cpu"), seed, step, part, purpose)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(own.initial_seed())
         yield

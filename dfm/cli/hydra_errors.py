@@ -5,7 +5,6 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -14,32 +13,29 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from dfm.basics.errors import UserError, unknown
+from dfm.basics.errors import unknown
+from dfm.cli.config_dirs import config_dirs, options, search_path
 
 GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
 OVERRIDE = re.compile(r"Could not override '([^']+)'")
 INTERPOLATION = re.compile(r"Interpolation key '([^']+)' not found")
 
 
-def explain(error: Exception, command: str, directory: Path) -> str | None:
-    """One line for a mistake in the command's overrides; None if the error is not the user's."""
+def explain(error: Exception, command: str) -> str | None:
+    """Return one line for a mistake in the command's overrides; None if the error is not the user's."""
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     text = " ".join(str(error).split())
     missing, key = GROUP_OPTION.search(text), OVERRIDE.search(text)
     if isinstance(error, MissingConfigException) and missing:
-        return str(_unknown_option(directory, *missing.groups()))
+        return str(unknown(missing[1], missing[2], options(missing[1])))
     if key:
         name = key[1].split("@")[0]
-        if (directory / name).is_dir():
+        if options(name):
             given = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith(f"{name}=")), "")
-            return str(_unknown_option(directory, name, given))
-        return _addable(command, directory, name) or str(unknown("key", name, _keys(command, directory, name)))
+            return str(unknown(name, given, options(name)))
+        return _addable(command, name) or str(unknown("key", name, _keys(command, name)))
     return interpolation(error) or _formula() or text.partition(" See https://")[0]
-
-
-def _unknown_option(directory: Path, group: str, option: str) -> UserError:
-    return unknown(group, option, (p.stem for p in (directory / group).glob("*.yaml")))
 
 
 def _formula() -> str | None:
@@ -62,19 +58,20 @@ def interpolation(error: Exception) -> str | None:
     )
 
 
-def _composed(command: str, directory: Path) -> Any:
+def _composed(command: str) -> Any:
     """The command's configuration without the user's overrides, but with the options of groups that were chosen."""
+    own, *others = config_dirs()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(directory), version_base="1.3"):
+    with initialize_config_dir(str(own), version_base="1.3"):
         chosen = (a.partition("=") for a in sys.argv[1:])
-        groups = [f"{group}={name}" for group, _, name in chosen if (directory / group / f"{name}.yaml").is_file()]
-        return OmegaConf.to_container(compose(command, groups), resolve=False)
+        groups = [f"{group}={name}" for group, _, name in chosen if name in options(group)]
+        return OmegaConf.to_container(compose(command, [*search_path(others), *groups]), resolve=False)
 
 
-def _addable(command: str, directory: Path, name: str) -> str | None:
+def _addable(command: str, name: str) -> str | None:
     """For an option that the chosen part has but its YAML does not list: how to set it."""
     parent, _, last = name.rpartition(".")
-    node: Any = _composed(command, directory)
+    node: Any = _composed(command)
     for key in parent.split("."):
         node = node.get(key, {}) if isinstance(node, dict) else {}
     module, _, target = str(node.get("_target_", "") if isinstance(node, dict) else "").rpartition(".")
@@ -85,9 +82,9 @@ def _addable(command: str, directory: Path, name: str) -> str | None:
     return f"key '{name}' is not listed in this option's YAML, though {target} has it; try +{name}=..."
 
 
-def _keys(command: str, directory: Path, name: str) -> list[str]:
+def _keys(command: str, name: str) -> list[str]:
     """The keys beside which ``name`` would stand in the command's configuration, or all if its parent is unknown."""
-    keys = list(_leaves(_composed(command, directory), ""))
+    keys = list(_leaves(_composed(command), ""))
     parent = name.rpartition(".")[0]
     beside = [key for key in keys if parent and key.startswith(f"{parent}.")]
     last = name.rpartition(".")[2]

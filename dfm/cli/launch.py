@@ -1,13 +1,14 @@
-"""From YAML to objects: composing a command's configuration with Hydra, building what its ``_target_`` nodes name."""
+"""Start a command: compose its configuration with Hydra, import its module, run it, and say mistakes in one line."""
 
 import atexit
 import contextlib
+import importlib
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
@@ -16,66 +17,103 @@ from omegaconf import DictConfig, OmegaConf
 from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.processes import world
 from dfm.cli import console
-from dfm.cli.command_line import config_dir
+from dfm.cli.config_dirs import config_dir
 from dfm.cli.hydra_errors import explain
-from dfm.runs.directory import is_run
+from dfm.cli.job import job_of
+from dfm.cli.settings import COMMANDS
+from dfm.runs.directory import is_run, write_overrides
 
 GRACE = 3.0  # seconds
 
 
-def launch(name: str, job: Callable[[DictConfig], None], shared: bool = False) -> None:
-    """Run a command: compose ``configs/<name>.yaml`` with the command line's overrides and call ``job`` (or each job).
+def launch(command: str) -> None:
+    """Run a command on ``sys.argv``: one job, or those of a multirun.
 
     A user's mistake ends with one line on stderr and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback.
-
-    Args:
-        shared: whether the command divides its work over the processes of torchrun.
     """
-    _enter_team(name, shared)
+    _enter_world(command)
     show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
     composed: list[bool] = []
 
     def guarded(cfg: DictConfig) -> None:
         composed.append(True)
         try:
-            job(cfg)
+            run_job(command, cfg)
         except UserError as error:
             if show_all:
                 raise
-            _stop(error)
+            stop(error)
 
     _register_resolvers()
-    command = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(guarded)
+    start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(guarded)
     try:
         with _raising():
-            command()
+            start()
     except KeyboardInterrupt:
         console.error("interrupted")
         raise SystemExit(130) from None
     except Exception as error:
-        message = explain(error, name, config_dir())
+        message = explain(error, command)
         if message is None and not composed:  # what Hydra says of a line that it cannot make sense of
-            message = f"{' '.join(sys.argv[1:])}: {' '.join(str(error).split())[:200]}; try dfm {name} --help"
+            message = f"{' '.join(sys.argv[1:])}: {' '.join(str(error).split())[:200]}; try dfm {command} --help"
         if show_all or message is None:
             raise
-        _stop(UserError(message))
+        stop(UserError(message))
 
 
-def _enter_team(name: str, shared: bool) -> None:
-    """Of torchrun's processes the first makes the run directory; the others leave nothing behind."""
+def run_job(command: str, cfg: DictConfig) -> None:
+    """Run one job of a command.
+
+    The directory of a training run keeps the overrides that the run was started with.
+
+    Raises:
+        SystemExit: the command ended with another exit code than 0.
+    """
+    job = job_of(command, cfg)
+    if len(job.trusted) > 1 and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # the user's own package may lie in the working directory
+    if job.world.first and not is_run(job.directory):
+        write_overrides(job.directory, job.overrides)
+    code = importlib.import_module(f"dfm.cli.commands.{COMMANDS[command].module}").run(job)
+    console.result(f"run directory: {job.directory}")
+    if code:
+        raise SystemExit(code)
+
+
+def stop(error: Exception) -> None:
+    """Report an error in one line and exit with code 1.
+
+    Under torchrun the first process reports errors that all processes share. After ``GRACE`` seconds any other process
+    takes an error to be its own.
+
+    Raises:
+        SystemExit: always.
+    """
     members = world()
-    if members.size > 1 and not shared:
+    if not members.first and not isinstance(error, ProcessError):
+        time.sleep(GRACE)
+        error = ProcessError(f"process {members.rank}: {error}")
+    console.error(str(error))
+    raise SystemExit(1)
+
+
+def _enter_world(command: str) -> None:
+    """Let the first process of torchrun make the run directory; the others leave nothing behind."""
+    members = world()
+    if members.size > 1 and not COMMANDS[command].shared:
         if members.first:
-            _stop(UserError(f"dfm {name} does not share its work over processes; allowed: start it without torchrun"))
+            stop(UserError(f"dfm {command} does not share its work over processes; allowed: start it without torchrun"))
         raise SystemExit(1)
     if not members.first:
         console.mute()
         unseen = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, unseen, ignore_errors=True)
         sys.argv += [
-            "hydra.output_subdir=null", "hydra/job_logging=none", "hydra.run.dir=.", f"hydra.sweep.dir={unseen}",
-        ]  # fmt: skip
+            "hydra.output_subdir=null",
+            "hydra/job_logging=none",
+            "hydra.run.dir=.",
+            f"hydra.sweep.dir={unseen}",
+        ]
 
 
 @contextlib.contextmanager
@@ -90,16 +128,6 @@ def _raising() -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
-
-
-def _stop(error: Exception) -> None:
-    members = world()
-    if not members.first and not isinstance(error, ProcessError):
-        # what all processes meet is told by the first, and torchrun then ends the others; this may be met here alone
-        time.sleep(GRACE)
-        error = ProcessError(f"process {members.rank}: {error}")
-    console.error(str(error))
-    raise SystemExit(1)
 
 
 def _register_resolvers() -> None:

@@ -1,26 +1,15 @@
-"""The command ``dfm``: a table of commands, and completion. No torch is imported, nor Hydra before it is needed."""
+"""The command ``dfm``: a table of commands, help and completion. No torch is imported, nor Hydra before it is needed."""
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from dfm import __version__
-
-COMMANDS = {
-    "train": ("train a model", "dfm train experiment=digits_flow"),
-    "sample": ("draw samples from a checkpoint", "dfm sample ckpt=latest sampler=heun sampler.steps=18"),
-    "encode": ("data to latents along the ODE, and back", "dfm encode ckpt=latest n=64"),
-    "decode": ("latents to data, and interpolation", "dfm decode ckpt=latest latents=RUN_OF_ENCODE interpolate=8"),
-    "compare": ("the same latents through two models", "dfm compare ckpt=RUN_A other=RUN_B"),
-    "check": ("is it the sampler or the network? errors on a known law", "dfm check sampler=heun schedule=vp"),
-    "eval": ("how good samples are: Frechet and kernel distance, precision, recall", "dfm eval ckpt=latest n=1000"),
-    "nll": ("score held-out data: bits/dim or nats", "dfm nll ckpt=latest"),
-}
+from dfm.cli.settings import COMMANDS
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line: the entry point."""
     arguments = sys.argv[1:]
     if completing(arguments):
         complete(arguments)
@@ -38,11 +27,9 @@ def main() -> None:
 
 
 def usage() -> str:
-    """The commands, a line and an example each."""
+    """Return the commands, a line and an example each."""
     width = max(len(name) for name in COMMANDS)
-    lines = [
-        f"  {name:<{width}}  {text}\n  {'':<{width}}  e.g. {example}" for name, (text, example) in COMMANDS.items()
-    ]
+    lines = [f"  {name:<{width}}  {c.summary}\n  {'':<{width}}  e.g. {c.example}" for name, c in COMMANDS.items()]
     return "\n".join(
         [
             "dfm: train, sample and score diffusion and flow-matching models",
@@ -56,16 +43,17 @@ def usage() -> str:
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
-    """Hand over to a command. ``-m`` goes first: Hydra's parser fails on it between overrides."""
+    """Launch a command. ``-m`` goes first: Hydra's parser fails on it between overrides."""
     sweep = [a for a in arguments if a in ("-m", "--multirun")]
     hand_over(command, [f"dfm {command}", *sweep[:1], *(a for a in arguments if a not in sweep)])
 
 
 def hand_over(command: str, argv: list[str]) -> None:
-    """Import a command and call it with this sys.argv."""
+    """Launch a command with this ``sys.argv``."""
+    from dfm.cli.launch import launch
+
     sys.argv = argv
-    name = command if command in ("encode", "decode", "compare") else f"{command}.command"
-    importlib.import_module(f"dfm.cli.commands.{name}").main()
+    launch(command)
 
 
 def completing(arguments: Sequence[str]) -> bool:
@@ -84,6 +72,9 @@ def complete(arguments: Sequence[str]) -> None:
         start = words[1] if len(words) == 2 else ""
         print(" ".join(name for name in COMMANDS if name.startswith(start)))
     elif words[1] in COMMANDS:
-        # Hydra sees the line as if the command were a program of its own.
+        from dfm.cli.config_dirs import named_config_dirs
+
+        # Hydra sees the line as if the command were a program of its own, and is given the directories on it.
         os.environ["COMP_LINE"] = line.replace(f" {words[1]}", "", 1)
-        hand_over(words[1], ["dfm", *arguments])
+        own = [text for path in named_config_dirs(words[2:])[:1] for text in ("--config-dir", path)]
+        hand_over(words[1], ["dfm", *own, *arguments])

@@ -1,11 +1,45 @@
-"""Each command's own keys, checked against their types; ``configs/COMMAND.yaml`` says what each is."""
+"""The commands: one line about each, and its own keys with their types. ``configs/COMMAND.yaml`` says what each key is.
+
+Nothing here imports torch, so ``dfm --help`` and completion never wait for it.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class GridSettings:
+    """``samples`` of ``dfm train``: the pictures drawn on the way."""
+
+    n: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class LikelihoodSettings:
+    """``nll`` of ``dfm train``: the likelihood at the end."""
+
+    n: int
+    split: str
+    seed: int
+    batch_size: int
+    audit: int
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The keys of ``dfm train``."""
+
+    conditional: bool
+    samples: GridSettings
+    nll: LikelihoodSettings
+    resume: str | None = None
+    init: str | None = None
+    label_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
 class SampleSettings:
-    """The command's own keys; ``configs/sample.yaml`` says what each is."""
+    """The keys of ``dfm sample``."""
 
     ckpt: str | None
     n: int
@@ -21,8 +55,32 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
+class EncodeSettings:
+    """The keys of ``dfm encode``."""
+
+    ckpt: str | None
+    split: str
+    n: int
+    seed: int
+    batch_size: int
+    device: str
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """The keys of ``dfm decode``."""
+
+    ckpt: str | None
+    latents: str | None
+    interpolate: int
+    label: int | None
+    batch_size: int
+    device: str
+
+
+@dataclass(frozen=True)
 class CompareSettings:
-    """The command's own keys; ``configs/compare.yaml`` says what each is."""
+    """The keys of ``dfm compare``."""
 
     ckpt: str | None
     other: str | None
@@ -34,7 +92,7 @@ class CompareSettings:
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """The command's own keys; ``configs/check.yaml`` says what each is."""
+    """The keys of ``dfm check``."""
 
     ckpt: str | None
     steps: tuple[int, ...]
@@ -47,7 +105,7 @@ class CheckSettings:
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """The command's own keys; ``configs/eval.yaml`` says what each is."""
+    """The keys of ``dfm eval``."""
 
     ckpt: str | None
     samples: str | None
@@ -62,7 +120,7 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class NllSettings:
-    """The command's own keys; ``configs/nll.yaml`` says what each is."""
+    """The keys of ``dfm nll``."""
 
     ckpt: str | None
     split: str
@@ -75,44 +133,75 @@ class NllSettings:
     device: str
 
 
-@dataclass(frozen=True)
-class EncodeSettings:
-    """The command's own keys; ``configs/encode.yaml`` says what each is."""
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A word after ``dfm``.
 
-    ckpt: str | None
-    split: str
-    n: int
-    seed: int
-    batch_size: int
-    device: str
+    Args:
+        summary: one line of help.
+        example: a command line that works.
+        module: its module below ``dfm.cli.commands``, with a function ``run(job)``.
+        settings: the keys that are its own.
+        shared: whether the processes of torchrun share its work.
+    """
 
-
-@dataclass(frozen=True)
-class DecodeSettings:
-    """The command's own keys; ``configs/decode.yaml`` says what each is."""
-
-    ckpt: str | None
-    latents: str | None
-    interpolate: int
-    label: int | None
-    batch_size: int
-    device: str
+    summary: str
+    example: str
+    module: str
+    settings: type
+    shared: bool = False
 
 
-@dataclass(frozen=True)
-class GridSettings:
-    """``samples`` in ``configs/train.yaml``: the pictures drawn on the way."""
-
-    n: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class LikelihoodSettings:
-    """``nll`` in ``configs/train.yaml``: the likelihood at the end."""
-
-    n: int
-    split: str
-    seed: int
-    batch_size: int
-    audit: int
+COMMANDS = {
+    "train": Command(
+        summary="train a model",
+        example="dfm train experiment=digits_flow",
+        module="train.command",
+        settings=TrainSettings,
+        shared=True,
+    ),
+    "sample": Command(
+        summary="draw samples from a checkpoint",
+        example="dfm sample ckpt=latest sampler=heun sampler.steps=18",
+        module="sample.command",
+        settings=SampleSettings,
+        shared=True,
+    ),
+    "encode": Command(
+        summary="data to latents along the ODE, and back",
+        example="dfm encode ckpt=latest n=64",
+        module="encode",
+        settings=EncodeSettings,
+    ),
+    "decode": Command(
+        summary="latents to data, and interpolation",
+        example="dfm decode ckpt=latest latents=RUN_OF_ENCODE interpolate=8",
+        module="decode",
+        settings=DecodeSettings,
+    ),
+    "compare": Command(
+        summary="the same latents through two models",
+        example="dfm compare ckpt=RUN_A other=RUN_B",
+        module="compare",
+        settings=CompareSettings,
+    ),
+    "check": Command(
+        summary="is it the sampler or the network? errors on a known law",
+        example="dfm check sampler=heun schedule=vp",
+        module="check.command",
+        settings=CheckSettings,
+    ),
+    "eval": Command(
+        summary="how good samples are: Frechet and kernel distance, precision, recall",
+        example="dfm eval ckpt=latest n=1000",
+        module="eval.command",
+        settings=EvalSettings,
+    ),
+    "nll": Command(
+        summary="score held-out data: bits/dim or nats",
+        example="dfm nll ckpt=latest",
+        module="nll.command",
+        settings=NllSettings,
+        shared=True,
+    ),
+}

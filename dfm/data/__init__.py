@@ -1,4 +1,4 @@
-"""What is learned: data sets, their laws where these are known, and integer levels as real numbers."""
+"""Data: the data sets, their exact laws where we know them, and integer pixel levels as real numbers."""
 
 from dfm.data.dataset import Dataset, DatasetSpec, Split
 from dfm.data.dequantization import (
@@ -15,22 +15,22 @@ from dfm.data.toys import Checkerboard, EightGaussians, Mixture, Moons, Points, 
 
 __all__ = [
     "CIFAR10",
-    "FashionMNIST",
     "MNIST",
     "Checkerboard",
+    "Dataset",
+    "DatasetSpec",
+    "Dequantization",
+    "Digits",
     "EightGaussians",
+    "FashionMNIST",
+    "GaussianMixture",
+    "ImageFolder",
+    "ImportanceDequantization",
     "Mixture",
     "Moons",
     "Points",
-    "SwissRoll",
-    "Dataset",
-    "DatasetSpec",
     "Split",
-    "Dequantization",
-    "ImportanceDequantization",
+    "SwissRoll",
     "TruncatedNormalDequantization",
     "UniformDequantization",
-    "Digits",
-    "GaussianMixture",
-    "ImageFolder",
 ]

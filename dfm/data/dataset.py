@@ -1,4 +1,4 @@
-"""What every data set is: three splits of numbers, and a spec small enough to live in a checkpoint."""
+"""Data sets: three splits of numbers, and a spec that is small enough to be stored in a checkpoint."""
 
 import math
 import os
@@ -16,20 +16,20 @@ SPLITS = ("train", "validation", "test")
 
 
 def data_folder() -> str:
-    """Where downloads and caches go unless told otherwise: DFM_DATA in the environment, else ``~/.cache/dfm``."""
+    """Return the default folder of downloads and caches: DFM_DATA in the environment, else ``~/.cache/dfm``."""
     return os.environ.get("DFM_DATA", "~/.cache/dfm")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """What a model must know about its data: plain numbers, strings and tuples only.
+    """The facts that a model must know about its data: plain numbers, strings and tuples only.
 
     Args:
-        name: of the data set.
-        shape: of one example: (C, H, W) for images, (d,) for points.
-        levels: K, the count of integer levels 0..K-1 of a pixel; None for points.
-        num_classes: labels are 0..num_classes-1; 0 when there are none.
-        mean: of all coordinates of the data as the model sees it (``moments``).
+        name: name of the data set.
+        shape: shape of one example: (C, H, W) for images, (d,) for points.
+        levels: K, the number of integer levels 0..K-1 of a pixel; None for points.
+        num_classes: labels are 0..num_classes-1; 0 if there are no labels.
+        mean: mean of all coordinates of the data, as the model sees them (``moments``).
         std: root of their average variance, in the same units.
     """
 
@@ -80,20 +80,20 @@ class Split:
 
 
 def scale_levels(dequantized: Tensor, levels: int) -> Tensor:
-    """Pixels as the model sees them: data = 2 (v + u) / K - 1, in [-1, 1).
+    """Return pixels as the model sees them: data = 2 (v + u) / K - 1, in [-1, 1).
 
     Args:
-        dequantized: v + u with integer levels v in 0..K-1 and u in [0, 1); any shape.
+        dequantized: v + u, with integer levels v in 0..K-1 and u in [0, 1); any shape.
         levels: K.
     """
     return dequantized * (2 / levels) - 1
 
 
 def moments(values: Tensor, levels: int | None) -> tuple[float, float]:
-    """Mean and standard deviation of the data as the model sees it, exact up to rounding.
+    """Return the mean and the standard deviation of the data, as the model sees them, exact up to rounding.
 
-    Points: the mean of all coordinates, and the root of the variance of a coordinate, averaged over coordinates.
-    Images with K levels v, dequantised by u ~ U[0, 1) and scaled by ``scale_levels``, over all pixels alike:
+    For points: the mean of all coordinates, and the root of their average variance. For images of K levels v that are
+    dequantised by u ~ U[0, 1) and scaled by ``scale_levels``, over all pixels together:
 
         mean = E[2 (v + 1/2) / K - 1],    std^2 = Var[2 v / K] + (2 / K)^2 / 12
 
@@ -112,15 +112,15 @@ def moments(values: Tensor, levels: int | None) -> tuple[float, float]:
 
 
 class Dataset(ABC):
-    """A source of examples. Loaded once, on first use; what can be checked without loading, the constructor checks.
+    """A source of examples, loaded once, on first use. The constructor checks all that can be checked without loading.
 
-    A new data set is a class with the attributes below and ``_load``, a YAML in ``configs/dataset`` and a row in
+    A new data set is a class with ``_load`` and the attributes below, a YAML in ``configs/dataset`` and a row in
     ``tests/test_datasets.py``.
 
     Attributes:
-        name: stands in the spec and in messages.
-        levels: count of integer levels of a pixel, or None for points.
-        num_classes: 0 when there are no labels.
+        name: the name in the spec and in messages.
+        levels: number of integer levels of a pixel, or None for points.
+        num_classes: 0 if there are no labels.
         flip: whether training may mirror images left to right.
     """
 
@@ -131,10 +131,10 @@ class Dataset(ABC):
 
     @abstractmethod
     def _load(self) -> Mapping[str, Split]:
-        """All three splits, by name."""
+        """Load all three splits, by name."""
 
     def split(self, name: str) -> Split:
-        """The split ``train``, ``validation`` or ``test``.
+        """Return the split ``train``, ``validation`` or ``test``.
 
         Raises:
             UserError: there is no such split, or the data cannot be read.
@@ -169,7 +169,7 @@ class Dataset(ABC):
     def _check(self, name: str, split: Split) -> None:
         if len(split) == 0:
             return
-        # as Python numbers: a uint8 tensor compared with 256 compares with 0
+        # We compare Python numbers: if a uint8 tensor is compared with 256, torch compares it with 0.
         if self.levels is not None and (highest := int(split.values.max())) >= self.levels:
             raise UserError(f"dataset {self.name}, split {name}: a pixel of {highest}; allowed: 0 to {self.levels - 1}")
         if split.labels is not None and not 0 <= split.labels.min() <= split.labels.max() < self.num_classes:

@@ -1,4 +1,4 @@
-"""Real handwritten digits that come with the package: no download, no disk, minutes of training on a CPU."""
+"""Real handwritten digits that come with the package: no download, and minutes of training on a CPU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Digits(Dataset):
     stratified by class (``scripts/make_digits.py``). All three splits share the same 13 writers.
 
     Args:
-        flip: whether training may mirror images; a mirrored digit is mostly not a digit.
+        flip: whether training may mirror images; most mirrored digits are no digits.
     """
 
     flip: bool = False

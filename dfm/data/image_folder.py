@@ -1,4 +1,4 @@
-"""Images of one's own: any tree of files, sub-folders as classes, decoded once and kept as bytes."""
+"""A folder of your own images: any tree of files, with sub-folders as classes, decoded once and kept as bytes."""
 
 import hashlib
 import os
@@ -20,22 +20,23 @@ from dfm.data.memory_map import memory_map
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-MANY = 10_000  # images: their decoding takes some seconds
-DECODER = 1  # goes up when ``decode`` gives other pixels, so that files of older ones are not read
-_NAMED = 3  # how many broken files an error names before it only counts
+MANY = 10_000  # images; to decode as many takes some seconds
+DECODER = 1  # increase it when ``decode`` gives other pixels: older cache files are then not read
+_EXAMPLES = 3  # broken files that an error names; it only counts the rest
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageFolder(Dataset):
     """Images below ``path``, resized and cropped to one size, as uint8 (N, C, H, W).
 
-    Classes are the folders directly below ``path`` that hold images at any depth, by sorted name. If the images lie in
-    ``path`` itself, or ``labels`` is off, there are none. An image's split depends on its own path below ``path``
-    alone: adding or removing others never moves it, so a grown folder never leaks test images into training. The
-    fractions are therefore met only on average.
+    The classes are the folders directly below ``path`` with images at any depth, sorted by name. There are no classes
+    if the images lie in ``path`` itself or ``labels`` is false. The split of an image depends only on its own path
+    below ``path``. Other images that come or go never move it, so no test image gets into training when the folder
+    grows. The splits therefore have their fractions only on average.
 
-    Each image is turned as its EXIF entry says, cut to the largest centred rectangle of the target's shape and resized
-    with Pillow's antialiased Lanczos filter: the same as resizing the shorter side and cropping the centre.
+    Each image is turned as its EXIF entry says, cut to the largest centred rectangle with the proportions of the
+    result, and resized with Pillow's antialiased Lanczos filter. This equals resizing the shorter side and cropping the
+    centre.
 
     Args:
         path: the folder; ``~`` is the home folder.
@@ -43,15 +44,15 @@ class ImageFolder(Dataset):
         channels: 1 (grey), 3 (RGB) or 4 (RGB and opacity).
         flip: whether training may mirror images left to right.
         labels: whether sub-folders are classes.
-        validation, test: fractions of all images, each at least 0, their sum below 1.
+        validation, test: fractions of all images, each at least 0, together below 1.
         num_workers: threads that decode.
-        cache: folder for the decoded images, as one file that later runs map into memory; used where there are more
-            than ``MANY``, or they would fill more than half of the free memory. There is a file for each folder, form
-            and share of the splits: one for images that have since changed is removed.
+        cache: folder for the decoded images, in one file that later runs map into memory. It is used if there are more
+            than ``MANY`` images, or if they would fill more than half of the free memory. Each combination of folder,
+            image format and fractions has its own file. When the images change, a new file replaces the old one.
 
     Raises:
-        UserError: an argument is not one of these; there are no images; images lie both in and below ``path``. On first
-            use: images are broken, or neither memory nor ``cache`` can hold them.
+        UserError: an argument has another value, there are no images, or images lie both in and below ``path``. On
+            first use: images are broken, or neither the memory nor ``cache`` has room for them.
     """
 
     path: str | None = None
@@ -87,7 +88,7 @@ class ImageFolder(Dataset):
 
     @cached_property
     def _classes(self) -> list[str]:
-        """Names of the folders that are classes; none if the images lie in ``path`` itself."""
+        """The names of the folders that are classes; none if the images lie in ``path`` itself."""
         tops = {image.partition("/")[0] for image in self._images if "/" in image}
         return sorted(tops) if self.labels else []
 
@@ -104,9 +105,9 @@ class ImageFolder(Dataset):
 
     @cached_property
     def _images(self) -> list[str]:
-        """All images as paths below the root, with '/', in the order train, validation, test, in each by their hashes.
+        """All images as paths below the root, with '/', in the order train, validation, test.
 
-        So the first n of a split are of all classes, and not of those whose names come first.
+        Within a split they are sorted by hash, so the first n come from all classes and not only from the first names.
         """
         if not self._root.is_dir():
             raise UserError(
@@ -127,18 +128,18 @@ class ImageFolder(Dataset):
 
     @cached_property
     def _counts(self) -> Mapping[str, int]:
-        """How many images each split has."""
+        """The number of images of each split."""
         return Counter(self._split_of(image) for image in self._images)
 
     def _split_of(self, image: str) -> str:
-        """By ``_share``: below ``test``, below ``test + validation``, above."""
+        """Return the split of an image: test if its share is below ``test``, then validation, then train."""
         share = _share(image)
         return "test" if share < self.test else "validation" if share < self.test + self.validation else "train"
 
     def _load(self) -> Mapping[str, Split]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that a mapped file cannot be written: nothing writes to data
-            values = torch.from_numpy(self._decoded())
+            warnings.simplefilter("ignore", UserWarning)  # torch warns that the file is read-only: nothing writes to it
+            values = torch.from_numpy(self._decode_all())
         labels = None
         if self._classes:
             number = {name: index for index, name in enumerate(self._classes)}
@@ -146,23 +147,23 @@ class ImageFolder(Dataset):
         splits, start = {}, 0
         for name in SPLITS:
             end = start + self._counts[name]
-            # slices of one array: no second copy, and a mapped file stays one
+            # Slices of one array need no second copy, and a mapped file stays mapped.
             splits[name] = Split(values=values[start:end], labels=None if labels is None else labels[start:end])
             start = end
         return splits
 
-    def _decoded(self) -> np.ndarray:
-        """uint8 (N, C, H, W) in memory, or mapped from a file that the next run finds again."""
+    def _decode_all(self) -> np.ndarray:
+        """Return all images, uint8 (N, C, H, W), in memory or mapped from a file that the next run finds again."""
         shape = (len(self._images), self.channels, *self._height_width)
-        needed = int(np.prod(shape, dtype=np.int64))
-        fits = needed <= _free_memory() / 2
+        size = int(np.prod(shape, dtype=np.int64))
+        fits = size <= _free_memory() / 2
         if not fits or shape[0] > MANY:
             try:
-                return memory_map(self._kept(), shape, self._fill)
+                return memory_map(self._cache_file(), shape, self._fill)
             except OSError as problem:
                 if not fits:
                     raise UserError(
-                        f"dataset folder: {needed / 2**30:.1f} GiB fit neither half of the free memory nor "
+                        f"dataset folder: {size / 2**30:.1f} GiB fit neither half of the free memory nor "
                         f"{self.cache} ({problem.strerror}); try a smaller dataset.size, or dataset.cache=DIR on a "
                         "larger disk"
                     ) from None
@@ -170,49 +171,53 @@ class ImageFolder(Dataset):
         self._fill(values)
         return values
 
-    def _kept(self) -> Path:
-        """The file of the cache: another one when a file, the date of its content or the form asked for changes."""
+    def _cache_file(self) -> Path:
+        """Return the cache file; its name changes with the files, their dates and sizes, and the image format."""
         kind = (DECODER, str(self._root.resolve()), self.channels, self._height_width, self.validation, self.test)
         form = hashlib.sha256(repr(kind).encode("utf-8", "surrogateescape"))
         digest = hashlib.sha256()
         for image in self._images:
-            facts = os.stat(os.path.join(self._root, image))  # a Path each would take longer than the call
+            facts = os.stat(os.path.join(self._root, image))  # to make a Path takes longer than the call itself
             digest.update(repr((image, facts.st_size, facts.st_mtime_ns)).encode("utf-8", "surrogateescape"))
         name = f"folder-{form.hexdigest()[:16]}-{digest.hexdigest()[:16]}.uint8"
         return Path(self.cache).expanduser() / name
 
     def _fill(self, values: np.ndarray) -> None:
-        """Decode every image into its row; all that fail are reported together."""
+        """Decode every image into its row.
+
+        Raises:
+            UserError: images are broken; one message names them.
+        """
 
         def fill(row: int) -> str | None:
             try:
                 values[row] = decode(self._root / self._images[row], self._height_width, self.channels)
-            except Exception as problem:  # Pillow's plug-ins raise nearly anything on a broken file
+            except Exception as problem:  # Pillow's plug-ins raise nearly any exception on a broken file
                 return f"{self._images[row]} ({' '.join(str(problem).split()) or type(problem).__name__})"
             return None
 
-        # The filter is global to the process, hence around the threads and not inside them.
+        # The filter belongs to the whole process, so we set it around the threads and not inside them.
         with warnings.catch_warnings(), ThreadPoolExecutor(self.num_workers) as pool:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             broken = [message for message in pool.map(fill, range(len(values))) if message]
         if broken:
-            more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+            more = f" and {len(broken) - _EXAMPLES} more" if len(broken) > _EXAMPLES else ""
             raise UserError(
                 f"dataset folder: {len(broken)} of {len(values)} images in {self._root} cannot be used: "
-                f"{'; '.join(broken[:_NAMED])}{more}; repair or remove them"
+                f"{'; '.join(broken[:_EXAMPLES])}{more}; repair or remove them"
             )
 
 
 def _share(image: str) -> float:
-    """A number in [0, 1) made from an image's path below the root."""
+    """Return a number in [0, 1) that depends on an image's path below the root only."""
     return int.from_bytes(hashlib.sha256(image.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
 
 
 def decode(path: Path, height_width: tuple[int, int], channels: int) -> np.ndarray:
-    """One image file -> uint8 (C, H, W): turned upright, centre-cropped, resized.
+    """Decode one image file: turn it upright, crop the centre and resize it; uint8 (C, H, W).
 
     Raises:
-        ValueError: pixels of more than 8 bits, which Pillow would clip to white without a word.
+        ValueError: pixels of more than 8 bits, which Pillow would clip to white without a message.
     """
     height, width = height_width
     with Image.open(path) as file:
@@ -220,23 +225,23 @@ def decode(path: Path, height_width: tuple[int, int], channels: int) -> np.ndarr
             raise ValueError(f"pixel format {file.mode}; allowed: 8 bits a channel")
         image = ImageOps.exif_transpose(file).convert(_MODES[channels])
     scale = min(image.width / width, image.height / height)
-    # min: rounding must not push the box over the edge, which Pillow refuses
-    cut = [(whole - min(whole, scale * side)) / 2 for whole, side in zip(image.size, (width, height), strict=True)]
-    box = (cut[0], cut[1], image.width - cut[0], image.height - cut[1])
+    # min(): rounding must not push the box over the edge, which Pillow refuses.
+    margin = [(whole - min(whole, scale * side)) / 2 for whole, side in zip(image.size, (width, height), strict=True)]
+    box = (margin[0], margin[1], image.width - margin[0], image.height - margin[1])
     pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def _images_below(root: Path) -> list[str]:
-    """Paths below root, with '/', of files with an image's ending; hidden files and folders are left out."""
-    found = []
+    """Return the paths below root, with '/', of all files with an image's ending, without hidden files and folders."""
+    images: list[str] = []
     tops = [root, *(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))]
-    for top in tops:  # each class on its own: os.walk enters a linked folder only where it starts
+    for top in tops:  # one walk for each class, because os.walk enters a linked folder only at its start
         for folder, folders, names in os.walk(top):
             folders[:] = [] if top == root else [name for name in folders if not name.startswith(".")]
             here = Path(folder).relative_to(root).as_posix()
-            found += [name if here == "." else f"{here}/{name}" for name in names if _is_image(name)]
-    return found
+            images += [name if here == "." else f"{here}/{name}" for name in names if _is_image(name)]
+    return images
 
 
 def _is_image(name: str) -> bool:
@@ -244,7 +249,7 @@ def _is_image(name: str) -> bool:
 
 
 def _free_memory() -> int:
-    """Bytes that programs may still take: Linux's own estimate, elsewhere half of what is built in."""
+    """Return the free memory in bytes: Linux's own estimate, on other systems half of the machine's memory."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

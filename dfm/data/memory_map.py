@@ -4,60 +4,52 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from dfm.basics.files import lock
+
 
 def memory_map(target: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> np.ndarray:
-    """uint8 of a shape, mapped from ``target``, which is written first where it is missing or of another length.
+    """Map ``target`` into memory as uint8 of this shape; write the file first if it is missing or has another length.
 
-    The name is FAMILY-DIGEST.SUFFIX; of a family one file is kept. Of several processes one writes, the others wait.
+    The file's name is FAMILY-DIGEST.SUFFIX, and only one file of a family is kept. If several processes ask at once,
+    one of them writes and the others wait.
 
     Args:
-        fill: writes every byte of such an array; only a file that it has ended is ever named ``target``.
+        target: the file.
+        shape: of the array.
+        fill: writes every byte of an empty array. A file gets the name ``target`` only after ``fill`` has ended.
 
     Raises:
-        OSError: the file cannot be made, or the disk has no room for it.
+        OSError: the file cannot be written, or the disk has no room for it.
     """
-    needed = int(np.prod(shape, dtype=np.int64))
+    size = int(np.prod(shape, dtype=np.int64))
     target.parent.mkdir(parents=True, exist_ok=True)
     family = target.stem.rpartition("-")[0]
-    with _alone(target.with_name(f"{family}.lock")):
-        if not target.exists() or target.stat().st_size != needed:
-            _write(target, shape, needed, fill)
+    with lock(target.with_name(f"{family}.lock"), wait=True):
+        if not target.exists() or target.stat().st_size != size:
+            _write(target, shape, size, fill)
             for old in target.parent.glob(f"{family}-*{target.suffix}*"):
-                with suppress(OSError):  # another user's, in a folder that is shared
+                with suppress(OSError):  # another user's file, in a shared folder
                     if old != target:
-                        old.unlink(missing_ok=True)  # who has it mapped keeps it until he ends
+                        old.unlink(missing_ok=True)  # processes that still map it keep their copy
     return np.memmap(target, dtype=np.uint8, mode="r", shape=shape)
 
 
-def _write(target: Path, shape: tuple[int, ...], needed: int, fill: Callable[[np.ndarray], None]) -> None:
-    if needed > shutil.disk_usage(target.parent).free:
+def _write(target: Path, shape: tuple[int, ...], size: int, fill: Callable[[np.ndarray], None]) -> None:
+    if size > shutil.disk_usage(target.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.")
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb"):
-            if hasattr(os, "posix_fallocate"):  # a mapped file that outgrows its disk ends the process without a word
-                os.posix_fallocate(handle, 0, needed)
+            if hasattr(os, "posix_fallocate"):  # if a mapped file outgrows its disk, the process ends without a message
+                os.posix_fallocate(handle, 0, size)
         fill(np.memmap(partial, dtype=np.uint8, mode="w+", shape=shape))
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Within, no other process of this machine is; where the system has no such locks, nothing is promised."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

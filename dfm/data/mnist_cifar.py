@@ -1,7 +1,7 @@
-"""MNIST, Fashion-MNIST and CIFAR-10, from files at hand or through torchvision's download.
+"""MNIST, Fashion-MNIST and CIFAR-10, from local files or by torchvision's download.
 
-A folder that already holds the files is used as it is and never touches the network; the names of the files may be
-torchvision's own layout or the originals, packed or not.
+A folder that already has the files is used as it is, without the network. The files may have torchvision's layout or
+their original names, and they may be packed or not.
 """
 
 import http.client
@@ -32,13 +32,13 @@ class Vision(Dataset):
     """A published set of 8-bit images with ten classes and a train and a test part.
 
     Args:
-        root: folder with the files, or to which they are downloaded; ``~`` is the home folder.
-        download: whether to fetch files that are not there, on first use.
-        validation: how many training images, the last ones, are held out as validation.
+        root: folder of the files, which the download writes to; ``~`` is the home folder.
+        download: whether to download missing files on first use.
+        validation: number of training images, taken from the end, that form the validation split.
         flip: whether training may mirror images left to right.
 
     Raises:
-        UserError: the files are not there and download is off; ``validation`` is negative.
+        UserError: the files are missing and download is off; ``validation`` is negative.
     """
 
     root: str = "~/.cache/dfm"
@@ -52,40 +52,40 @@ class Vision(Dataset):
 
     def __post_init__(self) -> None:
         if self.validation < 0:
-            raise UserError(f"dataset {self.name}: validation={self.validation}; allowed: 0 or a count of images")
-        if not self.download and self._found() is None:
+            raise UserError(f"dataset {self.name}: validation={self.validation}; allowed: 0 or a number of images")
+        if not self.download and self._complete_folder() is None:
             raise self._missing("download is off (++dataset.download=true turns it on)")
 
     @abstractmethod
     def _candidates(self) -> list[Path]:
-        """Folders in which the files may lie, best first."""
+        """Return the folders that may have the files, best first."""
 
     @abstractmethod
     def _complete(self, folder: Path) -> bool:
-        """Whether all files lie in ``folder``."""
+        """Whether ``folder`` has all files."""
 
     @abstractmethod
     def _read(self, folder: Path, train: bool) -> Split:
-        """One part, from a complete folder."""
+        """Read one part from a complete folder."""
 
     @property
     def _folder(self) -> Path:
         return Path(self.root).expanduser()
 
-    def _found(self) -> Path | None:
+    def _complete_folder(self) -> Path | None:
         return next((folder for folder in self._candidates() if self._complete(folder)), None)
 
     def _missing(self, why: str) -> UserError:
-        looked = ", ".join(str(folder) for folder in self._candidates())
+        places = ", ".join(str(folder) for folder in self._candidates())
         return UserError(
-            f"dataset {self.name}: no files in {looked}, and {why}; "
+            f"dataset {self.name}: no files in {places}, and {why}; "
             f"put them into {self._candidates()[0]}, or give dataset.root=DIR where they are"
         )
 
     def _load(self) -> Mapping[str, Split]:
-        if self._found() is None and self.download:
+        if self._complete_folder() is None and self.download:
             self._fetch()
-        folder = self._found()
+        folder = self._complete_folder()
         if folder is None:
             raise self._missing("the download brought none")
         train, test = self._read(folder, train=True), self._read(folder, train=False)
@@ -98,9 +98,9 @@ class Vision(Dataset):
         return {"train": _part(train, slice(cut)), "validation": _part(train, slice(cut, None)), "test": test}
 
     def _fetch(self) -> None:
-        """torchvision's download: it checks MD5 sums before it unpacks."""
+        """Download by torchvision, which checks MD5 sums before it unpacks."""
         before = socket.getdefaulttimeout()
-        # torchvision sets none, and a firewall that drops packets would hold the run for minutes
+        # torchvision sets no timeout, and a firewall that drops packets would stop the run for minutes
         socket.setdefaulttimeout(_SECONDS_WITHOUT_ANSWER)
         try:
             self.source(str(self._folder), download=True)
@@ -116,13 +116,13 @@ def _part(split: Split, rows: slice) -> Split:
 
 
 def _last_line(problem: Exception) -> str:
-    """torchvision's messages list every mirror on lines of their own; the last one has the cause."""
+    """Return the last line of a message: torchvision lists every mirror on its own line, and the cause comes last."""
     lines = str(problem).strip().splitlines()
     return lines[-1] if lines else type(problem).__name__
 
 
 class _Idx(Vision):
-    """A set in MNIST's own format: four idx files, plain or gzipped."""
+    """A data set in MNIST's own format: four idx files, plain or gzipped."""
 
     installed: ClassVar[tuple[str, ...]] = ()
 
@@ -141,20 +141,20 @@ class _Idx(Vision):
         if len(images) != len(labels):
             raise UserError(
                 f"dataset {self.name}: {len(images)} images but {len(labels)} labels in {folder}; "
-                "allowed: as many; replace the files"
+                "allowed: equal numbers; replace the files"
             )
         return Split(values=images.unsqueeze(1), labels=labels)
 
 
 def _idx(path: Path) -> Tensor:
-    """Images uint8 (N, H, W) or labels int64 (N,) of an idx file, read by torchvision, unpacked first if need be."""
+    """Read images uint8 (N, H, W) or labels int64 (N,) from an idx file by torchvision; unpack it first if needed."""
     read = read_image_file if "idx3" in path.name else read_label_file
     packed = path.with_name(f"{path.name}.gz")
     source = path if path.is_file() else packed
     try:
         if source is path:
             return read(str(path))
-        # not beside the packed file: a system folder is not writable
+        # We do not unpack beside the packed file: we cannot write into a system folder.
         with tempfile.TemporaryDirectory() as scratch:
             extract_archive(str(packed), scratch)
             return read(str(Path(scratch) / path.name))
@@ -174,7 +174,7 @@ class MNIST(_Idx):
 class FashionMNIST(_Idx):
     """70,000 pictures of clothes (1, 28, 28); Xiao, Rasul, Vollgraf 2017. train 59,000, validation 1,000, test 10,000.
 
-    Debian's package ``dataset-fashion-mnist`` is found by itself.
+    Debian's package ``dataset-fashion-mnist`` is found without a setting.
     """
 
     name = "fashion_mnist"
@@ -186,10 +186,10 @@ class FashionMNIST(_Idx):
 class CIFAR10(Vision):
     """60,000 small photographs (3, 32, 32); Krizhevsky 2009. train 49,000, validation 1,000, test 10,000.
 
-    Two layouts are read. The *binary version* (``cifar-10-batches-bin``) is rows of one label byte and 3,072 pixel
-    bytes, read here with NumPy. The *python version* (``cifar-10-batches-py``) is made of pickles, which can run code
-    when they are opened: it goes through torchvision, which opens a file only if its MD5 sum is the published one, so
-    that nothing but the authors' own bytes is ever unpickled, and a changed file is refused.
+    Two layouts can be read. The *binary version* (``cifar-10-batches-bin``) has rows of one label byte and 3,072 pixel
+    bytes, which we read with NumPy. The *python version* (``cifar-10-batches-py``) has pickles, which can run code when
+    they are opened. We read it through torchvision, which opens a file only if its MD5 sum is the published one: only
+    the authors' own bytes are ever unpickled, and a changed file is refused.
     """
 
     flip: bool = True
@@ -235,7 +235,7 @@ def _binary(train: bool) -> list[str]:
 
 
 def _cifar_rows(path: Path) -> np.ndarray:
-    """uint8 (N, 3073): a label byte, then the red, green and blue planes of 32 rows of 32 pixels."""
+    """Read uint8 (N, 3073): a label byte, then the red, green and blue planes of 32 rows of 32 pixels."""
     data = np.fromfile(path, dtype=np.uint8)
     if data.size == 0 or data.size % 3073:
         raise UserError(f"{path}: {data.size} bytes; allowed: a multiple of 3073 above 0; replace the file")

@@ -1,7 +1,7 @@
-"""Points in the plane, drawn from a seed: distributions one can look at.
+"""Points drawn from known laws, most of them in the plane, where one can look at them.
 
-The scales are those under which published figures were made (torchcfm's for moons and eight_gaussians, FFJORD's for
-checkerboard and swiss_roll), so that distances and likelihoods can be compared with them.
+The scales are the published ones (torchcfm's for moons and eight_gaussians, FFJORD's for checkerboard and swiss_roll),
+so that distances and likelihoods can be compared with published results.
 """
 
 import math
@@ -20,11 +20,11 @@ from dfm.data.gaussian_mixture import Covariance, GaussianMixture, mixture_of
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Points(Dataset):
-    """Independent draws of a known law. A new toy is a subclass with ``draw`` and ``num_classes``.
+    """Independent draws from a known law. A new toy is a subclass with ``draw`` and ``num_classes``.
 
     Args:
-        n_train, n_validation, n_test: how many points each split holds.
-        seed: not negative; each split has its own random stream, derived from it.
+        n_train, n_validation, n_test: number of points of each split.
+        seed: not negative; each split gets its own random stream from it.
     """
 
     n_train: int = 50_000
@@ -45,33 +45,33 @@ class Points(Dataset):
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """n points, float64 (n, d), and their labels, int64 (n,) or None."""
+        """Draw n points, float64 (n, d), and their labels, int64 (n,) or None."""
 
     def _load(self) -> Mapping[str, Split]:
         sizes = (self.n_train, self.n_validation, self.n_test)
         return {name: self._split(n, index) for index, (name, n) in enumerate(zip(SPLITS, sizes, strict=True))}
 
     def _split(self, n: int, index: int) -> Split:
-        # seed * 3 + index: no two (seed, split) share a stream, so that another seed's test is not this one's train
+        # seed * 3 + index: every (seed, split) has a stream of its own, so no seed's test is another seed's train
         generator = torch.Generator().manual_seed(self.seed * len(SPLITS) + index)
         points, labels = self.draw(n, generator)
         return Split(values=points.float(), labels=labels)
 
 
 def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """n draws of U[low, high), float64 (n,)."""
+    """Draw n numbers from U[low, high), float64 (n,)."""
     return low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Moons(Points):
-    """Two interleaved half circles, label 0 the upper and 1 the lower, as in torchcfm's ``sample_moons``.
+    """Two interleaved half circles, the upper with label 0 and the lower with 1, as in torchcfm's ``sample_moons``.
 
         x = 3 (m + noise * u * (1, 1)) - 1,    u ~ U[0, 1),
         m = (cos a, sin a) or (1 - cos a, 1/2 - sin a),    a ~ U[0, pi]
 
-    The noise there (torchdyn's ``generate_moons``) is one uniform number a point, the same in both coordinates: each
-    moon is smeared along the diagonal, not blurred. Mean (0.8, 0.05) + 3 (noise - 0.2) / 2 (1, 1).
+    torchcfm's noise (torchdyn's ``generate_moons``) is one uniform number per point, the same in both coordinates: it
+    smears each moon along the diagonal and does not blur it. The mean is (0.8, 0.05) + 3 (noise - 0.2) / 2 (1, 1).
 
     Args:
         noise: length of the smear before scaling, 0.2 in torchcfm.
@@ -93,10 +93,10 @@ class Moons(Points):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkerboard(Points):
-    """Uniform on the dark fields of a 4x4 board over [-4, 4]^2, as in FFJORD's ``toy_data.py``.
+    """The uniform law on the dark fields of a 4x4 board over [-4, 4]^2, as in FFJORD's ``toy_data.py``.
 
-    Fields are 2 wide; those with floor(x/2) + floor(y/2) even are dark. The density is 1/32 on them, so the entropy
-    is log 32 = 3.4657 nats exactly: no model's mean negative log-likelihood can be lower.
+    A field is 2 wide, and it is dark if floor(x/2) + floor(y/2) is even. The density is 1/32 on dark fields, so the
+    entropy is exactly log 32 = 3.4657 nats: no model's mean negative log-likelihood can be lower.
     """
 
     name = "checkerboard"
@@ -112,9 +112,9 @@ class EightGaussians(Points):
     """Eight equal Gaussians on a circle, as torchcfm's ``sample_8gaussians``; label k is the one at angle k pi / 4.
 
     Args:
-        radius: of the circle, 5 there.
-        variance: of each coordinate about its centre. torchcfm says ``var=0.1`` but hands sqrt(0.1) I to PyTorch as
-            the *covariance*: the variance in use there, and here, is sqrt(0.1) = 0.3162, a deviation of 0.5623.
+        radius: radius of the circle, 5 in torchcfm.
+        variance: variance of each coordinate about its centre. torchcfm writes ``var=0.1`` but gives sqrt(0.1) I to
+            PyTorch as the *covariance*. The variance there, and here, is sqrt(0.1) = 0.3162, a deviation of 0.5623.
     """
 
     radius: float = 5.0
@@ -125,7 +125,7 @@ class EightGaussians(Points):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.mixture  # it checks itself
+        _ = self.mixture  # the mixture checks its own numbers
 
     @cached_property
     def mixture(self) -> GaussianMixture:
@@ -163,12 +163,12 @@ class SwissRoll(Points):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mixture(Points):
-    """Draws of ``sum_k w_k N(m_k, C_k)`` in d dimensions; the label is the component, if there are several.
+    """Draws from ``sum_k w_k N(m_k, C_k)`` in d dimensions; the label is the component, if there are several.
 
     Args:
         means: K lists of d numbers.
-        covariances: one number c for all components (C = c I), or K entries, each of which is a number c (c I), a list
-            of d numbers (the diagonal) or d lists of d numbers (the matrix).
+        covariances: one number c for all components (C = c I), or K entries. An entry is a number c (c I), a list of d
+            numbers (the diagonal) or d lists of d numbers (the matrix).
         weights: K positive numbers, divided by their sum; None for equal ones.
 
     Raises:
@@ -183,11 +183,11 @@ class Mixture(Points):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.mixture  # it checks itself
+        _ = self.mixture  # the mixture checks its own numbers
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
-        """K, or 0 for a single Gaussian, whose label would say nothing."""
+        """K, or 0 for a single Gaussian, for which a label has no meaning."""
         count = len(self.means)
         return count if count > 1 else 0
 

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
+from dfm.data.dataset import Dataset, DatasetSpec
 from dfm.data.gaussian_mixture import Covariance, GaussianMixture, mixture_of
 from dfm.denoising.denoiser import Denoiser
+from dfm.paths.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,26 @@ class MixtureDenoiser(Denoiser):
         a, b = self.schedule.ab(torch.tensor(t, dtype=torch.float64))
         flat = x.flatten(1)
         return self.mixture.smoothed(float(b / a)).log_prob(flat / float(a)) - flat.shape[1] * float(a.log())
+
+
+def exact_denoiser(data: Dataset, path: Schedule) -> MixtureDenoiser:
+    """Return the exact denoiser of a data set whose law is a Gaussian mixture.
+
+    Raises:
+        UserError: the law is another one, or is not known.
+    """
+    mixture = getattr(data, "mixture", None)
+    if mixture is None:
+        raise UserError(f"dataset={data.name}: its law is not known exactly; allowed: dataset=mixture, eight_gaussians")
+    spec = DatasetSpec(
+        name=data.name,
+        shape=(mixture.means.shape[1],),
+        levels=None,
+        num_classes=0,
+        mean=float(mixture.mean.mean()),
+        std=float(mixture.variance**0.5),
+    )
+    return MixtureDenoiser(spec=spec, schedule=path, mixture=mixture)
 
 
 # Distances held at once, 8 bytes each: 32 MB, however many points and however large the batch.
@@ -124,6 +146,8 @@ class Oracle(nn.Module):
         weights, means, covariances: of the mixture, as in ``dataset=mixture``.
         num_classes: must be 0.
     """
+
+    shapes_without_memory = False  # it computes while it is built
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """A network of two times and the flow map that it gives: from x_t to x_s in one call."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ class FlowMapDenoiser(NetworkDenoiser):
     (On a Gaussian of deviation 0.5 the mean error of one call was 0.03 with it, 0.14 with log nsr itself.) Asked as a
     denoiser it gives the network the same time twice.
     """
+
+    times: ClassVar[int] = 2
+    own_jump: ClassVar[bool] = True
 
     def output(self, x: Tensor, t: Tensor) -> Tensor:
         return self.mean_output(x, t, t)
@@ -51,8 +55,10 @@ def flow_map(plain: NetworkDenoiser) -> FlowMapDenoiser:
     """The denoiser whose network takes two times.
 
     Raises:
-        UserError: it does not predict the velocity.
+        UserError: it does not predict the velocity, or its path is no mixture of data and noise alone.
     """
     if not isinstance(plain.prediction, Velocity):
         raise UserError("objective=meanflow learns an average velocity; allowed: prediction=velocity")
+    if type(plain) is not NetworkDenoiser:
+        raise UserError("objective=meanflow learns a velocity; allowed: latent=none, and a prior that is no potential")
     return FlowMapDenoiser(**vars(plain))

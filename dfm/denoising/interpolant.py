@@ -8,6 +8,7 @@ so the same model samples by the ODE and by any SDE with its marginals.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class InterpolantDenoiser(NetworkDenoiser):
 
     With E[z] known, x - c E[z] = a E[data] + b E[noise], and the row gives the two apart as always.
     """
+
+    outputs: ClassVar[int] = 2
 
     latent: InterpolantLatent
 

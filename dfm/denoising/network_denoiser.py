@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,16 @@ class NetworkDenoiser(Denoiser):
         can_omit_label: whether it may be asked without classes: a network with classes knows what that means only if some
             were hidden in its training (``label_dropout``).
         own_sampler: of a few-step student: the ``Sampler`` that it was made for (a class above this one).
+
+    Attributes:
+        outputs: how many tensors of the shape of x the network gives.
+        times: how many times the network takes.
+        own_jump: whether ``jump`` comes from the network itself and is no step of DDIM; then guidance cannot steer it.
     """
+
+    outputs: ClassVar[int] = 1
+    times: ClassVar[int] = 1
+    own_jump: ClassVar[bool] = False
 
     network: Network
     prediction: Prediction

@@ -9,6 +9,7 @@ Every prediction is therefore two coefficients, and every conversion is these tw
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,7 +25,13 @@ SMALLEST_DETERMINANT = 1e-6
 
 
 class Prediction(ABC):
-    """A row (p, q) as a function of time; ``std`` is S, the standard deviation of the data."""
+    """A row (p, q) as a function of time; ``std`` is S, the standard deviation of the data.
+
+    Attributes:
+        knows_data_at_t_max: whether the network's output still says something of the data where x_t is all noise.
+    """
+
+    knows_data_at_t_max: ClassVar[bool] = True
 
     @abstractmethod
     def row(self, schedule: Schedule, t: Tensor, std: float) -> Row:
@@ -89,6 +96,8 @@ class Data(Prediction):
 class Noise(Prediction):
     """(0, 1): E[noise | x_t] (Ho et al. 2020, eq. 11)."""
 
+    knows_data_at_t_max: ClassVar[bool] = False
+
     def row(self, schedule: Schedule, t: Tensor, std: float) -> Row:
         return torch.zeros_like(t), torch.ones_like(t)
 
@@ -96,6 +105,8 @@ class Noise(Prediction):
 @dataclass(frozen=True, kw_only=True)
 class Score(Prediction):
     """(0, -1/b): grad log p_t(x) = -E[noise | x_t]/b (Vincent 2011; Song et al. 2021)."""
+
+    knows_data_at_t_max: ClassVar[bool] = False
 
     def row(self, schedule: Schedule, t: Tensor, std: float) -> Row:
         return torch.zeros_like(t), -1 / schedule.ab(t)[1]

@@ -6,9 +6,9 @@ from dfm.evaluation.sample_quality import Quality
 
 __all__ = [
     "ClassifierFeatures",
-    "Recipe",
-    "features_for",
     "Coordinates",
     "Features",
     "Quality",
+    "Recipe",
+    "features_for",
 ]

@@ -5,8 +5,8 @@ from dfm.models.mlp import MLP
 from dfm.models.unet import UNet
 
 __all__ = [
+    "MLP",
     "ImageClassifier",
     "PointClassifier",
-    "MLP",
     "UNet",
 ]

@@ -85,7 +85,7 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.options, self.resize = options, resize
-        self.recomputed = False  # set by ``dfm.basics.devices.recompute``
+        self.recompute = False  # set by ``dfm.basics.devices.recompute``
         self.norm_1 = nn.GroupNorm(options.groups, inputs, eps=options.norm_eps)
         self.conv_1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.time = nn.Linear(options.time_channels, 2 * outputs if options.scale_shift else outputs)
@@ -97,7 +97,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         """x (B, inputs, H, W), e (B, time_channels) -> (B, outputs, H', W')."""
-        if self.recomputed and torch.is_grad_enabled():
+        if self.recompute and torch.is_grad_enabled():
             return checkpoint(self._through, x, e, use_reentrant=False)
         return self._through(x, e)
 

@@ -8,6 +8,7 @@ from dfm.models.blocks import BlockOptions, DownLevel, Downsample, ResidualBlock
 from dfm.models.embeddings import Embedding
 from dfm.models.fused_norm import norm_silu
 from dfm.models.mlp import MLP
+from dfm.models.unet import UNet
 
 
 class ImageClassifier(nn.Module):
@@ -99,3 +100,7 @@ class PointClassifier(MLP):
 def _check_classes(count: int) -> None:
     if count < 2:
         raise UserError(f"a classifier for {count} classes; allowed: a data set with at least 2, with conditional=true")
+
+
+# The classifier in the form of each network: it takes those of the network's options that it knows.
+CLASSIFIERS: dict[type, type[nn.Module]] = {UNet: ImageClassifier, MLP: PointClassifier}

@@ -82,7 +82,7 @@ class Embedding(nn.Module):
         self.linear_1 = nn.Linear(features, channels)
         self.linear_2 = nn.Linear(channels, channels)
         self.table = nn.Embedding(num_classes + 1, channels) if num_classes else None
-        self.second = _second(features, channels) if two_times else None
+        self.second = SecondTime(features, channels) if two_times else None
 
     def forward(self, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
         """e, (B, channels); ``c_end`` is the second time of a network of two.
@@ -108,10 +108,17 @@ class Embedding(nn.Module):
         return torch.cat(waves[::-1] if self.flip_sin_to_cos else waves, dim=1)
 
 
-def _second(features: int, channels: int) -> nn.Sequential:
-    # The last layer starts at zero: the network begins as one that was trained with a single time.
-    last = zeroed(nn.Linear(channels, channels), True)
-    return nn.Sequential(nn.Linear(features, channels), nn.SiLU(), last)
+class SecondTime(nn.Sequential):
+    """The embedding of a second time. Its last layer starts at zero, so a network starts as one of a single time.
+
+    Attributes:
+        adds_nothing_at_first: so weights of a network without it may start it (``Trainer.start_from``).
+    """
+
+    adds_nothing_at_first = True
+
+    def __init__(self, features: int, channels: int) -> None:
+        super().__init__(nn.Linear(features, channels), nn.SiLU(), zeroed(nn.Linear(channels, channels), True))
 
 
 class PixelFourier(nn.Module):

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from dfm.paths.schedule import Schedule
 
 class InterpolantLatent(ABC):
     """c(t) as a function of the schedule, of the form that c/a depends on b/a alone: schedules can then be swapped."""
+
+    outputs: ClassVar[int] = 2  # of a network on this path: the prediction, and E[z | x_t]
 
     @abstractmethod
     def c(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -25,6 +28,8 @@ class InterpolantLatent(ABC):
 @dataclass(frozen=True, kw_only=True)
 class NoLatent(InterpolantLatent):
     """c = 0."""
+
+    outputs: ClassVar[int] = 1
 
     def c(self, schedule: Schedule, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class Potential(Prior):
     Raises:
         UserError: f is no formula, or a number is out of range.
     """
+
+    is_potential: ClassVar[bool] = True
 
     f: str
     dimension: int = 2

@@ -26,9 +26,11 @@ class Prior(ABC):
 
     Attributes:
         gaussian: whether it is N(0, I).
+        is_potential: whether it is exp(-f)/Z, to which a Langevin process leads.
     """
 
     gaussian: ClassVar[bool] = False
+    is_potential: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -1,5 +1,6 @@
 """From a node of a configuration to an object: its ``_target_`` built, every value checked against the parameter's type."""
 
+import dataclasses
 import importlib
 import inspect
 import types
@@ -16,14 +17,24 @@ SettingsT = TypeVar("SettingsT")
 
 
 def settings(node: Node, kind: type[SettingsT], where: str = "") -> SettingsT:
-    """The keys of a node that a dataclass names, checked against the types of its fields.
+    """Return the keys of a node that a dataclass names, each checked against the type of its field.
+
+    A field that is a dataclass takes a node of its own; a key that is missing takes the field's default.
 
     Raises:
-        UserError: a value is of another type.
+        UserError: a value of another type, or a missing key without a default.
     """
-    hints = get_type_hints(kind)
-    prefix = f"{where}." if where else ""
-    return kind(**{name: conform(node[name], hint, f"{prefix}{name}") for name, hint in hints.items()})
+    hints, prefix = get_type_hints(kind), f"{where}." if where else ""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        name, hint = field.name, hints[field.name]
+        if name in node:
+            nested = dataclasses.is_dataclass(hint)
+            check = settings if nested else conform
+            values[name] = check(node[name], hint, f"{prefix}{name}")
+        elif field.default is dataclasses.MISSING:
+            raise UserError(f"{prefix}{name} is not given; allowed: a configuration that has it")
+    return kind(**values)
 
 
 def build(node: Node, where: str, trusted: Sequence[str] = ("dfm",), **offered: Any) -> Any:

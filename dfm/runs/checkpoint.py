@@ -1,7 +1,7 @@
 """Checkpoints: one self-contained file a step, written whole or not at all, read without running any code in it.
 
-Beside what it holds a file has the SHA-256 of that, which is verified when it is read: a single flipped bit is found.
-``weights.safetensors`` of a run has the averaged weights of its newest checkpoint, for other tools and for ``ckpt=``.
+Each file stores the SHA-256 of its contents and is verified when read: a single flipped bit is found. A run's
+``weights.safetensors`` holds the averaged weights of its newest checkpoint, for other tools and for ``ckpt=``.
 """
 
 import hashlib
@@ -81,13 +81,10 @@ def save_weights(checkpoint: Checkpoint, run: Path) -> None:
     ema = checkpoint.state["ema"]
     weights = {name: ema[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(ema)}
     spec = {**asdict(checkpoint.spec), "shape": list(checkpoint.spec.shape)}
-    number = checkpoint.state.get("objective", {}).get(ROUND)
-    facts = {
-        "config": checkpoint.config, "spec": spec, "step": checkpoint.step,
-        "round": None if number is None else int(number),
-    }  # fmt: skip
-    told = json.loads(json.dumps(facts))  # as it is read
-    metadata = {"dfm": json.dumps(told), "sha256": digest([told, weights])}
+    numbers = {name: value.item() for name, value in checkpoint.state.get("objective", {}).items() if value.ndim == 0}
+    facts = {"config": checkpoint.config, "spec": spec, "step": checkpoint.step, "objective": numbers}
+    facts = json.loads(json.dumps(facts))  # as they are read
+    metadata = {"dfm": json.dumps(facts), "sha256": digest([facts, weights])}
     write_atomically(run / WEIGHTS, safetensors.torch.save(weights, metadata=metadata))
 
 
@@ -103,7 +100,6 @@ def set_aside(run: Path, step: int) -> list[Path]:
 
 
 WEIGHTS = "weights.safetensors"
-ROUND = "teacher.round"  # of a student: which round it is in, and so for how many steps it was made
 
 
 def digest(content: Any) -> str:
@@ -201,22 +197,24 @@ def _refuse_bomb(path: Path) -> None:
 def _unpacked(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        told = json.loads(metadata["dfm"])
+        facts = json.loads(metadata["dfm"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-    if digest([told, dict(sorted(weights.items()))]) != metadata["sha256"]:
+    if digest([facts, dict(sorted(weights.items()))]) != metadata["sha256"]:
         raise UserError(f"{path} is not a whole file of weights (its checksum is another one); try its checkpoint")
-    state = {"step": told["step"], "ema": weights}
-    if told.get("round") is not None:
-        state["objective"] = {ROUND: torch.tensor(int(told["round"]))}
-    return {"config": told["config"], "spec": told["spec"], "state": state}
+    numbers = facts.get("objective") or {}
+    if facts.get("round") is not None:  # as dfm 0.1 wrote it
+        numbers = {"teacher.round": int(facts["round"])}
+    objective = {name: torch.tensor(number) for name, number in numbers.items()}
+    state = {"step": facts["step"], "ema": weights, "objective": objective}
+    return {"config": facts["config"], "spec": facts["spec"], "state": state}
 
 
 @contextmanager
 def blame_checkpoint(found: Checkpoint) -> Iterator[None]:
-    """Within, whatever goes wrong is the fault of what the checkpoint says: anyone may have written it.
+    """Report any error inside this block as a fault of the checkpoint, which anyone may have written.
 
     Raises:
-        UserError: in the place of any other exception.
+        UserError: instead of any other exception.
     """
     try:
         yield

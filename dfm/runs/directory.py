@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dfm.basics.errors import UserError
-from dfm.basics.files import write_atomically
+from dfm.basics.files import lock, write_atomically
 
 CHECKPOINT_NAME = re.compile(r"step_(\d{8})\.pt")
 
@@ -97,23 +97,16 @@ def _written(path: Path) -> int:
 
 
 def lock_run(run: Path) -> IO[bytes]:
-    """A lock on a run's directory, held until it is closed or the process ends, however it ends.
+    """Lock a run's directory until the returned file is closed or the process ends, however it ends.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process has the lock.
     """
     run.mkdir(parents=True, exist_ok=True)
-    lock = (run / ".lock").open("wb")
     try:
-        import fcntl
-
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock(run / ".lock", wait=False)
     except BlockingIOError:
-        lock.close()
         raise UserError(f"{run}: another process is at work in it; try another hydra.run.dir, or wait") from None
-    except (ImportError, OSError):
-        pass  # a system or file system without such locks: nothing can be known
-    return lock
 
 
 def checkpoint_files(ckpt: str | None, key: str = "ckpt") -> Iterator[Path]:

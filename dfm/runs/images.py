@@ -2,22 +2,26 @@
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically
 from dfm.data.dataset import DatasetSpec
-from dfm.runs import images as images_io
 
-SMALLEST_CELL = 48
+SMALLEST_CELL = 48  # pixels
+GAP, GROUND = 2, 128
+SHOWN = 200
 
 
 def save_png(image: np.ndarray, path: Path) -> None:
-    """An image uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) as PNG, written atomically."""
+    """Write an image uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) as PNG, atomically."""
     picture = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
@@ -25,26 +29,20 @@ def save_png(image: np.ndarray, path: Path) -> None:
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Images uint8 (N, H, W, C) side by side on a mid-grey ground, row by row; small ones are enlarged without blur.
+    """Return images uint8 (N, H, W, C) side by side on a mid-grey ground, row by row; small ones enlarged without blur.
 
     Args:
         columns: default the smallest number that makes the grid at least as wide as high.
     """
     n, height, width, channels = images.shape
     factor = max(1, math.ceil(SMALLEST_CELL / max(height, width)))
-    images = images.repeat(factor, 1).repeat(factor, 2)
-    columns = columns or math.ceil(math.sqrt(n))
-    rows, gap = math.ceil(n / columns), 2
-    cell_h, cell_w = height * factor + gap, width * factor + gap
-    sheet = np.full((rows * cell_h + gap, columns * cell_w + gap, channels), 128, np.uint8)
-    for i, image in enumerate(images):
-        top, left = i // columns * cell_h + gap, i % columns * cell_w + gap
-        sheet[top : top + cell_h - gap, left : left + cell_w - gap] = image
-    return sheet
+    cells = torch.from_numpy(images.repeat(factor, 1).repeat(factor, 2)).permute(0, 3, 1, 2)
+    sheet = make_grid(cells, nrow=columns or math.ceil(math.sqrt(n)), padding=GAP, pad_value=GROUND)
+    return sheet.permute(1, 2, 0)[..., :channels].numpy()  # make_grid repeats a grey channel three times
 
 
 def cloud(points: np.ndarray, low: float, high: float, size: int = 480) -> np.ndarray:
-    """Points (N, d) as a picture uint8 (size, size): a histogram of the first two coordinates over [low, high]^2.
+    """Draw points (N, d) as a picture uint8 (size, size): a histogram of the first two coordinates over [low, high]^2.
 
     Dark is dense; the grey is the square root of the count, so that thin parts show. One-dimensional points are drawn
     as bars of their histogram.
@@ -63,12 +61,12 @@ def cloud(points: np.ndarray, low: float, high: float, size: int = 480) -> np.nd
 
 
 def nhwc(images: Tensor) -> np.ndarray:
-    """uint8 (N, C, H, W) -> (N, H, W, C)."""
+    """Return images uint8 (N, C, H, W) as an array (N, H, W, C)."""
     return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def read_images(folder: Path, channels: int) -> np.ndarray:
-    """The ``*.png`` of a folder by name, uint8 (n, H, W, channels): grey (1), RGB (3) or RGB with opacity (4).
+    """Read the ``*.png`` of a folder by name, uint8 (n, H, W, channels): grey (1), RGB (3) or RGB with opacity (4).
 
     Raises:
         UserError: one cannot be read, or is of another size than the first.
@@ -87,7 +85,7 @@ def read_images(folder: Path, channels: int) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """1 where a picture is bright (above 127), else 0: float64 (H, W).
+    """Read a mask: 1 where a picture is bright (above 127), else 0: float64 (H, W).
 
     Raises:
         UserError: no picture there.
@@ -99,32 +97,27 @@ def read_mask(path: Path) -> np.ndarray:
         raise UserError(f"mask={path}: not a picture that can be read ({error}); allowed: a PNG") from None
 
 
-def side_by_side(made: "list[Tensor]", spec: "DatasetSpec") -> "np.ndarray":
-    """Two sets of stored samples: each image of the first above that of the second, 8 columns; clouds of points side
-    by side. The first ``SHOWN`` images are drawn.
-    """
-    import numpy as np
-    import torch
-
-    if spec.levels is None:
-        clouds = [picture(m, spec) for m in made]
-        return np.concatenate([clouds[0], np.full((len(clouds[0]), 2), 128, np.uint8), clouds[1]], 1)
-    n = min(SHOWN, len(made[0]))
-    columns = min(8, n)
-    # the last pair of rows is filled up with the grey of the ground
-    filling = torch.full((-n % columns, *spec.shape), 128, dtype=torch.uint8)
-    rows = [torch.cat([m[:n], filling]).unflatten(0, (-1, columns)) for m in made]
-    return picture(torch.stack(rows, 1).flatten(0, 2), spec, columns)
-
-
-SHOWN = 200
-
-
 def picture(samples: Tensor, spec: DatasetSpec, columns: int | None = None) -> np.ndarray:
-    """Stored samples (uint8 images or float points) as one picture.
+    """Return stored samples (uint8 images or float points) as one picture.
 
     Points are drawn over mean +- 3 standard deviations, the same window for any model of the same data.
     """
     if spec.levels is not None:
-        return images_io.grid(images_io.nhwc(samples), columns)
-    return images_io.cloud(samples.numpy(), spec.mean - 3 * spec.std, spec.mean + 3 * spec.std)
+        return grid(nhwc(samples), columns)
+    return cloud(samples.numpy(), spec.mean - 3 * spec.std, spec.mean + 3 * spec.std)
+
+
+def side_by_side(sets: Sequence[Tensor], spec: DatasetSpec) -> np.ndarray:
+    """Return two sets of stored samples in one picture, at most ``SHOWN`` images of each.
+
+    Each image of the first set stands above that of the second, in 8 columns; clouds of points stand side by side.
+    """
+    if spec.levels is None:
+        clouds = [picture(samples, spec) for samples in sets]
+        return np.concatenate([clouds[0], np.full((len(clouds[0]), GAP), GROUND, np.uint8), clouds[1]], 1)
+    n = min(SHOWN, len(sets[0]))
+    columns = min(8, n)
+    # the last pair of rows is filled up with the grey of the ground
+    filling = torch.full((-n % columns, *spec.shape), GROUND, dtype=torch.uint8)
+    rows = [torch.cat([samples[:n], filling]).unflatten(0, (-1, columns)) for samples in sets]
+    return picture(torch.stack(rows, 1).flatten(0, 2), spec, columns)

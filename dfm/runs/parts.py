@@ -1,9 +1,11 @@
-"""From a run's configuration to its parts: data set, denoiser, objective, sampler, likelihood."""
+"""A configuration into its parts: data set, denoiser, objective, sampler, likelihood. Each is built once and checked."""
 
 import inspect
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,8 +14,6 @@ from dfm.basics.errors import UserError
 from dfm.basics.seeding import Purpose, seeded
 from dfm.data.dataset import Dataset, DatasetSpec
 from dfm.data.dequantization import Dequantization
-from dfm.denoising.exact import MixtureDenoiser
-from dfm.denoising.flow_map import flow_map
 from dfm.denoising.interpolant import InterpolantDenoiser
 from dfm.denoising.langevin import LangevinDenoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
@@ -21,27 +21,26 @@ from dfm.denoising.noisy_classifier import NoisyClassifier
 from dfm.denoising.predictions import Prediction
 from dfm.evaluation.features import Features
 from dfm.likelihood.estimator import Estimators
-from dfm.models.classifiers import ImageClassifier, PointClassifier
-from dfm.models.mlp import MLP
-from dfm.models.unet import UNet
-from dfm.paths.interpolant_latents import InterpolantLatent, NoLatent
-from dfm.paths.potentials import Potential
+from dfm.models.classifiers import CLASSIFIERS
+from dfm.paths.interpolant_latents import InterpolantLatent
 from dfm.paths.priors import Prior
 from dfm.paths.schedule import Schedule
 from dfm.runs.build import build, target_of
+from dfm.runs.loggers import Logger
 from dfm.sampling.guidance import Guidance
 from dfm.sampling.inverse_problems import Task
 from dfm.sampling.ode_flow import OdeMap
 from dfm.sampling.samplers import Sampler
-from dfm.training.few_steps.meanflow import MeanFlow
 from dfm.training.objectives.base import Model, Objective
-from dfm.training.objectives.couplings import Coupling, IndependentCoupling
-from dfm.training.objectives.uncertainty import FixedUncertainty
+from dfm.training.objectives.couplings import Coupling
+from dfm.training.trainer_config import TrainerConfig
 
 Config = dict[str, Any]
+PartT = TypeVar("PartT")
 CPU = torch.device("cpu")
+DFM = ("dfm",)
 
-# What the groups stand at in a configuration that was written before they existed.
+# The options of groups that a configuration may lack, because it is older than they are.
 ABSENT = {
     "latent": {"_target_": "dfm.paths.NoLatent"},
     "prior": {"_target_": "dfm.paths.GaussianPrior"},
@@ -49,194 +48,160 @@ ABSENT = {
     "dequantization": {"_target_": "dfm.data.UniformDequantization"},
 }
 
-# What changes nothing, of the groups that not every objective takes.
-NEUTRAL: dict[str, type] = {"uncertainty": FixedUncertainty, "coupling": IndependentCoupling}
 
-# The classifier that goes with a model: it takes of the model's options those that it knows.
-CLASSIFIERS: dict[type, type[nn.Module]] = {UNet: ImageClassifier, MLP: PointClassifier}
-
-
-def trusted(config: Config) -> Sequence[str]:
-    """Packages whose classes a configuration may name: dfm, and what the command line's ``trust`` adds."""
-    extra = config.get("trust") or []
-    return ("dfm", *([extra] if isinstance(extra, str) else extra))
-
-
-def dataset(config: Config, trust: Sequence[str]) -> Dataset:
-    """The data set; its files are checked, not yet read."""
-    return _expect(build(config["dataset"], "dataset", trust), Dataset, "dataset")
-
-
-def spec_of(data: Dataset, conditional: bool) -> DatasetSpec:
-    """What the model must know of the data: without classes unless it is to be conditional on them.
-
-    Raises:
-        UserError: conditional on classes that the data do not have.
-    """
-    if conditional and not data.spec.num_classes:
-        raise UserError(f"conditional=true: dataset {data.spec.name} has no classes; try conditional=false")
-    return data.spec if conditional else replace(data.spec, num_classes=0)
-
-
-def denoiser(config: Config, spec: DatasetSpec, trust: Sequence[str], place: torch.device = CPU) -> NetworkDenoiser:
-    """A network with fresh weights (a function of the training seed) in its role as a denoiser.
+class Parts:
+    """The parts of a configuration, each built when it is first asked for.
 
     Args:
-        place: where the weights are made: on ``meta`` they have shapes and take no memory.
+        config: plain containers, of a command line or of a checkpoint.
+        trusted: the packages whose classes it may name.
 
     Raises:
-        UserError: the prediction is singular on the schedule, or the network does not fit the data.
+        UserError: (all members) a part is missing, of another kind, or cannot be built.
     """
-    config = {**ABSENT, **config}
-    path = schedule(config, trust)
-    prediction = _expect(build(config["prediction"], "prediction", trust), Prediction, "prediction")
-    prediction.check(path, spec.std)
-    latent = _expect(build(config["latent"], "latent", trust), InterpolantLatent, "latent")
-    outputs = 1 if isinstance(latent, NoLatent) else 2
-    learned = objective(config, trust)
-    two_times = isinstance(learned, MeanFlow)
-    offered = {
-        "shape": spec.shape, "num_classes": spec.num_classes, "std": spec.std, "grey_levels": spec.levels,
-        "outputs": outputs, "two_times": two_times,
-    }  # fmt: skip
-    with place, seeded(CPU, int(config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
-        network = _expect(build(config["model"], "model", trust, **offered), nn.Module, "model")
-    if two_times and "two_times" not in inspect.signature(type(network)).parameters:
-        raise UserError("objective=meanflow: this model takes no second time; allowed: model=unet..., or mlp")
-    plain = NetworkDenoiser(
-        spec=spec, schedule=path, trained_schedule=path, prediction=prediction, network=network,
-        prior=_expect(build(config["prior"], "prior", trust), Prior, "prior"),
-        independent=_expect(build(config["coupling"], "coupling", trust), Coupling, "coupling").independent
-        and learned.independent,
-    )  # fmt: skip
-    if two_times and outputs == 1 and not isinstance(plain.prior, Potential):
-        return flow_map(plain)
-    if two_times:
-        raise UserError("objective=meanflow learns a velocity; allowed: latent=none, and a prior that is no potential")
-    if isinstance(plain.prior, Potential):
-        return LangevinDenoiser(**vars(plain))
-    return plain if outputs == 1 else InterpolantDenoiser(**vars(plain), latent=latent)
 
+    def __init__(self, config: Config, trusted: Sequence[str] = DFM) -> None:
+        self.config, self.trusted = {**ABSENT, **config}, trusted
 
-def classifier(config: Config, spec: DatasetSpec, trust: Sequence[str], place: torch.device = CPU) -> NoisyClassifier:
-    """A noisy classifier with fresh weights (a function of the training seed), in the form of the config's model.
+    def part(self, group: str, kind: type[PartT], **offered: Any) -> PartT:
+        """Build the part that a group's node names, and check that it is a ``kind``."""
+        if group not in self.config:
+            raise UserError(f"this configuration has no {group}; allowed: one that 'dfm train' wrote")
+        part = build(self.config[group], group, self.trusted, **offered)
+        if not isinstance(part, kind):
+            raise UserError(f"{group}: a {type(part).__name__}; allowed: a {kind.__name__}")
+        return part
 
-    Args:
-        place: as for ``denoiser``.
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set; its files are checked, not yet read."""
+        return self.part("dataset", Dataset)
 
-    Raises:
-        UserError: data without classes, hidden classes, or a model that has no such form.
-    """
-    given = dict(config["model"])
-    kind = CLASSIFIERS.get(target_of(str(given.pop("_target_")), "model", trust))
-    if kind is None:
-        raise UserError("objective=classifier: of this model none is known; allowed: model=unet..., or mlp for points")
-    if config.get("label_dropout"):
-        raise UserError("objective=classifier: label_dropout hides what it is to learn; allowed: label_dropout=0")
-    known = {name: value for name, value in given.items() if name in inspect.signature(kind).parameters}
-    node = {"_target_": f"{kind.__module__}.{kind.__name__}", **known}
-    with place, seeded(CPU, int(config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
-        network = build(node, "model", trust, shape=spec.shape, num_classes=spec.num_classes)
-    path = schedule(config, trust)
-    return NoisyClassifier(spec=spec, schedule=path, trained_schedule=path, network=network)
+    @cached_property
+    def dequantization(self) -> Dequantization:
+        """How integer levels become real numbers."""
+        return self.part("dequantization", Dequantization)
 
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The path."""
+        return self.part("schedule", Schedule)
 
-def is_classifier(config: Config, trust: Sequence[str] | None = None) -> bool:
-    """Whether a run trained a noisy classifier and not a denoiser."""
-    trust = trusted(config) if trust is None else trust
-    return (
-        getattr(target_of(str(config["objective"].get("_target_")), "objective", trust), "trains", None) == "classifier"
-    )
+    @cached_property
+    def objective(self) -> Objective:
+        """The training loss, with its density and weight."""
+        return self.part("objective", Objective)
 
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The sampler, with its stepper and grid."""
+        return self.part("sampler", Sampler)
 
-def model(config: Config, spec: DatasetSpec, trust: Sequence[str], place: torch.device = CPU) -> Model:
-    """What the run trains."""
-    return (classifier if is_classifier(config) else denoiser)(config, spec, trust, place)
+    @cached_property
+    def guidance(self) -> Guidance:
+        """How sampling is guided."""
+        return self.part("guidance", Guidance)
 
+    @cached_property
+    def task(self) -> Task:
+        """The inverse problem."""
+        return self.part("task", Task)
 
-def oracle(data: Dataset, path: Schedule) -> MixtureDenoiser:
-    """The exact denoiser of a data set whose law is a Gaussian mixture.
+    @cached_property
+    def flow(self) -> OdeMap:
+        """How encode and decode follow the ODE."""
+        return self.part("flow", OdeMap)
 
-    Raises:
-        UserError: it is not.
-    """
-    mixture = getattr(data, "mixture", None)
-    if mixture is None:
-        raise UserError(f"dataset={data.name}: its law is not known exactly; allowed: dataset=mixture, eight_gaussians")
-    d = mixture.means.shape[1]
-    spec = DatasetSpec(
-        name=data.name, shape=(d,), levels=None, num_classes=0,
-        mean=float(mixture.mean.mean()), std=float(mixture.variance**0.5),
-    )  # fmt: skip
-    return MixtureDenoiser(spec=spec, schedule=path, mixture=mixture)
+    @cached_property
+    def likelihood(self) -> Estimators:
+        """The likelihood estimator, or several."""
+        return self.part("likelihood", Estimators)
 
+    @cached_property
+    def trainer(self) -> TrainerConfig:
+        """The numbers of the training run."""
+        return self.part("trainer", TrainerConfig)
 
-def schedule(config: Config, trust: Sequence[str]) -> Schedule:
-    """The path."""
-    return _expect(build(config["schedule"], "schedule", trust), Schedule, "schedule")
+    @cached_property
+    def logger(self) -> Logger:
+        """Where numbers and pictures go besides the run directory."""
+        return self.part("logger", Logger)
 
+    def features(self, data: Dataset, device: torch.device) -> Features:
+        """The numbers in which examples of a data set are compared."""
+        return self.part("features", Features, data=data, device=device)
 
-def objective(config: Config, trust: Sequence[str]) -> Objective:
-    """The training loss, with its density and weight."""
-    return _expect(build(config["objective"], "objective", trust), Objective, "objective")
+    def spec(self, conditional: bool) -> DatasetSpec:
+        """Return what the model must know of the data: without classes unless it is conditional on them."""
+        spec = self.dataset.spec
+        if conditional and not spec.num_classes:
+            raise UserError(f"conditional=true: dataset {spec.name} has no classes; try conditional=false")
+        return spec if conditional else replace(spec, num_classes=0)
 
+    def model(self, spec: DatasetSpec, device: torch.device = CPU) -> Model:
+        """Return the model that the objective trains, with fresh weights: a function of the training seed.
 
-def check_used(config: Config) -> None:
-    """That the objective takes those of its groups that were chosen.
+        Args:
+            device: where the weights are made; on ``meta`` they have shapes and take no memory.
+        """
+        return self._classifier(spec, device) if self.objective.trains == "classifier" else self._denoiser(spec, device)
 
-    Raises:
-        UserError: ``uncertainty`` or ``coupling`` is another than the neutral one, and would be without effect.
-    """
-    own = config["objective"]
-    for group, neutral in NEUTRAL.items():
-        chosen = config.get(group) or {}
-        if not chosen or chosen in own.values():
-            continue
-        if target_of(str(chosen["_target_"]), group, trusted(config)) is not neutral:
+    def _fresh(self, device: torch.device) -> ExitStack:
+        """Return a context in which the weights of a network are made."""
+        stack = ExitStack()
+        stack.enter_context(device)
+        stack.enter_context(seeded(CPU, int(self.config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS))
+        return stack
+
+    def _denoiser(self, spec: DatasetSpec, device: torch.device) -> NetworkDenoiser:
+        prediction, latent = self.part("prediction", Prediction), self.part("latent", InterpolantLatent)
+        prediction.check(self.schedule, spec.std)
+        independent = self.part("coupling", Coupling).independent and self.objective.outcome({}).independent
+        plain = NetworkDenoiser(
+            spec=spec,
+            schedule=self.schedule,
+            trained_schedule=self.schedule,
+            prediction=prediction,
+            network=self._network(spec, latent.outputs, device),
+            prior=self.part("prior", Prior),
+            independent=independent,
+        )
+        if plain.prior.is_potential:
+            return self.objective.denoiser(LangevinDenoiser(**vars(plain)))
+        return self.objective.denoiser(
+            plain if latent.outputs == 1 else InterpolantDenoiser(**vars(plain), latent=latent)
+        )
+
+    def _network(self, spec: DatasetSpec, outputs: int, device: torch.device) -> nn.Module:
+        two_times = self.objective.times == 2
+        offered = {
+            "shape": spec.shape,
+            "num_classes": spec.num_classes,
+            "std": spec.std,
+            "grey_levels": spec.levels,
+            "outputs": outputs,
+            "two_times": two_times,
+        }
+        with self._fresh(device):
+            network = self.part("model", nn.Module, **offered)
+        if two_times and "two_times" not in inspect.signature(type(network)).parameters:
             raise UserError(
-                f"{group}: {chosen['_target_']} has no effect, as {own['_target_']} takes none; "
-                f"allowed: {group}={'fixed' if group == 'uncertainty' else 'independent'}, or another objective"
+                "this objective needs a network of two times, and this model takes one; try model=unet... or mlp"
             )
+        return network
 
-
-def sampler(config: Config, trust: Sequence[str]) -> Sampler:
-    """The sampler, with its stepper and grid."""
-    return _expect(build(config["sampler"], "sampler", trust), Sampler, "sampler")
-
-
-def guidance(config: Config, trust: Sequence[str]) -> Guidance:
-    """How to guide the denoiser."""
-    return _expect(build(config["guidance"], "guidance", trust), Guidance, "guidance")
-
-
-def task(config: Config, trust: Sequence[str]) -> Task:
-    """The inverse problem."""
-    return _expect(build(config["task"], "task", trust), Task, "task")
-
-
-def dequantization(config: Config, trust: Sequence[str]) -> Dequantization:
-    """How integer levels become real numbers."""
-    return _expect(
-        build({**ABSENT, **config}["dequantization"], "dequantization", trust), Dequantization, "dequantization"
-    )
-
-
-def likelihood(config: Config, trust: Sequence[str]) -> Estimators:
-    """The likelihood estimator, or all of them."""
-    return _expect(build(config["likelihood"], "likelihood", trust), Estimators, "likelihood")
-
-
-def features(config: Config, data: Dataset, device: torch.device, trust: Sequence[str]) -> Features:
-    """In which numbers examples of a data set are compared."""
-    return _expect(build(config["features"], "features", trust, data=data, device=device), Features, "features")
-
-
-def flow(config: Config, trust: Sequence[str]) -> OdeMap:
-    """How encode and decode follow the ODE."""
-    return _expect(build(config["flow"], "flow", trust), OdeMap, "flow")
-
-
-def _expect(found: Any, kind: type, where: str) -> Any:
-    if not isinstance(found, kind):
-        raise UserError(f"{where}: a {type(found).__name__}; allowed: a {kind.__name__}")
-    return found
+    def _classifier(self, spec: DatasetSpec, device: torch.device) -> NoisyClassifier:
+        """A noisy classifier in the form of the configuration's network, whose options it shares."""
+        options = dict(self.config["model"])
+        kind = CLASSIFIERS.get(target_of(str(options.pop("_target_")), "model", self.trusted))
+        if kind is None:
+            raise UserError(
+                "objective=classifier: this model has no classifier; allowed: model=unet..., or mlp for points"
+            )
+        if self.config.get("label_dropout"):
+            raise UserError("objective=classifier: label_dropout hides what it learns; allowed: label_dropout=0")
+        shared = {name: value for name, value in options.items() if name in inspect.signature(kind).parameters}
+        node = {"_target_": f"{kind.__module__}.{kind.__name__}", **shared}
+        with self._fresh(device):
+            network = build(node, "model", DFM, shape=spec.shape, num_classes=spec.num_classes)
+        return NoisyClassifier(spec=spec, schedule=self.schedule, trained_schedule=self.schedule, network=network)

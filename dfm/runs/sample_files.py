@@ -1,11 +1,11 @@
-"""Arrays on disk and work in batches, for the commands that go along the ODE."""
+"""The files of samples and latents, ``samples.npz`` and ``latents.npz``: written piece by piece, and read back."""
 
 import contextlib
 import io
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,13 +17,15 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically
 from dfm.data.dataset import DatasetSpec
 from dfm.data.pixel_levels import from_eight_bits
-from dfm.runs import parts as assemble
-from dfm.runs.images import read_images
+from dfm.runs.images import nhwc, picture, read_images, save_png
 from dfm.runs.old_names import current_json
+from dfm.runs.parts import ABSENT
+
+GRID_LIMIT = 400  # images
 
 
 class NpzWriter:
-    """An .npz whose one large array is written piece by piece; see ``npz_writer``."""
+    """A .npz file whose one large array is written piece by piece; see ``npz_writer``."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str, count: int) -> None:
         self.archive, self.name, self.count = archive, name, count
@@ -40,13 +42,13 @@ class NpzWriter:
         self.written += len(values)
 
     def close(self) -> None:
-        """No more rows come."""
+        """End the large array."""
         if self._member is not None:
             self._member.close()
             self._member = None
 
     def add(self, name: str, values: np.ndarray) -> None:
-        """A small array beside it, after its last row."""
+        """Add a small array, after the last row of the large one."""
         self.close()
         with self.archive.open(f"{name}.npy", "w") as member:
             np.save(member, values)
@@ -77,14 +79,15 @@ def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def prior_of(config: Mapping[str, Any]) -> str:
-    """A run's prior as it stands beside latents: a latent of one means nothing to another."""
-    return json.dumps(config.get("prior") or assemble.ABSENT["prior"], sort_keys=True)
+    """Return a run's prior as JSON, to stand beside latents: a latent of one prior means nothing to another."""
+    return json.dumps(config.get("prior") or ABSENT["prior"], sort_keys=True)
 
 
 def read_latents(given: str | None) -> tuple[Tensor, Tensor | None, str | None]:
-    """Latents float32 (n, *D), labels (n,) or None, and ``prior_of`` their run if it stands there.
+    """Read latents float32 (n, *D), labels (n,) or None, and ``prior_of`` their run if it stands there.
 
-    They are of a file or a run directory of ``dfm encode``.
+    Args:
+        given: a file or a run directory of ``dfm encode``.
 
     Raises:
         UserError: there are none.
@@ -108,58 +111,35 @@ def read_latents(given: str | None) -> tuple[Tensor, Tensor | None, str | None]:
     return latents, labels, prior
 
 
-def store(
-    samples: "Tensor",
-    labels: "Tensor | None",
+def store_samples(
+    pieces: Iterable[Tensor],
+    labels: Tensor | None,
     indices: range,
-    spec: "DatasetSpec",
+    spec: DatasetSpec,
     directory: Path,
-    png: bool,
-    facts: dict[str, Any],
-    columns: int | None = None,
-    name: str = "sample.json",
-) -> None:
-    """What ``keep`` leaves of samples that are all there, and the facts."""
-    from dfm.basics.files import write_json
-
-    keep([samples], labels, indices, spec, directory, png, columns)
-    write_json(directory / name, facts)
-
-
-def keep(
-    pieces: Iterable["Tensor"],
-    labels: "Tensor | None",
-    indices: range,
-    spec: "DatasetSpec",
-    directory: Path,
-    png: bool,
+    *,
+    png: bool = False,
     columns: int | None = None,
     by_class: bool = False,
 ) -> None:
-    """``samples.npz`` and ``grid.png``, and ``png/000000.png`` ... where asked for, written as the samples come.
+    """Write ``samples.npz`` and ``grid.png``, and ``png/000000.png`` ... if asked for, as the samples come.
 
     Args:
+        pieces: stored samples in order, uint8 images (m, C, H, W) or float points (m, d) each.
+        indices: the numbers of the samples.
+        columns: of the grid.
         by_class: a row of the grid is a class; ``samples.npz`` stays in the order of the samples' numbers.
     """
-    import torch
-
-    from dfm.runs import images as images_io
-    from dfm.runs.images import picture
-
     limit = GRID_LIMIT if spec.levels is not None else len(indices)
-    shown: list[torch.Tensor] = []
-    if png and spec.levels is not None:
-        (directory / "png").mkdir(exist_ok=True)
+    shown: list[Tensor] = []
     with npz_writer(directory / "samples.npz", "samples", len(indices)) as file:
-        done = 0
         for piece in pieces:
-            values = images_io.nhwc(piece) if spec.levels is not None else piece.numpy()
+            done = file.written
+            values = nhwc(piece) if spec.levels is not None else piece.numpy()
             file.write(values)
             if png and spec.levels is not None:
-                for number, image in zip(indices[done : done + len(piece)], values, strict=True):
-                    images_io.save_png(image, directory / "png" / f"{number:06d}.png")
+                _save_pngs(values, indices[done : done + len(piece)], directory / "png")
             shown.append(piece[: max(0, limit - done)].clone())  # not a view: the rest of the piece is let go
-            done += len(piece)
         if labels is not None:
             file.add("labels", labels.numpy())
     first = torch.cat(shown)
@@ -167,14 +147,17 @@ def keep(
         columns = max(1, len(first) // spec.num_classes)
         own = labels[: len(first)]
         first = torch.cat([first[own == c][:columns] for c in range(spec.num_classes)])
-    images_io.save_png(picture(first, spec, columns), directory / "grid.png")
+    save_png(picture(first, spec, columns), directory / "grid.png")
 
 
-GRID_LIMIT = 400
+def _save_pngs(images: np.ndarray, numbers: Sequence[int], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for number, image in zip(numbers, images, strict=True):
+        save_png(image, folder / f"{number:06d}.png")
 
 
 def read_samples(given: str, spec: DatasetSpec) -> Tensor:
-    """Samples that ``dfm sample`` stored, as ``Split`` has examples: levels uint8 (n, C, H, W), points float32 (n, d).
+    """Read samples that ``dfm sample`` stored, as ``Split`` has examples: levels uint8 (n, C, H, W), points float32 (n, d).
 
     Args:
         given: a file, a run directory, or a folder of PNGs; images uint8 (n, H, W, C) over 0 .. 255, points (n, d).
@@ -199,7 +182,7 @@ def read_samples(given: str, spec: DatasetSpec) -> Tensor:
 
 
 def read_labels(given: str, n: int) -> Tensor | None:
-    """The classes int64 (n,) that stand beside n stored samples, or None where none do."""
+    """Read the classes int64 (n,) of n stored samples; None where the file has none."""
     path = Path(given) / "samples.npz" if Path(given).is_dir() else Path(given)
     if not path.is_file():  # a folder of PNGs
         return None

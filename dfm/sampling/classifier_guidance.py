@@ -81,6 +81,8 @@ class ClassifierGuidance(GuidanceByCheckpoint):
     For a model without classes, scale 1 is Bayes' rule.
     """
 
+    second: ClassVar[str] = "classifier"
+
     scale: float = 1.0
     question: ClassVar[str] = (
         "guidance=classifier: which classifier? try guidance.ckpt=RUN, a run of objective=classifier"

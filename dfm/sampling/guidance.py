@@ -122,9 +122,11 @@ class Guidance(ABC):
 
     Attributes:
         ckpt: the second checkpoint that the guidance needs; None if it needs none.
+        second: the contents of that checkpoint, ``denoiser`` or ``classifier``.
     """
 
     ckpt: ClassVar[str | None] = None
+    second: ClassVar[str] = "denoiser"
 
     @abstractmethod
     def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:

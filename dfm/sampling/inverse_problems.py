@@ -16,7 +16,7 @@ that the network finds in x_t. dps adds the information that y gives through the
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -98,12 +98,28 @@ class Task(ABC):
         method: ``replacement`` or ``dps``.
         scale: w of dps.
 
+    Attributes:
+        is_none: whether nothing is known, so that the model is used as it is.
+        takes_mask: whether ``mask`` says which pixels are known.
+
     Raises:
         UserError: scale is below zero.
     """
 
+    is_none: ClassVar[bool] = False
+    takes_mask: ClassVar[bool] = False
+
     method: Literal["replacement", "dps"] = "replacement"
     scale: float = 1.0
+
+    @property
+    def mask_file(self) -> str | None:
+        """The file of the user's own mask, if the task has one."""
+        return None
+
+    def with_known_pixels(self, known: Tensor) -> "Task":
+        """Return the task with the user's own mask (H, W), 1 where a pixel is known."""
+        return self
 
     def __post_init__(self) -> None:
         if self.scale < 0:
@@ -143,6 +159,8 @@ class Task(ABC):
 class NoTask(Task):
     """No task: no part of the image is known."""
 
+    is_none: ClassVar[bool] = True
+
     def projection(self, spec: DatasetSpec) -> Projection:
         return torch.zeros_like
 
@@ -158,8 +176,17 @@ class Inpaint(Task):
         known: your own mask (H, W), 1 where a pixel is known; it replaces ``mask``.
     """
 
+    takes_mask: ClassVar[bool] = True
+
     mask: str | None = None
     known: Tensor | None = None
+
+    @property
+    def mask_file(self) -> str | None:
+        return self.mask if self.mask is not None and self.mask.lower().endswith(".png") else None
+
+    def with_known_pixels(self, known: Tensor) -> "Inpaint":
+        return replace(self, known=known)
 
     def known_pixels(self, height: int, width: int) -> Tensor:
         """Return the mask float64 (H, W): 1 where a pixel is known, else 0.

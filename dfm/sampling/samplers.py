@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,7 +54,13 @@ def start(
 
 
 class Sampler(ABC):
-    """A way from x at t_max to data (config group ``sampler``)."""
+    """A way from x at t_max to data (config group ``sampler``).
+
+    Attributes:
+        jumps: whether the sampler moves only by ``Denoiser.jump``, for which few-step models are made.
+    """
+
+    jumps: ClassVar[bool] = False
 
     @property
     def adaptive(self) -> bool:
@@ -176,6 +183,8 @@ class JumpSampler(Sampler):
         renoise: whether every jump goes to the data f(x_t, t), and from there back to the next time s with fresh
             noise z: x_s = a f(x_t, t) + b z (consistency models: Song et al. 2023, algorithm 1).
     """
+
+    jumps: ClassVar[bool] = True
 
     steps: int
     grid: Grid = field(default_factory=NoiseShareGrid)

@@ -1,7 +1,7 @@
 """Training: one generator that takes an optimiser step at a time and yields what happened.
 
-Batch k, its noise, its times and its dequantisation are functions of (seed, k, rank); with the weights, the moving
-average and the optimiser's state, the number of the step is the whole state of a run.
+Batch k, its noise, its times and its dequantisation are functions of (seed, k, part), whichever process takes the part.
+So the number of the step, the weights, their average and the optimiser's state are the whole state of a run.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from dfm.training.trainer_config import TrainerConfig
 class StepReport:
     """One optimiser step. ``loss`` and ``grad_norm`` are tensors: float() waits for the device, so only to log.
 
-    ``trouble`` is set where the step was not taken.
+    ``skipped`` is set where the step was not taken; ``measurements`` come from a round that started with this step.
     """
 
     step: int
@@ -42,7 +42,8 @@ class StepReport:
     grad_norm: Tensor
     learning_rate: float
     seconds: float
-    trouble: SkippedStep | None = None
+    skipped: SkippedStep | None = None
+    measurements: Mapping[str, float] = field(default_factory=dict)
 
 
 class Trainer:
@@ -105,17 +106,20 @@ class Trainer:
         """
         return replace(self.denoiser, network=self.parallel.gathered_copy(self.ema.network, everywhere))
 
-    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
-        """Start from these weights of the network in the place of fresh ones; what they lack stays fresh.
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Start from these weights of the network instead of fresh ones.
+
+        Layers that add nothing at first (``adds_nothing_at_first``) may be missing: they stay fresh.
 
         Raises:
-            RuntimeError: weights that the network does not have, or of another shape.
+            RuntimeError: a weight is missing, unknown, or of another shape.
         """
+        neutral = [n for n, m in self.network.named_modules() if getattr(m, "adds_nothing_at_first", False)]
         for network in (self.network, self.ema.network):
-            lacking, surplus = network.load_state_dict(self._shards(weights), strict=False)
-            fresh = all("second" in name.split(".") for name in lacking)
-            if surplus or not fresh:
-                raise RuntimeError(f"missing {lacking}, unexpected {surplus}")
+            missing, unknown = network.load_state_dict(self._shards(weights), strict=False)
+            missing = [name for name in missing if not any(name.startswith(f"{layer}.") for layer in neutral)]
+            if missing or unknown:
+                raise RuntimeError(f"missing {missing}, unexpected {unknown}")
 
     @property
     def progress(self) -> float:
@@ -144,13 +148,13 @@ class Trainer:
                     self.seconds = self.world.all_max(self.seconds)
                 yield replace(report, seconds=self.seconds)
                 if self.skipped_in_a_row >= self.config.max_skipped:
-                    raise too_many_skipped(report.step, report.trouble, self.config)
+                    raise too_many_skipped(report.step, report.skipped, self.config)
 
     def learning_rate(self) -> float:
         """The rate of the coming step: linear warm-up, then cosine to zero or constant."""
         config = self.config
         rate = config.lr * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
-        gone = self.objective.lr_progress(self.progress)
+        gone = self.objective.rounds.lr_progress(self.progress)
         return rate * (1 + math.cos(math.pi * gone)) / 2 if config.lr_schedule == "cosine" else rate
 
     def validation_loss(self, averaged: Model, split: Split, limit: int = 512) -> float:
@@ -201,7 +205,8 @@ class Trainer:
 
     def _take(self, batch: Batch) -> StepReport:
         """One optimiser step, or none where the loss or the gradient is not finite."""
-        if self.objective.start_round_if_due(replace(self.denoiser, network=self.network), self.progress):
+        measurements = self.objective.rounds.start_if_due(replace(self.denoiser, network=self.network), self.progress)
+        if measurements is not None:
             self.ema.restart(self.network)
             self.averaged_since = self.step
         self.network.train()
@@ -212,23 +217,23 @@ class Trainer:
         self.world.all_mean([loss, *(p.grad for p in self.learned.parameters() if p.grad is not None)])
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         grad_norm = self.parallel.norm(gradients) if gradients else torch.zeros(())
-        trouble = None
+        skipped = None
         if bool(torch.isfinite(loss) & torch.isfinite(grad_norm)):
             self._move(losses, rate, grad_norm)
         else:
-            trouble = self._diagnose(batch, losses, grad_norm)
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if trouble else 0
+            skipped = self._diagnose(batch, losses, grad_norm)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         if self.optimizer:
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return StepReport(
             step=self.step, images=self.step * self.config.batch_size, loss=loss, grad_norm=grad_norm,
-            learning_rate=rate, seconds=self.seconds, trouble=trouble,
+            learning_rate=rate, seconds=self.seconds, skipped=skipped, measurements=measurements or {},
         )  # fmt: skip
 
     def _move(self, losses: Sequence[Loss], rate: float, grad_norm: Tensor) -> None:
         """Take the step: weights, moving average, and what the objective notes."""
-        if density_memory(getattr(self.objective, "density", None)):
+        if density_memory(self.objective.density_of_times()):
             shared = self.world.all_gather([part.to(torch.device("cpu")) for part in losses])
             losses = [part.to(self.device) for parts in zip(*shared, strict=True) for part in parts]
         for part in losses:
@@ -243,7 +248,7 @@ class Trainer:
 
     def _diagnose(self, batch: Batch, losses: Sequence[Loss], grad_norm: Tensor) -> SkippedStep:
         plain = replace(self.denoiser, network=self.network)
-        density = getattr(self.objective, "density", None)
+        density = self.objective.density_of_times()
         indices = batch.indices.chunk(self.config.accumulate)
         mine = torch.cat([indices[k] for k in self.world.own_parts(range(self.config.accumulate))])
         modules = {"": self.network, "objective": self.learned}

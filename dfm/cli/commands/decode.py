@@ -1,83 +1,82 @@
 """``dfm decode``: from latents to data, and what lies between two of them."""
 
 import time
-from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+import torch
+from torch import Tensor
 
 from dfm.basics.errors import UserError
+from dfm.basics.files import write_json
 from dfm.cli import console
-from dfm.cli.command_line import overrides, plain, run_directory
-from dfm.cli.launch import launch
+from dfm.cli.from_checkpoint import load_denoiser
+from dfm.cli.job import Job
 from dfm.cli.settings import DecodeSettings
-from dfm.runs.build import settings
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dfm.data.dataset import DatasetSpec
-
-
-def main() -> None:
-    """The command."""
-    launch("decode", job)
+from dfm.cli.unused_settings import check_settings
+from dfm.data.dataset import DatasetSpec
+from dfm.runs.checkpoint import Checkpoint
+from dfm.runs.sample_files import prior_of, read_latents, store_samples
+from dfm.sampling.draw import check_count, check_labels, stored
+from dfm.sampling.ode_flow import decode_batch, in_batches, slerp
 
 
-def job(cfg: DictConfig) -> None:
+def run(job: Job) -> None:
     """Decode stored latents."""
-    config, directory = plain(cfg), run_directory()
-    wanted = settings(config, DecodeSettings)
-    from dfm.basics.devices import resolve_device
-    from dfm.cli.from_checkpoint import load_denoiser
-    from dfm.cli.unused_settings import check_settings
-    from dfm.runs import parts as assemble
-    from dfm.runs.directory import write_overrides
-    from dfm.runs.sample_files import prior_of, read_latents, store
-    from dfm.sampling.draw import check_count, check_labels, stored
-    from dfm.sampling.ode_flow import decode_batch, in_batches
-
-    trust = assemble.trusted(config)
-    flow = assemble.flow(config, trust)
+    wanted: DecodeSettings = job.settings
+    flow = job.parts.flow
     check_settings(flow, "flow")
     check_count(1, wanted.batch_size)
     latents, labels, prior = read_latents(wanted.latents)
-    device = resolve_device(wanted.device)
-    found, denoiser = load_denoiser(config, wanted.ckpt, device, trust)
-    if tuple(latents.shape[1:]) != found.spec.shape:
+    checkpoint, denoiser = load_denoiser(job, wanted.ckpt)
+    spec = checkpoint.spec
+    check_latents(latents, prior, checkpoint, wanted.latents)
+    if labels is None or wanted.label is not None or not spec.num_classes:
+        labels = check_labels(spec, wanted.label, range(len(latents)))
+    else:
+        check_stored(labels, len(latents), spec)
+    if wanted.interpolate:
+        latents, labels = between(latents, labels, wanted.interpolate)
+    start = time.perf_counter()
+    end = in_batches(decode_batch, denoiser.with_labels(labels), latents, flow, wanted.batch_size)
+    facts = {
+        "n": len(end.x),
+        "nfe": end.nfe,
+        "seconds": time.perf_counter() - start,
+        "latents": wanted.latents,
+        "interpolate": wanted.interpolate,
+        "checkpoint": str(checkpoint.path),
+        "checkpoint_step": checkpoint.step,
+        "flow": job.config["flow"],
+    }
+    pieces, numbers = [stored(end.x, spec)], range(len(end.x))
+    store_samples(pieces, labels, numbers, spec, job.directory, columns=wanted.interpolate or None)
+    write_json(job.directory / "decode.json", facts)
+    console.result(f"{len(end.x)} decoded, {end.nfe:.0f} NFE: {job.directory / 'grid.png'}")
+
+
+def check_latents(latents: Tensor, prior: str | None, checkpoint: Checkpoint, name: str | None) -> None:
+    """Refuse latents that mean nothing to a model.
+
+    Args:
+        prior: of the latents, where it is known.
+        name: of their file, for the messages.
+
+    Raises:
+        UserError: another shape or prior than the model's, or numbers that are not finite.
+    """
+    if tuple(latents.shape[1:]) != checkpoint.spec.shape:
         raise UserError(
-            f"latents={wanted.latents}: of shape {tuple(latents.shape[1:])}; this model takes {found.spec.shape}"
+            f"latents={name}: of shape {tuple(latents.shape[1:])}; this model takes {checkpoint.spec.shape}"
         )
-    if prior not in (None, prior_of(found.config)):
+    if prior not in (None, prior_of(checkpoint.config)):
         raise UserError(
-            f"latents={wanted.latents}: of a model with the prior {prior}, this one has {prior_of(found.config)}; "
+            f"latents={name}: of a model with the prior {prior}, this one has {prior_of(checkpoint.config)}; "
             "allowed: two models with one prior, since a latent of the one means nothing to the other"
         )
     if not bool(latents.isfinite().all()):
-        raise UserError(f"latents={wanted.latents}: numbers that are not finite; allowed: finite latents")
-    if labels is None or wanted.label is not None or not found.spec.num_classes:
-        labels = check_labels(found.spec, wanted.label, range(len(latents)))
-    else:
-        check_stored(labels, len(latents), found.spec)
-    if wanted.interpolate:
-        latents, labels = between(latents, labels, wanted.interpolate)
-    write_overrides(directory, overrides())
-    began = time.perf_counter()
-    end = in_batches(decode_batch, denoiser.with_labels(labels), latents, flow, wanted.batch_size)
-    data, nfe = end.x, end.nfe
-    facts = {
-        "n": len(data), "nfe": nfe, "seconds": time.perf_counter() - began, "latents": wanted.latents,
-        "interpolate": wanted.interpolate, "checkpoint": str(found.path), "checkpoint_step": found.step,
-        "flow": config["flow"],
-    }  # fmt: skip
-    store(
-        stored(data, found.spec), labels, range(len(data)), found.spec, directory, False, facts,
-        columns=wanted.interpolate or None, name="decode.json",
-    )  # fmt: skip
-    console.result(f"{len(data)} decoded, {nfe:.0f} NFE: {directory / 'grid.png'}")
-    console.result(f"run directory: {directory}")
+        raise UserError(f"latents={name}: numbers that are not finite; allowed: finite latents")
 
 
-def check_stored(labels: "Tensor", n: int, spec: "DatasetSpec") -> None:
+def check_stored(labels: Tensor, n: int, spec: DatasetSpec) -> None:
     """Refuse classes stored with the latents that are not one a latent, or that the model does not know.
 
     Raises:
@@ -90,16 +89,12 @@ def check_stored(labels: "Tensor", n: int, spec: "DatasetSpec") -> None:
         )
 
 
-def between(latents: "Tensor", labels: "Tensor | None", columns: int) -> "tuple[Tensor, Tensor | None]":
-    """``columns`` latents from each even one to the odd one after it, ends included; the class is that of the first.
+def between(latents: Tensor, labels: Tensor | None, columns: int) -> tuple[Tensor, Tensor | None]:
+    """Return ``columns`` latents from each even one to the odd one after it, ends included, with the first's class.
 
     Raises:
         UserError: fewer than two columns or latents.
     """
-    import torch
-
-    from dfm.sampling.ode_flow import slerp
-
     pairs = len(latents) // 2
     if columns < 2 or pairs < 1:
         raise UserError(
@@ -109,5 +104,5 @@ def between(latents: "Tensor", labels: "Tensor | None", columns: int) -> "tuple[
         console.warn(f"{len(latents)} latents make {pairs} pairs: the last one has no partner and is left out")
     shares = torch.linspace(0, 1, columns, dtype=torch.float64).tolist()
     first, second = latents[0 : 2 * pairs : 2], latents[1 : 2 * pairs : 2]
-    made = torch.stack([slerp(first, second, share) for share in shares], 1).flatten(0, 1)
-    return made, None if labels is None else labels[0 : 2 * pairs : 2].repeat_interleave(columns)
+    line = torch.stack([slerp(first, second, share) for share in shares], 1).flatten(0, 1)
+    return line, None if labels is None else labels[0 : 2 * pairs : 2].repeat_interleave(columns)

@@ -10,16 +10,16 @@ al. 2023, theorem 2); how near they are, a ``Pacing`` says as training goes on.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.denoising.network_denoiser import NetworkDenoiser
-from dfm.training.objectives.base import Loss, Objective, density_memory, draw_noise
+from dfm.training.objectives.base import Loss, Objective, Outcome, draw_noise
 from dfm.training.objectives.couplings import Coupling, IndependentCoupling
 from dfm.training.objectives.densities import Density
 
@@ -122,11 +122,11 @@ class Consistency(Objective):
     coupling: Coupling = field(default_factory=IndependentCoupling)
     huber: float = 0.00054
 
-    few_steps: ClassVar[bool] = True
+    def outcome(self, state: Mapping[str, Tensor]) -> Outcome:
+        return Outcome(has_ode=False, few_steps=True)
 
-    @property
-    def has_ode(self) -> bool:
-        return False
+    def density_of_times(self) -> Density:
+        return self.density
 
     def __post_init__(self) -> None:
         if not self.huber > 0:
@@ -159,12 +159,6 @@ class Consistency(Objective):
         with torch.random.fork_rng(devices=[data.device] if data.is_cuda else []):
             torch.manual_seed(seed)
             return denoiser.data(path.mix(data, noise, t), t)
-
-    def observe(self, loss: Loss) -> None:
-        self.density.observe(loss.u, loss.error)
-
-    def module(self, network: nn.Module) -> nn.ModuleDict:
-        return nn.ModuleDict(density_memory(self.density))
 
 
 def _least(denoiser: NetworkDenoiser) -> float:

@@ -6,19 +6,20 @@ u(x_t, t, t) is the ordinary velocity: at equal times the model is a flow-matchi
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
-from dfm.denoising.flow_map import FlowMapDenoiser
+from dfm.denoising.flow_map import FlowMapDenoiser, flow_map
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.paths.schedule import Schedule
-from dfm.training.objectives.base import Loss, Objective, density_memory, draw_noise
+from dfm.training.objectives.base import Loss, Objective, Outcome, draw_noise
 from dfm.training.objectives.couplings import Coupling, IndependentCoupling
 from dfm.training.objectives.densities import Density, LossAwareDensity
 
@@ -48,7 +49,7 @@ class MeanFlow(Objective):
     power: float = 1.0
     c: float = 1e-3
 
-    few_steps: ClassVar[bool] = True
+    times: ClassVar[int] = 2
     shardable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -59,13 +60,22 @@ class MeanFlow(Objective):
                 f"objective meanflow: share={self.share:g}, c={self.c:g}; allowed: a share from 0 to 1, c above 0"
             )
 
-    def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
-        if not isinstance(denoiser, FlowMapDenoiser):
+    def denoiser(self, plain: NetworkDenoiser) -> FlowMapDenoiser:
+        return flow_map(plain)
+
+    def outcome(self, state: Mapping[str, Tensor]) -> Outcome:
+        return Outcome(few_steps=True)
+
+    def density_of_times(self) -> Density:
+        return self.density
+
+    def loss(self, denoiser: FlowMapDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
+        if denoiser.times != 2:
             raise UserError(
                 "objective=meanflow needs a network of two times; from Python: dfm.denoising.flow_map.flow_map"
             )
         u = self.density.uniforms(len(data), generator)
-        t, s = self.times(u, denoiser.trained_schedule, generator)
+        t, s = self.draw_times(u, denoiser.trained_schedule, generator)
         noise = draw_noise(denoiser, data, generator)
         data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
         x = denoiser.trained_schedule.mix(data, noise, t)
@@ -75,10 +85,7 @@ class MeanFlow(Objective):
         weight = (error.detach() + self.c) ** -self.power
         return Loss(value=error * weight, error=error, u=u)
 
-    def module(self, network: nn.Module) -> nn.ModuleDict:
-        return nn.ModuleDict(density_memory(self.density))
-
-    def times(self, u: Tensor, path: Schedule, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw_times(self, u: Tensor, path: Schedule, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(t, s), float64 (B,), s <= t."""
         t = self.density.time(u, path)
         other = self.density.time(self.density.uniforms(len(u), generator), path)

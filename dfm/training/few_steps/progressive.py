@@ -1,9 +1,4 @@
-"""Students that learn from a teacher in rounds: progressive distillation, and what it shares with reflow.
-
-The first teacher is the network that the run begins with (``init=RUN``); at the start of each later round the student
-of the round before takes its place. The teacher's weights and the number of the round stand in the checkpoint, so a
-resumed run has the same teacher.
-"""
+"""Progressive distillation: each round halves the number of steps (Salimans and Ho 2022)."""
 
 import math
 from collections.abc import Mapping
@@ -17,9 +12,8 @@ from dfm.basics.per_sample import per_sample
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.paths.schedule import weighted_sum
 from dfm.sampling.grids import Grid, NoiseShareGrid
-from dfm.training.few_steps.rounds import TaughtInRounds
-from dfm.training.objectives.base import Loss, draw_noise
-from dfm.training.objectives.densities import LossAwareDensity
+from dfm.training.few_steps.rounds import TaughtInRounds, TeacherRounds, round_of
+from dfm.training.objectives.base import Loss, Outcome, draw_noise
 from dfm.training.objectives.regression import refuse_latent
 
 
@@ -52,7 +46,7 @@ class Progressive(TaughtInRounds):
     grid: Grid = field(default_factory=NoiseShareGrid)
 
     def __post_init__(self) -> None:
-        if isinstance(self.density, LossAwareDensity):
+        if self.density.memory() is not None:
             raise UserError("objective progressive: its times are fixed; allowed: density=uniform")
         ratio = self.start / self.steps if self.steps > 0 else 0
         if ratio < 2 or not math.log2(ratio).is_integer():
@@ -60,22 +54,19 @@ class Progressive(TaughtInRounds):
                 f"objective progressive: start={self.start}, steps={self.steps}; allowed: start/steps 2, 4, 8, ...; "
                 "try start=32 steps=1"
             )
+        super().__post_init__()
 
-    @property
-    def has_ode(self) -> bool:
-        return False
+    def make_rounds(self) -> TeacherRounds:
+        return TeacherRounds(round(math.log2(self.start / self.steps)))
 
-    @property
-    def rounds(self) -> int:
-        return round(math.log2(self.start / self.steps))
+    def outcome(self, state: Mapping[str, Tensor]) -> Outcome:
+        number = round_of(state)
+        steps = self.steps if number is None else self.start >> (number + 1)
+        return Outcome(has_ode=False, few_steps=True, steps=steps)
 
     def count(self) -> int:
-        """N of the round that is going on."""
-        return self.start >> (max(int(self.teacher.round), 0) + 1)
-
-    def steps_learned(self, noted: Mapping[str, Tensor]) -> int | None:
-        number = noted.get("teacher.round")
-        return self.steps if number is None else self.start >> (max(int(number), 0) + 1)
+        """Return N of the present round."""
+        return self.start >> (self.rounds.number + 1)
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
         refuse_latent(denoiser)
@@ -86,23 +77,23 @@ class Progressive(TaughtInRounds):
         t, x = self.noisy(denoiser, data, noise, step)
         out = denoiser.output(x, t)
         with torch.no_grad():
-            data, noise = self.target(self.teaching(denoiser), x, step)
+            data, noise = self.target(self.teacher.as_denoiser(denoiser), x, step)
         error = self.row_error(denoiser, out, data, noise, t)
         return Loss(value=self.uncertainty(error, denoiser.trained_schedule.log_nsr(t)), error=error, u=u)
 
-    def times(self, denoiser: NetworkDenoiser) -> Tensor:
+    def teacher_times(self, denoiser: NetworkDenoiser) -> Tensor:
         """The 2N times at which the teacher is called, float64, decreasing."""
         path = denoiser.trained_schedule
         return self.grid.times(2 * self.count(), path, path.t_min, path.t_max)[:-1]
 
     def noisy(self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """(t, x_t) at the beginnings of the student's steps (B,)."""
-        t = self.times(denoiser).to(step.device)[2 * step]
+        t = self.teacher_times(denoiser).to(step.device)[2 * step]
         return t, denoiser.trained_schedule.mix(data, noise, t)
 
     def target(self, teacher: NetworkDenoiser, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """(x~, e~) of x_t at the beginnings of the student's steps."""
-        path, times = teacher.trained_schedule, self.times(teacher).to(step.device)
+        path, times = teacher.trained_schedule, self.teacher_times(teacher).to(step.device)
         t, middle = times[2 * step], times[2 * step + 1]
         half = teacher.jump(x, t, middle)
         data, noise = teacher.expectations(half, middle)

@@ -6,9 +6,9 @@ the jump from noise to data alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ from dfm.sampling.grids import UniformGrid
 from dfm.sampling.samplers import GridSampler, start
 from dfm.sampling.steppers.ode import Euler
 from dfm.training.few_steps.reflow_pairs import Pairs, fingerprint, make_pairs, read_pairs, write_pairs
-from dfm.training.few_steps.rounds import TaughtInRounds
-from dfm.training.objectives.base import Loss
+from dfm.training.few_steps.rounds import TaughtInRounds, TeacherRounds, round_of
+from dfm.training.objectives.base import Loss, Outcome
 
 
 @torch.no_grad()
@@ -55,7 +55,6 @@ class Reflow(TaughtInRounds):
     Args:
         k: rounds of reflow; 0: only the last.
         n, solver_steps, seed: pairs a round, steps of Heun's method that make them, and the seed of their noise.
-        directory: where they are kept, ``round_0.safetensors`` ...; None: in memory only.
 
     Raises:
         UserError: no round, or n or solver_steps below 1.
@@ -66,60 +65,42 @@ class Reflow(TaughtInRounds):
     n: int = 4096
     solver_steps: int = 18
     seed: int = 0
-    directory: Path | None = None
     held: dict[int, Pairs] = field(init=False, repr=False, compare=False, default_factory=dict)
-    told: dict[str, float] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    own_pairs: ClassVar[bool] = True
+    validates: ClassVar[bool] = False  # held-out data have no part in its loss
 
     def __post_init__(self) -> None:
         if not self.coupling.independent:
             raise UserError("objective reflow: its pairs are the teacher's; allowed: coupling=independent")
-        if self.k < 0 or self.rounds < 1 or min(self.n, self.solver_steps) < 1:
+        if self.k < 0 or self.k + self.one_step < 1 or min(self.n, self.solver_steps) < 1:
             raise UserError(
                 f"objective reflow: k={self.k}, one_step={self.one_step}, n={self.n}, "
                 f"solver_steps={self.solver_steps}; allowed: at least one round, and n and solver_steps from 1"
             )
+        super().__post_init__()
 
-    @property
-    def rounds(self) -> int:
-        return self.k + self.one_step
+    def make_rounds(self) -> TeacherRounds:
+        return TeacherRounds(self.k + self.one_step, self._start_round, self._measure_at_end)
 
-    @property
-    def has_ode(self) -> bool:
-        return not self.one_step
+    def outcome(self, state: Mapping[str, Tensor]) -> Outcome:
+        last = round_of(state) in (None, self.rounds.count - 1)
+        steps = 1 if self.one_step and last else None
+        return Outcome(has_ode=not self.one_step, independent=False, few_steps=True, steps=steps)
 
-    @property
-    def independent(self) -> bool:
-        return False
-
-    @property
-    def validates(self) -> bool:
-        return False  # held-out data have no part in its loss
-
-    def steps_learned(self, noted: Mapping[str, Tensor]) -> int | None:
-        number = noted.get("teacher.round")
-        last = number is None or int(number) == self.rounds - 1
-        return 1 if self.one_step and last else None
-
-    def with_directory(self, directory: Path) -> "Reflow":
-        return replace(self, directory=directory / "pairs")
-
-    def on_round_start(self, teacher: NetworkDenoiser, number: int) -> None:
+    def _start_round(self, teacher: NetworkDenoiser, number: int) -> dict[str, float]:
         self.held.clear()
-        self.told.update(round=number, straightness=self.measure(teacher))
+        straightness = self.measure(teacher)
         self.pairs(teacher)
+        return {"round": number, "straightness": straightness}
 
     def measure(self, denoiser: NetworkDenoiser) -> float:
-        """Its straightness, with 100 steps from 256 latents."""
+        """Return the straightness of a denoiser, by 100 steps from 256 latents."""
         device = next(denoiser.module().parameters()).device
         return straightness(denoiser, min(self.n, 256), 100, self.seed, device)
 
-    def measurements(self) -> dict[str, float]:
-        found = dict(self.told)
-        self.told.clear()
-        return found
-
-    def final_measurements(self, denoiser: NetworkDenoiser) -> dict[str, float]:
-        return {} if self.one_step else {"round": self.rounds, "straightness": self.measure(denoiser)}
+    def _measure_at_end(self, denoiser: NetworkDenoiser) -> dict[str, float]:
+        return {} if self.one_step else {"round": self.rounds.count, "straightness": self.measure(denoiser)}
 
     def pairs(self, teacher: NetworkDenoiser) -> Pairs:
         """The pairs of the round: from memory, from the run directory, or made."""
@@ -130,9 +111,9 @@ class Reflow(TaughtInRounds):
         return self.held[number]
 
     def _kept(self, teacher: NetworkDenoiser, number: int, device: torch.device) -> Pairs:
-        if self.directory is None:
+        if self.rounds.directory is None:
             return make_pairs(teacher, self.n, self.solver_steps, self.seed, device)
-        path = self.directory / f"round_{number}.safetensors"
+        path = self.rounds.directory / "pairs" / f"round_{number}.safetensors"
         origin = {"teacher": fingerprint(teacher), "n": str(self.n), "steps": str(self.solver_steps)}
         origin.update(seed=str(self.seed), classes=str(teacher.spec.num_classes))
         found = read_pairs(path, origin)
@@ -143,10 +124,10 @@ class Reflow(TaughtInRounds):
         return found
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
-        pairs = self.pairs(self.teaching(denoiser))
+        pairs = self.pairs(self.teacher.as_denoiser(denoiser))
         picked = pairs.draw(denoiser.label, len(data), generator).to(data.device)
         u = self.density.uniforms(len(data), generator)
-        last = self.one_step and int(self.teacher.round) == self.rounds - 1
+        last = self.one_step and int(self.teacher.round) == self.rounds.count - 1
         t = (
             torch.full_like(u, denoiser.trained_schedule.t_max)
             if last

@@ -1,7 +1,13 @@
-"""None"""
+"""Students that learn from a teacher, in rounds of equally many optimiser steps.
+
+The first teacher is the network that the run starts with (``init=RUN``); at the start of each later round the student
+of the round before takes its place. The teacher's weights and the number of the round stand in the checkpoint, so a
+resumed run has the same teacher.
+"""
 
 import copy
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -10,7 +16,7 @@ from torch import Tensor, nn
 
 from dfm.basics.errors import UserError
 from dfm.denoising.network_denoiser import NetworkDenoiser
-from dfm.denoising.predictions import Noise, Score
+from dfm.training.objectives.base import Rounds
 from dfm.training.objectives.regression import Regression
 
 
@@ -24,33 +30,84 @@ class Teacher(nn.Module):
         self.network: nn.Module | None = None
         self.register_buffer("round", torch.tensor(-1))
 
+    def as_denoiser(self, denoiser: NetworkDenoiser) -> NetworkDenoiser:
+        """Return the teacher as a denoiser of the same batch."""
+        assert self.network is not None
+        return replace(denoiser, network=self.network)
+
+
+class TeacherRounds(Rounds):
+    """Rounds at whose start the student becomes the teacher.
+
+    A cosine of the learning rate falls to zero in each round and starts again, and so does the average of the weights.
+    (The paper on progressive distillation has the rate fall linearly in each round.)
+
+    Args:
+        count: the number of rounds.
+        on_start: called with the teacher and the number of a round that starts; returns what it measures.
+        measure: called with the trained denoiser at the end.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        on_start: Callable[[NetworkDenoiser, int], dict[str, float]] = lambda teacher, number: {},
+        measure: Callable[[NetworkDenoiser], dict[str, float]] = lambda denoiser: {},
+    ) -> None:
+        self.count, self.teacher = count, Teacher()
+        self._on_start, self._measure = on_start, measure
+
+    @property
+    def number(self) -> int:
+        """The number of the round, from 0; 0 also before the first."""
+        return max(int(self.teacher.round), 0)
+
+    def start_if_due(self, denoiser: NetworkDenoiser, progress: float) -> dict[str, float] | None:
+        if min(int(progress * self.count), self.count - 1) <= int(self.teacher.round):
+            return None
+        assert self.teacher.network is not None
+        self.teacher.network.load_state_dict(denoiser.module().state_dict())
+        self.teacher.round += 1
+        return self._on_start(self.teacher.as_denoiser(denoiser), int(self.teacher.round))
+
+    def lr_progress(self, progress: float) -> float:
+        done = progress * self.count
+        return done - min(int(done), self.count - 1)
+
+    def finish(self, denoiser: NetworkDenoiser) -> dict[str, float]:
+        return self._measure(denoiser)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaughtInRounds(Regression):
-    """A regression on what a frozen copy of the network says, in rounds of equally many optimiser steps.
+    """A regression on what a frozen copy of the network says, in rounds.
 
-    A cosine of the learning rate falls to zero in each round and begins again, and so does the average of the weights.
-    (The paper on progressive distillation has the rate fall linearly in each round.)
+    A subclass says in ``make_rounds`` how many there are and what happens when one starts.
     """
 
-    teacher: Teacher = field(init=False, repr=False, compare=False, default_factory=Teacher)
+    teacher_rounds: TeacherRounds = field(init=False, repr=False, compare=False)
 
-    taught: ClassVar[bool] = True
-    few_steps: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = True
     shardable: ClassVar[bool] = False
 
-    @property
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "teacher_rounds", self.make_rounds())
+
     @abstractmethod
-    def rounds(self) -> int:
-        """How many."""
+    def make_rounds(self) -> TeacherRounds:
+        """Return the rounds of a run."""
 
-    def check(self, denoiser: NetworkDenoiser) -> None:
-        """Refuse a network that has no parameters or says nothing of the data where there is nothing but noise.
+    @property
+    def rounds(self) -> TeacherRounds:
+        return self.teacher_rounds
 
-        Raises:
-            UserError: it is such a one.
-        """
-        if isinstance(denoiser.prediction, (Noise, Score)):
+    @property
+    def teacher(self) -> Teacher:
+        """The teacher of the round."""
+        return self.rounds.teacher
+
+    def check_teacher(self, denoiser: NetworkDenoiser) -> None:
+        if not denoiser.prediction.knows_data_at_t_max:
             raise UserError(
                 f"prediction={type(denoiser.prediction).__name__.lower()} says nothing of the data at t_max, where a "
                 "student's jump begins; allowed: a teacher of prediction=velocity, v, data or edm"
@@ -62,23 +119,8 @@ class TaughtInRounds(Regression):
         self.teacher.network = copy.deepcopy(network).eval().requires_grad_(False)
         return nn.ModuleDict({**super().module(network), "teacher": self.teacher})
 
-    def start_round_if_due(self, denoiser: NetworkDenoiser, progress: float) -> bool:
-        begins = min(int(progress * self.rounds), self.rounds - 1) > int(self.teacher.round)
-        if begins:
-            assert self.teacher.network is not None
-            self.teacher.network.load_state_dict(denoiser.module().state_dict())
-            self.teacher.round += 1
-            self.on_round_start(self.teaching(denoiser), int(self.teacher.round))
-        return begins
 
-    def on_round_start(self, teacher: NetworkDenoiser, number: int) -> None:
-        """Called when a round begins, with its teacher."""
-
-    def teaching(self, denoiser: NetworkDenoiser) -> NetworkDenoiser:
-        """The teacher as a denoiser of the same batch."""
-        assert self.teacher.network is not None
-        return replace(denoiser, network=self.teacher.network)
-
-    def lr_progress(self, progress: float) -> float:
-        gone = progress * self.rounds
-        return gone - min(int(gone), self.rounds - 1)
+def round_of(state: Mapping[str, Tensor]) -> int | None:
+    """Return the number of the round in the state of an objective's module; None where it has none."""
+    number = state.get("teacher.round")
+    return None if number is None else max(int(number), 0)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,99 +38,137 @@ class Loss:
 Model = NetworkDenoiser | NoisyClassifier
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the run of an objective leaves: which questions its model answers, and how it is sampled.
+
+    Args:
+        has_ode: the model is E[data | x_t], so it has an ODE, latents and a density.
+        independent: training left data and noise independent, the coupling apart.
+        few_steps: the model is made for a sampler of its own, of few steps.
+        steps: the number of sampling steps that it is made for, where it is one number.
+    """
+
+    has_ode: bool = True
+    independent: bool = True
+    few_steps: bool = False
+    steps: int | None = None
+
+
+class Rounds:
+    """The rounds of a run, each towards a target of its own: here a single one, from the first step to the last.
+
+    Attributes:
+        count: the number of rounds; each has the same share of the optimiser steps.
+        directory: where a round may keep files; None: nowhere.
+    """
+
+    count: int = 1
+    directory: Path | None = None
+
+    def start_if_due(self, denoiser: Any, progress: float) -> dict[str, float] | None:
+        """Start the next round if its first step is the coming one; the trainer asks before each step.
+
+        Args:
+            denoiser: in training.
+            progress: the done share of the run.
+
+        Returns:
+            What the new round measured at its start, for the metrics; None where no round starts. The average of the
+            weights starts again with a round, since the target is another one.
+        """
+        return None
+
+    def lr_progress(self, progress: float) -> float:
+        """Return the done share of the learning rate's fall, from 0 to 1."""
+        return progress
+
+    def finish(self, denoiser: Any) -> dict[str, float]:
+        """Return what is measured of the trained denoiser at the end of the run, for the metrics."""
+        return {}
+
+
 class Objective(ABC):
     """A loss of a model's network on a batch of data.
 
     Attributes:
-        trains: ``denoiser``, or ``classifier``: what the network is.
-        taught: whether it needs a teacher, given by ``init=``.
-        few_steps: whether what it trains is made for a sampler of its own, of few steps.
+        trains: ``denoiser`` or ``classifier``: the part that the network plays.
+        times: the number of times that the network takes: 1, or 2 for a flow map.
+        needs_teacher: whether a run must start from another one, ``init=RUN``.
+        own_pairs: whether its pairs of data and noise are its own, so that a teacher may have any coupling.
         shardable: whether processes may share the weights: it keeps no copy of them, and calls the network equally
             often in all.
+        validates: whether its loss on held-out data says more than its loss in training.
     """
 
     trains: ClassVar[str] = "denoiser"
-    taught: ClassVar[bool] = False
-    few_steps: ClassVar[bool] = False
+    times: ClassVar[int] = 1
+    needs_teacher: ClassVar[bool] = False
+    own_pairs: ClassVar[bool] = False
     shardable: ClassVar[bool] = True
+    validates: ClassVar[bool] = True
 
-    @property
-    def has_ode(self) -> bool:
-        """Whether what it trains is E[data | x_t], and so has an ODE and a density."""
-        return True
+    def denoiser(self, plain: NetworkDenoiser) -> NetworkDenoiser:
+        """Return the denoiser that this objective trains, made of the plain one with the same network.
 
-    @property
-    def independent(self) -> bool:
-        """Whether it leaves data and noise independent, beyond what its coupling does."""
-        return True
+        Raises:
+            UserError: the parts of the configuration do not suit this objective.
+        """
+        return plain
 
-    @property
-    def rounds(self) -> int:
-        """In how many rounds of equally many optimiser steps it goes."""
-        return 1
+    def check_teacher(self, denoiser: NetworkDenoiser) -> None:  # noqa: B027, most teachers will do
+        """Refuse a teacher that cannot teach this objective.
 
-    @property
-    def validates(self) -> bool:
-        """Whether its loss on held-out data tells more than its loss in training."""
-        return True
+        Raises:
+            UserError: as it says.
+        """
 
-    def steps_learned(self, density_memory: Mapping[str, Tensor]) -> int | None:
-        """For how many sampling steps a few-step model was made, if for a certain number.
+    def outcome(self, state: Mapping[str, Tensor]) -> Outcome:
+        """Return what a run leaves.
 
         Args:
-            noted: the state of ``module()`` in its checkpoint.
+            state: of ``module()``, as its checkpoint has it; empty where it is not known.
         """
+        return Outcome()
+
+    @property
+    def rounds(self) -> Rounds:
+        """The rounds in which it trains."""
+        return Rounds()
+
+    def density_of_times(self) -> Density | None:
+        """Return the density from which its times come, if it has one."""
         return None
 
     @abstractmethod
     def loss(self, denoiser: Any, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
-        """Losses of data (B, *D); all that is random comes from ``generator``, on the device of the data.
+        """Return the losses of data (B, *D); all randomness comes from ``generator``, on the device of the data.
 
         Args:
             progress: the done share of the run, for an objective that changes on the way.
         """
 
-    def observe(self, loss: Loss) -> None:  # noqa: B027
-        """Take note of a training loss: only an objective that adapts does."""
+    def observe(self, loss: Loss) -> None:
+        """Take note of a training loss, for a density that adapts to it."""
+        density = self.density_of_times()
+        if density is not None:
+            density.observe(loss.u, loss.error)
 
     def module(self, network: nn.Module) -> nn.Module:
-        """What the objective itself learns or notes: parameters to train, and frozen ones and buffers to keep.
+        """Return what the objective itself learns or keeps: parameters to train, frozen ones, and buffers.
 
         Args:
-            network: that is to be trained.
+            network: the one to be trained.
         """
-        return nn.Module()
-
-    def start_round_if_due(self, denoiser: Any, progress: float) -> bool:
-        """Called before each optimiser step with the denoiser in training: whether a round begins with this step.
-
-        What is learned in a round is another thing than in the round before, so the weights' average begins anew.
-        """
-        return False
-
-    def lr_progress(self, progress: float) -> float:
-        """The share of the way that the learning rate's fall has come: here that of the run."""
-        return progress
-
-    def with_directory(self, directory: Path) -> Self:
-        """The same objective in a run directory, where it may keep files."""
-        return self
-
-    def measurements(self) -> dict[str, float]:
-        """What it measured since it was last asked, for the metrics."""
-        return {}
-
-    def final_measurements(self, denoiser: Any) -> dict[str, float]:
-        """What is to be measured of the trained denoiser at the end of the run, for the metrics."""
-        return {}
+        return nn.ModuleDict(density_memory(self.density_of_times()))
 
 
 def draw_noise(denoiser: Denoiser, data: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise of the denoiser's prior for a batch of data (B, *D)."""
+    """Draw noise of the denoiser's prior for a batch of data (B, *D)."""
     return denoiser.prior.draw(GeneratorDraws(len(data), generator, data.dtype), tuple(data.shape[1:]))
 
 
 def density_memory(density: Density | None) -> dict[str, nn.Module]:
-    """What a density has noted, if it notes anything, as a part of an objective's module."""
+    """Return what a density remembers, if it does, as a part of an objective's module."""
     memory = None if density is None else density.memory()
     return {} if memory is None else {"density": memory}

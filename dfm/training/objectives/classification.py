@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfm.denoising.noisy_classifier import NoisyClassifier
-from dfm.training.objectives.base import Loss, Objective, density_memory
+from dfm.training.objectives.base import Loss, Objective
 from dfm.training.objectives.densities import Density
 
 
@@ -28,8 +28,5 @@ class Classification(Objective):
         error = -found.gather(1, denoiser.label[:, None])[:, 0]
         return Loss(value=error * self.density.importance(u).to(error), error=error, u=u)
 
-    def observe(self, loss: Loss) -> None:
-        self.density.observe(loss.u, loss.error)
-
-    def module(self, network: nn.Module) -> nn.ModuleDict:
-        return nn.ModuleDict(density_memory(self.density))
+    def density_of_times(self) -> Density:
+        return self.density

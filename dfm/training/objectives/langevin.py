@@ -1,6 +1,7 @@
 """The score of a Langevin process from its own transitions."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -56,15 +57,17 @@ class LangevinMatching(Objective):
                 f"objective langevin: steps={self.steps}, transitions={self.transitions}; allowed: at least 2 and 1"
             )
 
+    def denoiser(self, plain: NetworkDenoiser) -> NetworkDenoiser:
+        return _check_potential(plain)
+
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
-        if not isinstance(denoiser, LangevinDenoiser):
-            raise UserError("objective=langevin needs a potential; allowed: prior=double_well or prior=potential")
+        model = _check_potential(denoiser)
         edges = denoiser.trained_schedule.t_max * torch.linspace(0, 1, self.steps + 1, dtype=torch.float64) ** 2
         u = torch.rand(self.transitions * len(data), generator=generator, device=data.device, dtype=torch.float64)
         k = self._steps_inside(edges, denoiser.trained_schedule.t_min, u).to(data.device)
         noise = torch.randn(self.steps, *data.shape, generator=generator, device=data.device, dtype=data.dtype)
         rows = torch.arange(len(data), device=data.device).repeat(self.transitions)
-        x = chain(denoiser.potential, data, edges, noise)[k + 1, rows]
+        x = chain(model.potential, data, edges, noise)[k + 1, rows]
         t, h = (edges.to(data.device)[k + 1], edges.diff().to(data.device)[k])
         _, score = denoiser.velocity_and_score(x, t)
         error = (per_sample((2 * h).sqrt(), x) * score + noise[k, rows]).square().flatten(1).mean(1)
@@ -75,3 +78,9 @@ class LangevinMatching(Objective):
         """A step k of each sample with t_{k+1} >= t_min, all with equal chance."""
         first = int((edges[1:] < t_min).sum())
         return first + (u * (self.steps - first)).long().clamp_max(self.steps - first - 1)
+
+
+def _check_potential(denoiser: NetworkDenoiser) -> LangevinDenoiser:
+    if not denoiser.prior.is_potential:
+        raise UserError("objective=langevin needs a potential; allowed: prior=double_well or prior=potential")
+    return cast("LangevinDenoiser", denoiser)

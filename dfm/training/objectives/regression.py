@@ -1,13 +1,13 @@
 """The regression that denoising, score matching and flow matching are."""
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
-from dfm.denoising.denoiser import Denoiser
 from dfm.denoising.interpolant import InterpolantDenoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.paths.schedule import weighted_sum
@@ -35,6 +35,10 @@ class Regression(Objective):
     weight: LossWeight
     coupling: Coupling = field(default_factory=IndependentCoupling)
     uncertainty: Uncertainty = field(default_factory=FixedUncertainty)
+
+    def denoiser(self, plain: NetworkDenoiser) -> NetworkDenoiser:
+        refuse_latent(plain)
+        return plain
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
         u = self.density.uniforms(len(data), generator)
@@ -65,8 +69,8 @@ class Regression(Objective):
         weight = self.weight(t, denoiser.trained_schedule, denoiser.prediction, denoiser.spec.std) * scale**2
         return (out - target).square().flatten(1).mean(1) * weight.to(out)
 
-    def observe(self, loss: Loss) -> None:
-        self.density.observe(loss.u, loss.error)
+    def density_of_times(self) -> Density:
+        return self.density
 
     def module(self, network: nn.Module) -> nn.ModuleDict:
         return nn.ModuleDict({**density_memory(self.density), "uncertainty": self.uncertainty})
@@ -79,24 +83,33 @@ class Interpolation(Regression):
     (Albergo et al. 2023: their losses for the velocity and for the denoiser of z.) Needs a latent, e.g. latent=root.
     """
 
+    def denoiser(self, plain: NetworkDenoiser) -> NetworkDenoiser:
+        _check_latent(plain)
+        return plain
+
     def errors(
         self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor, generator: torch.Generator
     ) -> Tensor:
-        if not isinstance(denoiser, InterpolantDenoiser):
-            raise UserError("objective=interpolant needs a latent; allowed: latent=root")
+        model = _check_latent(denoiser)
         z = torch.randn(data.shape, generator=generator, device=data.device, dtype=data.dtype)
-        c = denoiser.latent.c(denoiser.trained_schedule, t)
+        c = model.latent.c(denoiser.trained_schedule, t)
         x = denoiser.trained_schedule.mix(data, noise, t) + per_sample(c, data) * z
-        row, z_out = denoiser.heads(x, t)
+        row, z_out = model.heads(x, t)
         latent_error = (z_out - z).square().flatten(1).mean(1)
         return self.row_error(denoiser, row, data, noise, t) + latent_error
 
 
-def refuse_latent(denoiser: Denoiser) -> None:
-    """Refuse a network with an output for a latent, which this loss has no use for.
+def _check_latent(denoiser: NetworkDenoiser) -> InterpolantDenoiser:
+    if denoiser.outputs != 2:
+        raise UserError("objective=interpolant needs a latent; allowed: latent=root")
+    return cast("InterpolantDenoiser", denoiser)
+
+
+def refuse_latent(denoiser: NetworkDenoiser) -> None:
+    """Refuse a network with a second output for a latent, which this loss does not use.
 
     Raises:
-        UserError: it is one.
+        UserError: the network has one.
     """
-    if isinstance(denoiser, InterpolantDenoiser):
+    if denoiser.outputs != 1:
         raise UserError("latent=root needs its own loss; allowed: objective=interpolant, or latent=none")

@@ -1,30 +1,31 @@
 """``dfm check ckpt=``: samplers and steps on a trained model, quality against evaluations."""
 
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dfm.basics.devices import resolve_device
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.cli import console
-from dfm.cli.command_line import options, variant
+from dfm.cli.config_dirs import options
 from dfm.cli.from_checkpoint import load_denoiser
+from dfm.cli.job import Job
+from dfm.cli.settings import CheckSettings
 from dfm.cli.unused_settings import refuse_unused
 from dfm.data.dataset import Dataset
 from dfm.data.dequantization import UniformDequantization
-from dfm.denoising.exact import MixtureDenoiser
+from dfm.denoising.exact import exact_denoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.evaluation.distances import energy_distance, energy_spread
 from dfm.evaluation.known_law import exact_end, follow, law_at, rms, starting_points
 from dfm.likelihood.path_divergence import path_divergence
 from dfm.likelihood.scoring import examples
-from dfm.runs import parts as assemble
 from dfm.runs.charts import curves
 from dfm.runs.images import save_png
+from dfm.runs.parts import Parts
 from dfm.sampling.draw import check_labels, draw_samples
 from dfm.sampling.samplers import Sampler
 
@@ -32,49 +33,46 @@ CHOSEN = ("euler", "heun", "ddim", "dpmpp_2m", "unipc", "euler_maruyama", "ances
 REFERENCE_SAMPLES = 200  # whose ODE is followed to a tight tolerance
 
 
-def on_checkpoint(config: dict[str, Any], wanted: Any, directory: Path, trust: Any) -> None:
-    """The table, the plot and ``check.json``.
+def check_model(job: Job) -> None:
+    """Write the table, the plot and ``check.json``.
 
     The quality of samples is their energy distance to as many held-out examples; ``ode error`` is how far they are from
-    where the model's own ODE would take the same latents. A sampler whose ode error is small and whose energy distance
-    is not is no longer the problem: the network is.
+    where the model's own ODE would take the same latents. If a sampler's ode error is small and its energy distance is
+    not, the sampler is no longer the problem: the network is.
     """
+    wanted: CheckSettings = job.settings
     refuse_unused(("sampler", "likelihood", "dataset"), "on a sweep of a checkpoint: samplers=[heun,ddim] chooses")
-    device = resolve_device(wanted.device)
-    # the command's defaults for the oracle are not choices of a user's for a checkpoint
-    given = {**config, "schedule": config["schedule"] if chosen("schedule") else None}
-    found, denoiser = load_denoiser(given, wanted.ckpt, device, trust)
-    data = assemble.dataset(found.config, trust)
+    # the command's default path is for the known law; a checkpoint keeps its own unless the user names one
+    named = any(text.partition("=")[0].split(".")[0] == "schedule" for text in job.overrides)
+    own = replace(job, config={**job.config, "schedule": job.config["schedule"] if named else None})
+    checkpoint, denoiser = load_denoiser(own, wanted.ckpt)
+    data = Parts(checkpoint.config, job.trusted).dataset
     reference = held_out(data, wanted.n, wanted.seed)
-    tight = tight_ends(denoiser, wanted.seed, device)
+    tight = tight_ends(denoiser, wanted.seed, job.device)
     rows = []
     for name in wanted.samplers or [name for name in CHOSEN if name in options("sampler")]:
-        sampler = assemble.sampler(variant("check", f"sampler={name}"), trust)
+        sampler = job.variant(f"sampler={name}").sampler
         for steps in [None] if sampler.adaptive else wanted.steps:
             one = sampler if steps is None else sampler.with_steps(steps)
             try:
-                rows.append(measure(name, steps, one, denoiser, reference, tight, wanted, device))
+                rows.append(measure(name, steps, one, denoiser, reference, tight, wanted, job.device))
             except UserError as problem:
                 console.warn(f"{name}: {problem}")
                 break
     floor = energy_distance(held_out(data, len(reference), wanted.seed, "train"), reference)
-    tell(rows, floor)
-    divergence = exact_divergence(denoiser, data, trust, wanted)
-    save_png(picture(rows, floor), directory / "quality_against_nfe.png")
-    write_json(
-        directory / "check.json",
-        {
-            "checkpoint": str(found.path), "checkpoint_step": found.step, "n": len(reference), "seed": wanted.seed,
-            "rows": rows, "energy_distance_of_training_data": floor, "path_divergence": divergence,
-        },
-    )  # fmt: skip
-
-
-def chosen(group: str) -> bool:
-    """Whether the command line chose an option of a group."""
-    from dfm.cli.command_line import overrides
-
-    return any(text.partition("=")[0].split(".")[0] == group for text in overrides())
+    print_report(rows, floor)
+    divergence = exact_divergence(job, denoiser, data)
+    save_png(picture(rows, floor), job.directory / "quality_against_nfe.png")
+    facts = {
+        "checkpoint": str(checkpoint.path),
+        "checkpoint_step": checkpoint.step,
+        "n": len(reference),
+        "seed": wanted.seed,
+        "rows": rows,
+        "energy_distance_of_training_data": floor,
+        "path_divergence": divergence,
+    }
+    write_json(job.directory / "check.json", facts)
 
 
 def held_out(data: Dataset, n: int, seed: int, split: str = "test") -> Tensor:
@@ -99,7 +97,7 @@ def tight_ends(denoiser: NetworkDenoiser, seed: int, device: torch.device) -> Te
 @torch.no_grad()
 def measure(
     name: str, steps: int | None, sampler: Sampler, denoiser: NetworkDenoiser, reference: Tensor, tight: Tensor,
-    wanted: Any, device: torch.device,
+    wanted: CheckSettings, device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
     """One line: draw as many samples as there are references and compare."""
     began, n = time.perf_counter(), len(reference)
@@ -126,17 +124,16 @@ def measure(
     }
 
 
-def exact_divergence(denoiser: NetworkDenoiser, data: Dataset, trust: Any, wanted: Any) -> dict[str, float] | None:
-    """The path divergence of the model from the truth, where that is known, and whether its samples keep the law."""
+def exact_divergence(job: Job, denoiser: NetworkDenoiser, data: Dataset) -> dict[str, float] | None:
+    """Return the path divergence of the model from the truth, and whether its samples keep the law; None if unknown."""
     known = getattr(data, "mixture", None) is not None and denoiser.spec.num_classes == 0
     if not (known and denoiser.is_linear_path and denoiser.prior.gaussian and denoiser.independent):
         return None
-    true: MixtureDenoiser = assemble.oracle(data, denoiser.schedule)
+    true, wanted = exact_denoiser(data, denoiser.schedule), job.settings
     found = path_divergence(true, denoiser, held_out(data, wanted.n, wanted.seed).to(torch.float32), seed=wanted.seed)
-    run = follow(
-        denoiser, variant_sampler("euler_maruyama", 256, trust), starting_points(denoiser, 1000, 1, double=False), 1
-    )
-    distance, p = law_at(true, run.t).kolmogorov_smirnov(run.x)
+    sampler = job.variant("sampler=euler_maruyama").sampler.with_steps(256)
+    end = follow(denoiser, sampler, starting_points(denoiser, 1000, 1, double=False), 1)
+    distance, p = law_at(true, end.t).kolmogorov_smirnov(end.x)
     console.result(
         f"path divergence from the exact process {found.total:.3g} +- {found.stderr:.2g} nats; 1000 SDE samples: "
         f"Kolmogorov-Smirnov distance {distance:.3f}, p {p:.2g}"
@@ -144,13 +141,7 @@ def exact_divergence(denoiser: NetworkDenoiser, data: Dataset, trust: Any, wante
     return {"nats": found.total, "stderr": found.stderr, "ks_distance": distance, "ks_p": p}
 
 
-def variant_sampler(name: str, steps: int, trust: Any) -> Sampler:
-    """A sampler as its YAML has it, at another number of steps."""
-    found: Sampler = assemble.sampler(variant("check", f"sampler={name}"), trust)
-    return found.with_steps(steps)
-
-
-def tell(rows: list[dict[str, Any]], floor: float) -> None:
+def print_report(rows: list[dict[str, Any]], floor: float) -> None:
     """The table."""
     cells = [
         (

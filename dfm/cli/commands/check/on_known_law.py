@@ -4,80 +4,90 @@ from pathlib import Path
 from typing import Any
 
 from dfm.basics.errors import UserError
+from dfm.basics.files import write_json
 from dfm.cli import console
-from dfm.cli.command_line import choice, options, variant
+from dfm.cli.config_dirs import options
+from dfm.cli.job import Job
 from dfm.cli.settings import CheckSettings
-from dfm.denoising.exact import MixtureDenoiser
+from dfm.denoising.exact import MixtureDenoiser, exact_denoiser
+from dfm.evaluation.known_law import (
+    exact_end,
+    follow,
+    law_at,
+    likelihood_bias,
+    order_between,
+    rms,
+    start_gap,
+    starting_points,
+)
+from dfm.likelihood.estimator import Likelihood
+from dfm.runs.charts import curves
+from dfm.runs.images import save_png
 from dfm.sampling.samplers import Sampler
 
 
-def on_oracle(config: dict[str, Any], wanted: CheckSettings, directory: Path, trust: Any) -> None:
-    """The tables and the plot for the exact denoiser of ``dataset=mixture`` (or another with an exact law)."""
-    from dfm.basics.files import write_json
-    from dfm.evaluation.known_law import likelihood_bias, start_gap
-    from dfm.likelihood.estimator import Likelihood
-    from dfm.runs import parts as assemble
-
-    data = assemble.dataset(config, trust)
-    oracle = assemble.oracle(data, assemble.schedule(config, trust))
-    sampler = assemble.sampler(config, trust)
-    rows = sampler_rows(oracle, sampler, wanted)
-    marginals = marginal_rows(oracle, sampler, wanted)
+def check_sampler(job: Job) -> None:
+    """Write the tables and the plot for the exact denoiser of ``dataset=mixture`` (or another with an exact law)."""
+    wanted: CheckSettings = job.settings
+    parts, data = job.parts, job.parts.dataset
+    oracle = exact_denoiser(data, parts.schedule)
+    rows = sampler_rows(oracle, parts.sampler, wanted)
+    marginals = marginal_rows(oracle, parts.sampler, wanted)
     few = data.split("test").values[: min(wanted.n, 500)].double()
-    estimator = assemble.likelihood(config, trust)
-    if not isinstance(estimator, Likelihood):
+    if not isinstance(parts.likelihood, Likelihood):
         raise UserError("likelihood=all: dfm check takes one estimator; allowed: ode, ode_exact, bound_sde")
-    bias = likelihood_bias(oracle, estimator, few, wanted.seed)
+    bias = likelihood_bias(oracle, parts.likelihood, few, wanted.seed)
     gap = start_gap(oracle, few, wanted.seed)
-    tell(choice("sampler"), rows, marginals, bias, gap)
+    print_report(job.choice("sampler"), rows, marginals, bias, gap)
     series = {
-        name: sampler_rows(oracle, assemble.sampler(variant("check", f"sampler={name}"), trust), wanted)
+        name: sampler_rows(oracle, job.variant(f"sampler={name}").sampler, wanted)
         for name in wanted.samplers or options("sampler")
     }
-    draw(series, directory / "error_against_nfe.png")
-    write_json(
-        directory / "check.json",
-        {
-            "sampler": choice("sampler"), "settings": config["sampler"], "schedule": config["schedule"],
-            "n": wanted.n, "seed": wanted.seed, "errors": rows, "marginals": marginals,
-            "likelihood_bias": vars(bias), "start_gap": vars(gap), "all": series,
-        },
-    )  # fmt: skip
+    draw(series, job.directory / "error_against_nfe.png")
+    facts = {
+        "sampler": job.choice("sampler"),
+        "settings": job.config["sampler"],
+        "schedule": job.config["schedule"],
+        "n": wanted.n,
+        "seed": wanted.seed,
+        "errors": rows,
+        "marginals": marginals,
+        "likelihood_bias": vars(bias),
+        "start_gap": vars(gap),
+        "all": series,
+    }
+    write_json(job.directory / "check.json", facts)
 
 
-def sampler_rows(oracle: "MixtureDenoiser", sampler: "Sampler", wanted: CheckSettings) -> list[dict[str, Any]]:
-    """For each number of steps (once for an adaptive sampler): NFE, error, order and distance of laws."""
-    from dfm.evaluation.known_law import exact_end, follow, law_at, order_between, rms, starting_points
-
+def sampler_rows(oracle: MixtureDenoiser, sampler: Sampler, wanted: CheckSettings) -> list[dict[str, Any]]:
+    """Return NFE, error, order and distance of laws for each number of steps (once for an adaptive sampler)."""
     x = starting_points(oracle, wanted.n, wanted.seed)
     rows: list[dict[str, Any]] = []
     counts = [None] if sampler.adaptive else list(wanted.steps)
     for steps in counts:
-        run = follow(oracle, sampler if steps is None else sampler.with_steps(steps), x, wanted.seed)
-        error = None if sampler.stochastic else rms(run.x, exact_end(oracle, x, run.t))
-        law = law_at(oracle, run.t).distance(run.x)
-        rows.append({"steps": steps, "nfe": run.nfe, "error": error, "law_distance": law})
+        end = follow(oracle, sampler if steps is None else sampler.with_steps(steps), x, wanted.seed)
+        error = None if sampler.stochastic else rms(end.x, exact_end(oracle, x, end.t))
+        law = law_at(oracle, end.t).distance(end.x)
+        rows.append({"steps": steps, "nfe": end.nfe, "error": error, "law_distance": law})
     known = [row["error"] for row in rows]
     orders = order_between([c or 1 for c in counts], known) if None not in known else [None] * len(rows)
     return [{**row, "order": order} for row, order in zip(rows, orders, strict=True)]
 
 
-def marginal_rows(oracle: "MixtureDenoiser", sampler: "Sampler", wanted: CheckSettings) -> list[dict[str, Any]]:
-    """Kolmogorov-Smirnov tests of the states on the way, at the largest number of steps."""
-    from dfm.evaluation.known_law import follow, law_at, starting_points
-
+def marginal_rows(oracle: MixtureDenoiser, sampler: Sampler, wanted: CheckSettings) -> list[dict[str, Any]]:
+    """Return Kolmogorov-Smirnov tests of the states on the way, at the largest number of steps."""
     x = starting_points(oracle, wanted.n, wanted.seed + 1)
     most = sampler if sampler.adaptive else sampler.with_steps(max(wanted.steps))
-    run = follow(oracle, most, x, wanted.seed + 1, keep=0 if sampler.adaptive else 5)
+    end = follow(oracle, most, x, wanted.seed + 1, keep=0 if sampler.adaptive else 5)
     rows = []
-    for t, state in [(oracle.t_max, x), *run.states, *([(run.t, run.x)] if sampler.adaptive else [])]:
+    for t, state in [(oracle.t_max, x), *end.states, *([(end.t, end.x)] if sampler.adaptive else [])]:
         distance, p = law_at(oracle, t).kolmogorov_smirnov(state)
         rows.append({"t": t, "distance": distance, "p": p, "kept": p > 0.001})
     return rows
 
 
-def tell(name: str, rows: list[dict[str, Any]], marginals: list[dict[str, Any]], bias: Any, gap: Any) -> None:
-    """The tables."""
+def print_report(name: str, rows: list[dict[str, Any]], marginals: list[dict[str, Any]], bias: Any, gap: Any) -> None:
+    """Print the tables."""
 
     def number(value: float | None, form: str = ".2e") -> str:
         return "-" if value is None else format(value, form)
@@ -103,10 +113,7 @@ def tell(name: str, rows: list[dict[str, Any]], marginals: list[dict[str, Any]],
 
 
 def draw(series: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Error against NFE: of the trajectory for ODE samplers, of the law for stochastic ones."""
-    from dfm.runs.charts import curves
-    from dfm.runs.images import save_png
-
+    """Draw error against NFE: of the trajectory for ODE samplers, of the law for stochastic ones."""
     lines = {}
     for name, rows in series.items():
         ode = rows[0]["error"] is not None

@@ -1,10 +1,9 @@
-"""What ``dfm eval`` judges, and beside what: samples drawn or stored, held-out examples, and features of both."""
+"""What ``dfm eval`` compares: samples drawn or stored, held-out examples, and features of both."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,22 +13,17 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.basics.seeding import Purpose, stream
 from dfm.cli import console
-from dfm.cli.command_line import variant
-from dfm.cli.from_checkpoint import check_jumps, dataset_of, guide, load_denoiser, own_sampler
+from dfm.cli.from_checkpoint import Drawing, dataset_of, load_drawing
+from dfm.cli.job import Job
 from dfm.cli.unused_settings import refuse_unused
 from dfm.data.dataset import Dataset, DatasetSpec
-from dfm.denoising.denoiser import Denoiser
 from dfm.evaluation.features import Features, kind_for
-from dfm.runs import parts as assemble
-from dfm.runs.checkpoint import Checkpoint, find
-from dfm.runs.sample_files import read_labels, read_samples, store
+from dfm.runs.checkpoint import Checkpoint
+from dfm.runs.loading import find_checkpoint
+from dfm.runs.sample_files import read_labels, read_samples, store_samples
 from dfm.sampling.draw import as_data, batch_of, check_labels, draw_samples, spread
-from dfm.sampling.samplers import Sampler
 
-if TYPE_CHECKING:
-    from dfm.cli.settings import EvalSettings
-
-DRAWN = 1000
+DEFAULT_N = 1000
 OF_DRAWING = ("sampler", "grid", "guidance", "schedule", "batch_size", "precision")
 
 
@@ -42,74 +36,44 @@ class Samples:
     facts: dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """What samples are drawn from and how; ``facts`` say it in plain containers."""
-
-    denoiser: Denoiser
-    sampler: Sampler
-    facts: dict[str, Any]
-
-
-def origin(
-    config: dict[str, Any], wanted: "EvalSettings", device: torch.device, trust: Sequence[str]
-) -> tuple[Checkpoint | None, Source | None]:
-    """The checkpoint, if one is named, and what to draw from, unless the samples are stored ones.
+def find_source(job: Job) -> tuple[Checkpoint | None, Drawing | None]:
+    """Return the checkpoint, if one is named, and what to draw from it with, unless the samples are stored ones.
 
     Raises:
-        UserError: neither is named, or what only drawing heeds is given with stored samples.
+        UserError: neither is named, or a setting of drawing is given with stored samples.
     """
-    if wanted.samples is None:
-        if wanted.ckpt is None:
+    if job.settings.samples is None:
+        if job.settings.ckpt is None:
             raise UserError("neither ckpt= nor samples= is given; allowed: one of them; try ckpt=latest")
-        return source_of(config, wanted.ckpt, device, trust)
+        drawing = load_drawing(job)
+        return drawing.checkpoint, drawing
     refuse_unused(OF_DRAWING, "on samples that are drawn")
-    return find(wanted.ckpt)[0] if wanted.ckpt is not None else None, None
+    return find_checkpoint(job.settings.ckpt) if job.settings.ckpt is not None else None, None
 
 
-def source_of(
-    config: dict[str, Any], ckpt: str, device: torch.device, trust: Sequence[str]
-) -> tuple[Checkpoint, Source]:
-    """A checkpoint and what ``dfm sample`` would draw from it with.
+def find_references(job: Job, checkpoint: Checkpoint | None) -> Dataset:
+    """Return the data set that the samples are compared with: the job's, or the checkpoint's with the keys it replaces.
 
     Raises:
-        UserError: there is none, or the sampler or the guidance is not for it.
+        UserError: there is none, or its examples have another form than the checkpoint's.
     """
-    assemble.sampler(config, trust)  # a mistake in it is told before a checkpoint is read
-    guidance = assemble.guidance(config, trust)
-    found, denoiser = load_denoiser(config, ckpt, device, trust, ode=False)
-    sampler, how, name = own_sampler(config, found, trust)
-    drawn = guide(guidance, found, denoiser, device, trust)
-    check_jumps(sampler, denoiser, drawn)
-    facts = {
-        "sampler": name, "settings": how, "guidance": config["guidance"],
-        "schedule": config.get("schedule") or found.config["schedule"],
-    }  # fmt: skip
-    return found, Source(denoiser=drawn, sampler=sampler, facts=facts)
-
-
-def references_of(config: dict[str, Any], found: Checkpoint | None, trust: Sequence[str]) -> Dataset:
-    """The data set that the samples are to be like: the command's, or the checkpoint's with the keys it replaces.
-
-    Raises:
-        UserError: there is none, or its examples are of another form than the checkpoint's.
-    """
-    if "_target_" in config["dataset"]:
-        data = assemble.dataset(config, trust)
-    elif found is not None:
-        data = dataset_of(found, config, trust)
+    if "_target_" in job.config["dataset"]:
+        data = job.parts.dataset
+    elif checkpoint is not None:
+        data = dataset_of(checkpoint, job.config, job.trusted)
     else:
         raise UserError("samples= of which data? allowed: ckpt= or dataset= beside it; try dataset=digits")
-    if found is not None and (data.spec.shape, data.spec.levels) != (found.spec.shape, found.spec.levels):
+    spec = data.spec
+    if checkpoint is not None and (spec.shape, spec.levels) != (checkpoint.spec.shape, checkpoint.spec.levels):
         raise UserError(
-            f"dataset={data.spec.name}: examples of shape {data.spec.shape} and {data.spec.levels} levels; allowed: "
-            f"those of the checkpoint, shape {found.spec.shape} and {found.spec.levels} levels; try without dataset="
+            f"dataset={spec.name}: examples of shape {spec.shape} and {spec.levels} levels; allowed: those of the "
+            f"checkpoint, shape {checkpoint.spec.shape} and {checkpoint.spec.levels} levels; try without dataset="
         )
     return data
 
 
 def examples(data: Dataset, name: str, label: int | str | None) -> Tensor:
-    """The examples of a split, all or of one class.
+    """Return the examples of a split, all or of one class.
 
     Raises:
         UserError: there are none, or the data have no such class.
@@ -123,86 +87,82 @@ def examples(data: Dataset, name: str, label: int | str | None) -> Tensor:
     return split.values[split.labels == labels[0]]
 
 
-def some(values: Tensor, n: int, seed: int) -> Tensor:
-    """n of the examples at random, or all that there are."""
+def choose(values: Tensor, n: int, seed: int) -> Tensor:
+    """Return n of the examples at random, or all that there are."""
     order = stream(seed, 0, Purpose.RESAMPLE, step=1).permutation(len(values))
     return values[torch.from_numpy(order[:n])]
 
 
-def features_of(config: dict[str, Any], data: Dataset, device: torch.device, trust: Sequence[str]) -> Features:
-    """The features that the command names, or those that go with the data."""
-    if config.get("features") is None:
-        config = variant("eval", f"features={kind_for(data.spec)}")
-    return assemble.features(config, data, device, trust)
+def find_features(job: Job, data: Dataset) -> Features:
+    """Return the features that the job names, or those that go with the data."""
+    named = job.config.get("features") is not None
+    parts = job.parts if named else job.variant(f"features={kind_for(data.spec)}")
+    return parts.features(data, job.device)
 
 
 def prepare(features: Features) -> None:
-    """Train the classifier if there is none yet, behind a bar."""
-    began, steps = time.perf_counter(), 0
+    """Train the classifier of the features if there is none yet, behind a bar."""
+    start, steps = time.perf_counter(), 0
     with console.bar() as bar:
-        progress = bar.add_task("classifier", total=features.steps, visible=False)
+        task = bar.add_task("classifier", total=features.steps, visible=False)
         for report in features.prepare():
             steps = report.step
-            bar.update(progress, completed=steps, visible=True)
+            bar.update(task, completed=steps, visible=True)
     if steps:
-        console.say(f"classifier trained in {time.perf_counter() - began:.0f} s, and kept for the next time")
+        console.say(f"classifier trained in {time.perf_counter() - start:.0f} s, and kept for the next time")
 
 
-def draw(wanted: "EvalSettings", source: Source, device: torch.device) -> Samples:
-    """Samples 0 .. n-1, as ``dfm sample`` draws them."""
-    n, spec = DRAWN if wanted.n is None else wanted.n, source.denoiser.spec
+def draw(job: Job, drawing: Drawing) -> Samples:
+    """Draw samples 0 .. n-1, the same as ``dfm sample`` draws."""
+    wanted, spec = job.settings, drawing.denoiser.spec
+    n = DEFAULT_N if wanted.n is None else wanted.n
     labels = check_labels(spec, wanted.label, range(n))
-    began = time.perf_counter()
-    with console.bar() as bar, products(check_precision(wanted.precision, device), device):
-        progress = bar.add_task("sample", total=n)
+    start = time.perf_counter()
+    with console.bar() as bar, products(check_precision(wanted.precision, job.device), job.device):
+        task = bar.add_task("sample", total=n)
         result = draw_samples(
-            source.denoiser,
-            source.sampler,
+            drawing.denoiser,
+            drawing.sampler,
             range(n),
             seed=wanted.seed,
-            batch_size=batch_of(wanted.batch_size, spec, device),
+            batch_size=batch_of(wanted.batch_size, spec, job.device),
             labels=labels,
-            device=device,
+            device=job.device,
             convert=lambda x: as_data(x, spec),
-            watch=lambda moment: bar.advance(progress, len(moment.indices) if moment.state.final else 0),
+            watch=lambda moment: bar.advance(task, len(moment.indices) if moment.state.final else 0),
         )
-    seconds = time.perf_counter() - began
     facts = {
-        **source.facts,
+        **drawing.facts,
         "nfe": result.nfe,
-        "seconds": seconds,
+        "seconds": time.perf_counter() - start,
         "computed_in": wanted.precision,
         "samples": None,
     }
     return Samples(values=result.samples, labels=labels, facts=facts)
 
 
-def read(wanted: "EvalSettings", spec: DatasetSpec) -> Samples:
-    """Stored samples, all or the first n; of one class if there is ``label``: by the classes stored beside them.
+def read(job: Job, spec: DatasetSpec) -> Samples:
+    """Read stored samples, all or the first n; with ``label``, those of one class by the classes stored beside them.
 
     Raises:
         UserError: there are none such, or fewer than n.
     """
-    assert wanted.samples is not None
-    values = read_samples(wanted.samples, spec)
-    if isinstance(wanted.label, int):
-        labels = read_labels(wanted.samples, len(values))
+    source, label, n = job.settings.samples, job.settings.label, job.settings.n
+    values = read_samples(source, spec)
+    if isinstance(label, int):
+        labels = read_labels(source, len(values))
         if labels is None:
-            console.warn(
-                f"label={wanted.label}: no classes stand beside these samples; all are taken to be of this one"
-            )
-        elif not len(values := values[labels == wanted.label]):
-            raise UserError(f"label={wanted.label}: none of {wanted.samples} is of this class; try without label=")
-    if wanted.n is not None and wanted.n > len(values):
-        raise UserError(f"n={wanted.n}: there are {len(values)} samples in {wanted.samples}; allowed: at most as many")
+            console.warn(f"label={label}: no classes stand beside these samples; all are taken to be of this one")
+        elif not len(values := values[labels == label]):
+            raise UserError(f"label={label}: none of {source} is of this class; try without label=")
+    if n is not None and n > len(values):
+        raise UserError(f"n={n}: there are {len(values)} samples in {source}; allowed: at most as many")
     unknown = dict.fromkeys(("sampler", "settings", "guidance", "schedule", "nfe", "seconds", "computed_in"))
-    return Samples(values=values[: wanted.n], labels=None, facts={**unknown, "samples": wanted.samples})
+    return Samples(values=values[:n], labels=None, facts={**unknown, "samples": source})
 
 
-def keep(samples: Samples, spec: DatasetSpec, directory: Path, facts: dict[str, Any], pictures: bool) -> None:
-    """``eval.json``, and of samples that were drawn ``samples.npz`` and ``grid.png``."""
-    if not pictures:
-        write_json(directory / "eval.json", facts)
-        return
-    values = spread(samples.values, spec)
-    store(values, samples.labels, range(len(values)), spec, directory, False, facts, name="eval.json")
+def store(samples: Samples, spec: DatasetSpec, directory: Path, facts: dict[str, Any], pictures: bool) -> None:
+    """Write ``eval.json``, and of samples that were drawn ``samples.npz`` and ``grid.png``."""
+    if pictures:
+        store_samples([spread(samples.values, spec)], samples.labels, range(len(samples.values)), spec, directory)
+    write_json(directory / "eval.json", facts)

@@ -1,68 +1,54 @@
 """``dfm nll``: log-likelihoods of held-out data, with their errors."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig
-
 from dfm.basics.errors import UserError
-from dfm.cli import console
-from dfm.cli.command_line import overrides, plain, run_directory
-from dfm.cli.launch import launch
+from dfm.cli.commands.nll.compare_paths import compare_paths
+from dfm.cli.commands.nll.estimates import ScoringJob, score
+from dfm.cli.commands.nll.per_class import check_classes, classify
+from dfm.cli.from_checkpoint import examples_of, load_denoiser
+from dfm.cli.job import Job
 from dfm.cli.settings import NllSettings
-from dfm.runs.build import settings
+from dfm.cli.unused_settings import check_settings
+from dfm.runs.parts import Parts
+from dfm.sampling.draw import check_count
 
 
-def main() -> None:
-    """The command; under torchrun its processes share the examples."""
-    launch("nll", job, shared=True)
-
-
-def job(cfg: DictConfig) -> None:
-    """Score one checkpoint on one split."""
-    config, directory = plain(cfg), run_directory()
-    wanted = settings(config, NllSettings)
-    from dfm.basics.devices import resolve_device
-    from dfm.basics.processes import world
-    from dfm.cli.commands.nll.compare_paths import compare_paths
-    from dfm.cli.commands.nll.estimates import ScoringJob, score
-    from dfm.cli.commands.nll.per_class import check_classes, classify
-    from dfm.cli.from_checkpoint import examples_of, load_denoiser
-    from dfm.cli.unused_settings import check_settings
-    from dfm.runs import parts as assemble
-    from dfm.runs.directory import write_overrides
-    from dfm.sampling.draw import check_count
-
-    trust = assemble.trusted(config)
-    refuse_augmentation(config)
-    likelihood = assemble.likelihood(config, trust)
+def run(job: Job) -> None:
+    """Score one checkpoint on one split; the processes of torchrun share the examples."""
+    wanted: NllSettings = job.settings
+    refuse_augmentation(job.config)
+    likelihood = job.parts.likelihood
     check_settings(likelihood, "likelihood")
-    chosen = assemble.dequantization(config, trust) if config.get("dequantization") else None
+    chosen = job.parts.dequantization if job.config.get("dequantization") else None
     check_count(1 if wanted.n is None else wanted.n, wanted.batch_size)
-    members = world()
-    device = resolve_device(wanted.device, members.local)
-    found, denoiser = load_denoiser(config, wanted.ckpt, device, trust)
-    split = examples_of(found, config, wanted.split, trust)
-    exam = ScoringJob(
-        denoiser=denoiser, split=split, own=assemble.dequantization(found.config, trust), chosen=chosen,
-        n=len(split) if wanted.n is None else min(wanted.n, len(split)), seed=wanted.seed,
-        batch_size=wanted.batch_size, audit=wanted.audit, device=device, world=members,
-        facts={"split": wanted.split, "checkpoint": str(found.path), "checkpoint_step": found.step},
-    )  # fmt: skip
+    checkpoint, denoiser = load_denoiser(job, wanted.ckpt)
+    split = examples_of(checkpoint, job, wanted.split)
+    work = ScoringJob(
+        denoiser=denoiser,
+        split=split,
+        own=Parts(checkpoint.config, job.trusted).dequantization,
+        chosen=chosen,
+        n=len(split) if wanted.n is None else min(wanted.n, len(split)),
+        seed=wanted.seed,
+        batch_size=wanted.batch_size,
+        audit=wanted.audit,
+        device=job.device,
+        world=job.world,
+        facts={"split": wanted.split, "checkpoint": str(checkpoint.path), "checkpoint_step": checkpoint.step},
+    )
     if wanted.per_class:
-        check_classes(exam)
-    if exam.world.first:
-        write_overrides(directory, overrides())
-    scored = score(exam, likelihood, directory)
+        check_classes(work)
+    scores = score(work, likelihood, job.directory)
     if wanted.per_class:
-        classify(exam, likelihood, directory)
-    if wanted.against is not None and exam.world.first:
-        compare_paths(config, exam, found, scored, wanted.against, directory, trust)
-    if exam.world.first:
-        console.result(f"run directory: {directory}")
+        classify(work, likelihood, job.directory)
+    if wanted.against is not None and job.world.first:
+        compare_paths(job, work, checkpoint, scores)
 
 
-def refuse_augmentation(config: dict[str, Any]) -> None:
-    """A likelihood is of the examples as they are.
+def refuse_augmentation(config: Mapping[str, Any]) -> None:
+    """Refuse mirrored examples: a likelihood is of the examples as they are.
 
     Raises:
         UserError: the command asks for mirrored ones.

@@ -1,8 +1,6 @@
 """How far the path of one model is from that of the oracle or of another model: ``dfm nll against=``."""
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,35 +10,34 @@ from dfm.basics.files import write_atomically, write_json
 from dfm.cli import console
 from dfm.cli.commands.nll.estimates import ScoringJob
 from dfm.cli.from_checkpoint import dataset_of, load_denoiser
+from dfm.cli.job import Job
+from dfm.denoising.exact import exact_denoiser
 from dfm.evaluation.known_law import start_gap
 from dfm.likelihood.estimator import ends
 from dfm.likelihood.path_divergence import PathDivergence, path_divergence, path_gain
 from dfm.likelihood.scoring import Scores, examples, labels_for
-from dfm.runs import parts as assemble
 from dfm.runs.charts import curves
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.images import save_png
 
 
 def compare_paths(
-    config: dict[str, Any],
-    exam: ScoringJob,
-    found: Checkpoint,
-    scored: Scores,
-    against: str,
-    directory: Path,
-    trust: Sequence[str],
+    job: Job,
+    work: ScoringJob,
+    checkpoint: Checkpoint,
+    scores: Scores,
 ) -> None:
     """Write ``path.json``, ``path.csv`` and ``path.png``, and say what they hold.
 
     Raises:
         UserError: the data's law is not known, or the other model is of other data.
     """
+    against, directory = job.settings.against, job.directory
     if against == "oracle":
-        facts, divergence = from_oracle(config, exam, found, scored, trust)
+        facts, divergence = from_oracle(job, work, checkpoint, scores)
         kind = "path divergence from the oracle"
     else:
-        facts, divergence = from_model(config, exam, against, trust)
+        facts, divergence = from_model(job, work)
         kind = "nats that the other model saves on the path"
     rows = ["log_nsr,nats_per_unit"]
     rows += [f"{x:.8g},{y:.10g}" for x, y in zip(divergence.log_nsr.tolist(), divergence.density.tolist(), strict=True)]
@@ -52,22 +49,22 @@ def compare_paths(
 
 
 def from_oracle(
-    config: dict[str, Any], exam: ScoringJob, found: Checkpoint, scored: Scores, trust: Sequence[str]
+    job: Job, work: ScoringJob, checkpoint: Checkpoint, scores: Scores
 ) -> tuple[dict[str, Any], PathDivergence]:
     """Girsanov's divergence from the exact law, beside KL(data, model) by the scores."""
-    if exam.denoiser.spec.num_classes:
+    if work.denoiser.spec.num_classes:
         raise UserError(
             "against=oracle: the exact law is of all classes together, and this model is asked for one at a time; "
             "allowed: a model trained with conditional=false"
         )
-    oracle = assemble.oracle(dataset_of(found, config, trust), exam.denoiser.schedule)
-    x = held_out(exam)
-    divergence = path_divergence(oracle, exam.denoiser, x, seed=exam.seed)
-    start = start_gap(oracle, x.double(), exam.seed, exam.denoiser)
+    oracle = exact_denoiser(dataset_of(checkpoint, job.config, job.trusted), work.denoiser.schedule)
+    x = held_out(work)
+    divergence = path_divergence(oracle, work.denoiser, x, seed=work.seed)
+    start = start_gap(oracle, x.double(), work.seed, work.denoiser)
     total, error = divergence.total + start.mean, math.hypot(divergence.stderr, start.stderr)
     a = float(oracle.schedule.ab(torch.tensor(oracle.t_min, dtype=torch.float64))[0])
     exact = oracle.log_density(a * x.double(), oracle.t_min) + x.shape[1] * math.log(a)
-    gap = exact.cpu()[list(scored.indices)] + scored.nats
+    gap = exact.cpu()[list(scores.indices)] + scores.nats
     kl, kl_error = float(gap.mean()), float(gap.std()) / math.sqrt(len(gap))
     console.result(
         f"KL(data, model) {kl:.4f} +- {kl_error:.4f} nats by the likelihood, path divergence {total:.4f} +- "
@@ -80,33 +77,32 @@ def from_oracle(
     return facts, divergence
 
 
-def from_model(
-    config: dict[str, Any], exam: ScoringJob, against: str, trust: Sequence[str]
-) -> tuple[dict[str, Any], PathDivergence]:
+def from_model(job: Job, work: ScoringJob) -> tuple[dict[str, Any], PathDivergence]:
     """What the evidence bound of the one is above that of the other, level by level."""
-    other, denoiser = load_denoiser(config, against, exam.device, trust, key="against")
-    if other.spec.shape != exam.denoiser.spec.shape or other.spec.levels != exam.denoiser.spec.levels:
+    against = job.settings.against
+    other, denoiser = load_denoiser(job, against, key="against")
+    if other.spec.shape != work.denoiser.spec.shape or other.spec.levels != work.denoiser.spec.levels:
         raise UserError(
             f"against={against}: made for {other.spec.name} {other.spec.shape}; allowed: a model of "
-            f"{exam.denoiser.spec.name} {exam.denoiser.spec.shape}"
+            f"{work.denoiser.spec.name} {work.denoiser.spec.shape}"
         )
-    if len({exam.denoiser.spec.num_classes, other.spec.num_classes} - {0}) > 1:
+    if len({work.denoiser.spec.num_classes, other.spec.num_classes} - {0}) > 1:
         raise UserError(
             f"against={against}: it has {other.spec.num_classes} classes; allowed: "
-            f"{exam.denoiser.spec.num_classes}, as the model that is scored, or none"
+            f"{work.denoiser.spec.num_classes}, as the model that is scored, or none"
         )
     mine, theirs = (
-        model.with_labels(labels_for(model, exam.split, range(exam.n), exam.device))
-        for model in (exam.denoiser, denoiser.on_schedule(exam.denoiser.schedule))
+        model.with_labels(labels_for(model, work.split, range(work.n), work.device))
+        for model in (work.denoiser, denoiser.on_schedule(work.denoiser.schedule))
     )
-    gain = path_gain(mine, theirs, held_out(exam), seed=exam.seed)
+    gain = path_gain(mine, theirs, held_out(work), seed=work.seed)
     console.result(
         f"on the same noise {against} is {gain.total:+.4f} +- {gain.stderr:.4f} nats nearer to the data's path"
     )
-    return {"gain": gain.total, "gain_stderr": gain.stderr, "n": exam.n}, gain
+    return {"gain": gain.total, "gain_stderr": gain.stderr, "n": work.n}, gain
 
 
-def held_out(exam: ScoringJob) -> torch.Tensor:
+def held_out(work: ScoringJob) -> torch.Tensor:
     """The examples as the model sees them."""
-    low, _ = ends(exam.denoiser, None)
-    return examples(exam.split, exam.denoiser.spec, range(exam.n), exam.seed, exam.own, low).to(exam.device)
+    low, _ = ends(work.denoiser, None)
+    return examples(work.split, work.denoiser.spec, range(work.n), work.seed, work.own, low).to(work.device)

@@ -81,33 +81,33 @@ class ScoringJob:
         )  # fmt: skip
 
 
-def score(exam: ScoringJob, likelihood: Estimators, directory: Path) -> Scores:
+def score(work: ScoringJob, likelihood: Estimators, directory: Path) -> Scores:
     """Score and write; what comes back are the scores of the first line. Only the first process writes and speaks."""
-    entries = exam.entries(likelihood)
-    found = [one(exam, entry) for entry in entries]
+    entries = work.entries(likelihood)
+    found = [one(work, entry) for entry in entries]
     results = [result for result, _ in found]
-    whole = {**results[0], **exam.facts, "seed": exam.seed}
+    whole = {**results[0], **work.facts, "seed": work.seed}
     if len(results) > 1:
         whole["estimators"] = results
-    if exam.world.first:
-        write_csv(directory / "nll.csv", found[0][1], exam.denoiser.spec)
+    if work.world.first:
+        write_csv(directory / "nll.csv", found[0][1], work.denoiser.spec)
         write_json(directory / "nll.json", whole)
         if len(found) > 1:
             write_table(directory / "estimators.csv", results)
         for result, scored in found:
             if scored.nats_by_level is not None:
                 name = "levels" if len(found) == 1 else f"levels_{result['estimator']}"
-                write_levels(directory / f"{name}.csv", scored.nats_by_level, len(scored.nats), exam.denoiser.spec)
-        print_report(results, exam.denoiser.spec.name, exam.facts["split"])
+                write_levels(directory / f"{name}.csv", scored.nats_by_level, len(scored.nats), work.denoiser.spec)
+        print_report(results, work.denoiser.spec.name, work.facts["split"])
     return found[0][1]
 
 
-def one(exam: ScoringJob, entry: Entry) -> tuple[dict[str, Any], Scores]:
+def one(work: ScoringJob, entry: Entry) -> tuple[dict[str, Any], Scores]:
     """The result of one estimator, and its scores."""
-    subset = exam.subset()
-    scoring = choose_steps(exam.scoring(entry), subset)
-    indices: Sequence[int] = subset if entry.audit_only else range(exam.n)
-    with console.bar(quiet=not exam.world.first) as bar:
+    subset = work.subset()
+    scoring = choose_steps(work.scoring(entry), subset)
+    indices: Sequence[int] = subset if entry.audit_only else range(work.n)
+    with console.bar(quiet=not work.world.first) as bar:
         task = bar.add_task(f"nll {entry.name}", total=len(indices) + passes(scoring) * len(subset))
 
         def advance(count: int) -> None:
@@ -119,7 +119,7 @@ def one(exam: ScoringJob, entry: Entry) -> tuple[dict[str, Any], Scores]:
         result = {
             "estimator": entry.name,
             "dequantization": entry.dequantization.name if scoring.dequantizes else None,
-            **report(scored, audit, exam.denoiser.spec),
+            **report(scored, audit, work.denoiser.spec),
             **path_ends(scoring, subset),
             "likelihood": settings_for_json(scoring.likelihood),
             **against_hutchinson(scoring, subset, audit, advance),

@@ -19,44 +19,44 @@ from dfm.likelihood.error_bars import choose_steps
 from dfm.likelihood.estimator import Estimators
 
 
-def check_classes(exam: ScoringJob) -> None:
+def check_classes(work: ScoringJob) -> None:
     """Refuse a model that knows no classes, or data without labels, before anything is scored.
 
     Raises:
         UserError: it is either.
     """
-    if exam.denoiser.spec.num_classes == 0 or exam.split.labels is None:
+    if work.denoiser.spec.num_classes == 0 or work.split.labels is None:
         raise UserError(
             "per_class=true: this model was trained without classes; allowed: a model with conditional=true"
         )
 
 
-def classify(exam: ScoringJob, likelihood: Estimators, directory: Path) -> None:
+def classify(work: ScoringJob, likelihood: Estimators, directory: Path) -> None:
     """Write ``per_class.csv`` and ``per_class.json``, and say how often the likeliest class is the true one.
 
     Every class sees the same dequantisation noise and probes, so that what differs is the class. With equal chances
     of the C classes, p(c | x) = p(x | c)/sum_c' p(x | c'), and -log p(x) = log C - log sum_c p(x | c): the likelihood
     that the model gives without being told the class.
     """
-    entry = exam.entries(likelihood)[0]
-    count, indices = exam.denoiser.spec.num_classes, range(exam.n)
-    scoring = choose_steps(exam.scoring(entry), exam.subset())
-    with console.bar(quiet=not exam.world.first) as bar:
-        task = bar.add_task("classes", total=count * exam.n)
+    entry = work.entries(likelihood)[0]
+    count, indices = work.denoiser.spec.num_classes, range(work.n)
+    scoring = choose_steps(work.scoring(entry), work.subset())
+    with console.bar(quiet=not work.world.first) as bar:
+        task = bar.add_task("classes", total=count * work.n)
         nats = torch.stack(
             [replace(scoring, label=c).all(indices, lambda done: bar.advance(task, done)).nats for c in range(count)],
             1,
         )
-    if not exam.world.first:
+    if not work.world.first:
         return
-    assert exam.split.labels is not None
-    truth = exam.split.labels[: exam.n]
-    facts = {**summary(nats, truth, exam.denoiser.spec), **exam.facts}
+    assert work.split.labels is not None
+    truth = work.split.labels[: work.n]
+    facts = {**summary(nats, truth, work.denoiser.spec), **work.facts}
     write_atomically(directory / "per_class.csv", table(nats, truth).encode())
     write_json(directory / "per_class.json", facts)
     console.result(
         f"the likeliest class is the true one for {100 * facts['accuracy']:.1f} % +- "
-        f"{100 * facts['accuracy_stderr']:.1f} % of {exam.n} examples; by chance {100 / count:.1f} %"
+        f"{100 * facts['accuracy_stderr']:.1f} % of {work.n} examples; by chance {100 / count:.1f} %"
     )
 
 

@@ -1,167 +1,135 @@
 """``dfm sample``: draw from a checkpoint."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+import torch
+from torch import Tensor
 
-from dfm.basics.processes import World, world
+from dfm.basics.devices import check_precision, products
+from dfm.basics.errors import UserError
+from dfm.basics.files import write_json
 from dfm.cli import console
-from dfm.cli.command_line import overrides, plain, run_directory
-from dfm.cli.launch import launch
+from dfm.cli.commands.sample.inverse_task import conditioned, restore_known, write_comparison
+from dfm.cli.from_checkpoint import load_drawing
+from dfm.cli.job import Job
 from dfm.cli.settings import SampleSettings
-from dfm.runs.build import settings
-from dfm.runs.sample_files import keep
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from dfm.data.dataset import DatasetSpec
-    from dfm.denoising.denoiser import Denoiser
-    from dfm.sampling.samplers import Sampler
+from dfm.data.dataset import DatasetSpec
+from dfm.denoising.denoiser import Denoiser
+from dfm.runs.sample_files import store_samples
+from dfm.sampling.draw import batch_of, check_count, check_labels, draw_samples, stored
+from dfm.sampling.samplers import Sampler
 
 
-def main() -> None:
-    """The command."""
-    launch("sample", job, shared=True)
-
-
-def job(cfg: DictConfig) -> None:
-    """Draw samples from one checkpoint and store them."""
-    config, directory = plain(cfg), run_directory()
-    wanted = settings(config, SampleSettings)
-    import torch
-
-    from dfm.basics.devices import check_precision, resolve_device
-    from dfm.basics.files import write_json
-    from dfm.cli.commands.sample.inverse_task import conditioned, report
-    from dfm.cli.from_checkpoint import check_jumps, guide, load_denoiser, own_sampler
-    from dfm.runs import parts as assemble
-    from dfm.runs.directory import write_overrides
-    from dfm.sampling.draw import check_count, check_labels
-    from dfm.sampling.inverse_problems import Conditioned
-
-    trust = assemble.trusted(config)
-    assemble.sampler(config, trust)  # a mistake in it is told before a checkpoint is read
-    guidance, task = assemble.guidance(config, trust), assemble.task(config, trust)
+def run(job: Job) -> None:
+    """Draw samples from one checkpoint and store them; the processes of torchrun share the batches."""
+    wanted: SampleSettings = job.settings
     check_count(wanted.n, wanted.batch_size)
-    members = world()
-    device = resolve_device(wanted.device, members.local)
-    check_precision(wanted.precision, device)
-    found, denoiser = load_denoiser(config, wanted.ckpt, device, trust, ode=False)
-    sampler, how, name = own_sampler(config, found, trust)
-    drawn = guide(guidance, found, denoiser, device, trust)
-    by_class = wanted.label == "all"
-    indices = chosen(wanted.index, whole_rows(wanted.n, drawn.spec) if by_class else wanted.n)
-    labels = check_labels(drawn.spec, wanted.label, indices)
-    drawn, truth = conditioned(task, drawn, found, config, indices, trust)
-    check_jumps(sampler, denoiser, drawn)
+    check_precision(wanted.precision, job.device)
+    drawing = load_drawing(job)
+    by_class, spec = wanted.label == "all", drawing.denoiser.spec
+    indices = sample_numbers(wanted.index, whole_rows(wanted.n, spec) if by_class else wanted.n)
+    labels = check_labels(spec, wanted.label, indices)
+    denoiser, truth = conditioned(job, drawing, indices)
     if truth is not None and labels is not None and wanted.label is None:
         labels = truth.labels
 
-    tally = Tally()
-    pieces: Iterable[Tensor] = pieces_of(members, drawn, sampler, indices, labels, wanted, device, tally)
-    if truth is not None:
-        pieces = list(pieces)
-    if members.first:
-        keep(pieces, labels, indices, drawn.spec, directory, wanted.png, by_class=by_class)
-    else:
+    draw = Draw(job=job, denoiser=denoiser, sampler=drawing.sampler, indices=indices, labels=labels)
+    pieces = draw.pieces() if truth is None else list(draw.pieces())
+    if not job.world.first:
         for _ in pieces:
-            pass  # its share is drawn; the first process stores it
+            pass  # this process draws its share; the first process stores it
         return
+    store_samples(pieces, labels, indices, spec, job.directory, png=wanted.png, by_class=by_class)
     facts = {
-        "sampler": name,
-        "settings": how,
-        "guidance": config["guidance"],
-        "task": config["task"],
-        "schedule": config.get("schedule") or found.config["schedule"],
-        "nfe": tally.evaluations / len(indices),
-        "seconds": tally.seconds,
+        **drawing.facts,
+        "task": job.config["task"],
+        "nfe": draw.evaluations / len(indices),
+        "seconds": draw.seconds,
         "computed_in": wanted.precision,
         "n": len(indices),
         "seed": wanted.seed,
         "label": wanted.label,
-        "checkpoint": str(found.path),
-        "checkpoint_step": found.step,
+        "checkpoint": str(drawing.checkpoint.path),
+        "checkpoint_step": drawing.checkpoint.step,
     }
-    write_overrides(directory, overrides())
     if truth is not None:
-        assert isinstance(drawn, Conditioned)
-        facts.update(report(drawn, truth, torch.cat(list(pieces)), found.spec, directory))
-    write_json(directory / "sample.json", facts)
-    console.result(f"{len(indices)} samples in {tally.seconds:.1f} s, {facts['nfe']:.0f} NFE: {directory / 'grid.png'}")
-    console.result(f"run directory: {directory}")
+        facts.update(write_comparison(denoiser, truth, torch.cat(list(pieces)), job.directory))
+    write_json(job.directory / "sample.json", facts)
+    grid = job.directory / "grid.png"
+    console.result(f"{len(indices)} samples in {draw.seconds:.1f} s, {facts['nfe']:.0f} NFE: {grid}")
 
 
-@dataclass
-class Tally:
-    """What drawing took so far: evaluations of the network, times samples; seconds."""
+@dataclass(kw_only=True)
+class Draw:
+    """Samples ``indices`` of a denoiser, and what drawing them took: evaluations of the network times samples; seconds.
 
+    Args:
+        labels: int64 (len(indices),), or None.
+    """
+
+    job: Job
+    denoiser: Denoiser
+    sampler: Sampler
+    indices: range
+    labels: Tensor | None
     evaluations: float = 0.0
     seconds: float = 0.0
 
+    def pieces(self) -> Iterator[Tensor]:
+        """Yield the samples as they are stored, in order, a batch of each process at a time: no more is in memory."""
+        world, n, spec = self.job.world, len(self.indices), self.denoiser.spec
+        # no process without a share
+        size = min(batch_of(self.job.settings.batch_size, spec, self.job.device), -(-n // world.size))
+        batches = [range(k, min(k + size, n)) for k in range(0, n, size)]
+        with console.bar(quiet=not world.first) as bar:
+            task = bar.add_task("sample", total=n)
 
-def pieces_of(
-    members: World, denoiser: "Denoiser", sampler: "Sampler", indices: range, labels: "Tensor | None",
-    wanted: SampleSettings, device: "torch.device", tally: Tally,
-) -> Iterator["Tensor"]:  # fmt: skip
-    """The samples as they are stored, in order, a batch of each process at a time: no more than that is in memory."""
-    import torch
+            def show(step: int) -> None:
+                bar.update(task, description=f"sample, step {step}")
 
-    from dfm.basics.devices import check_precision, products
-    from dfm.cli.commands.sample.inverse_task import restore_known
-    from dfm.sampling.draw import batch_of, draw_samples, stored
+            for first in range(0, len(batches), world.size):
+                start = time.perf_counter()
+                own = batches[first : first + world.size][world.rank : world.rank + 1]
+                parts = [p for each in world.all_gather([self._batch(places, show) for places in own]) for p in each]
+                self.evaluations += sum(evaluations for _, evaluations in parts)
+                self.seconds += time.perf_counter() - start
+                values = torch.cat([values for values, _ in parts])
+                bar.advance(task, len(values))
+                yield values
 
-    def batch(places: range) -> tuple[torch.Tensor, float]:
+    def _batch(self, places: range, show: Callable[[int], None]) -> tuple[Tensor, float]:
+        """The samples at these places of ``indices`` as they are stored, and evaluations times samples."""
         rows = torch.arange(places.start, places.stop)
-        mine = denoiser.select(rows)
-        with products(check_precision(wanted.precision, device), device):
+        denoiser, device = self.denoiser.select(rows), self.job.device
+        with products(check_precision(self.job.settings.precision, device), device):
             result = draw_samples(
-                mine,
-                sampler,
-                [indices[k] for k in places],
-                seed=wanted.seed,
+                denoiser,
+                self.sampler,
+                [self.indices[k] for k in places],
+                seed=self.job.settings.seed,
                 batch_size=len(places),
-                labels=None if labels is None else labels[rows],
+                labels=None if self.labels is None else self.labels[rows],
                 device=device,
                 convert=lambda x: x,
-                watch=lambda moment: bar.update(progress, description=f"sample, step {moment.state.step}"),
+                watch=lambda moment: show(moment.state.step),
             )
-        samples = stored(restore_known(mine, result.samples, torch.arange(len(places))), denoiser.spec)
-        return samples, result.nfe * len(places)
-
-    # no process without a share
-    size = min(batch_of(wanted.batch_size, denoiser.spec, device), -(-len(indices) // members.size))
-    batches = [range(k, min(k + size, len(indices))) for k in range(0, len(indices), size)]
-    with console.bar(quiet=not members.first) as bar:
-        progress = bar.add_task("sample", total=len(indices))
-        for first in range(0, len(batches), members.size):
-            began = time.perf_counter()
-            own = batches[first : first + members.size][members.rank : members.rank + 1]
-            parts = [part for each in members.all_gather([batch(places) for places in own]) for part in each]
-            tally.evaluations += sum(spent for _, spent in parts)
-            tally.seconds += time.perf_counter() - began
-            values = torch.cat([values for values, _ in parts])
-            bar.advance(progress, len(values))
-            yield values
+        values = stored(restore_known(denoiser, result.samples, torch.arange(len(places))), denoiser.spec)
+        return values, result.nfe * len(places)
 
 
-def whole_rows(n: int, spec: "DatasetSpec") -> int:
-    """n, and as many more as give every class the same number."""
+def whole_rows(n: int, spec: DatasetSpec) -> int:
+    """Return n, and as many more as give every class the same number."""
     return n + -n % max(1, spec.num_classes)
 
 
-def chosen(index: int | None, n: int) -> range:
-    """The numbers of the samples to draw: 0 .. n-1, or one alone.
+def sample_numbers(index: int | None, n: int) -> range:
+    """Return the numbers of the samples to draw: 0 .. n-1, or one alone.
 
     Raises:
         UserError: a negative number.
     """
-    from dfm.basics.errors import UserError
-
     if index is None:
         return range(n)
     if index < 0:

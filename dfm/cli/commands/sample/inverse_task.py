@@ -1,71 +1,66 @@
 """Inverse problems in ``dfm sample``: held-out images of which a part is known, and a picture of the outcome."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
-from dfm.cli.from_checkpoint import examples_of
+from dfm.cli.from_checkpoint import Drawing, examples_of
+from dfm.cli.job import Job
 from dfm.cli.unused_settings import refuse_unused
-from dfm.data.dataset import DatasetSpec, Split
+from dfm.data.dataset import Split
 from dfm.data.pixel_levels import centres
 from dfm.denoising.denoiser import Denoiser
-from dfm.runs import images as images_io
-from dfm.runs.checkpoint import Checkpoint
+from dfm.runs.images import grid, nhwc, read_mask, save_png
 from dfm.sampling.draw import stored
-from dfm.sampling.inverse_problems import Conditioned, Inpaint, NoTask, Task
+from dfm.sampling.inverse_problems import Conditioned
 
 SHOWN = 16
 
 
-def conditioned(
-    task: Task, denoiser: Denoiser, found: Checkpoint, config: dict[str, Any], indices: range, trust: Sequence[str]
-) -> tuple[Denoiser, Split | None]:
-    """The denoiser for held-out images ``indices`` of which a part is known, and these images; without a task, neither.
+def conditioned(job: Job, drawing: Drawing, indices: range) -> tuple[Denoiser, Split | None]:
+    """Return the denoiser for held-out images ``indices`` of which a part is known, and these images.
+
+    Without a task it is the denoiser as it was, and None.
 
     Raises:
         UserError: the task does not suit the data, or there are not so many images.
     """
-    if isinstance(task, NoTask):
+    task, spec, name = job.parts.task, drawing.checkpoint.spec, job.settings.split
+    if task.is_none:
         refuse_unused(("mask", "split", "task."), "without a task such as task=inpaint")
-        return denoiser, None
-    if not isinstance(task, Inpaint):
+        return drawing.denoiser, None
+    if not task.takes_mask:
         refuse_unused(("mask",), "without task=inpaint")
-    if isinstance(task, Inpaint) and (task.mask or "").lower().endswith(".png"):
-        task = replace(task, known=torch.from_numpy(images_io.read_mask(Path(str(task.mask)))))
-    task.projection(found.spec)  # what cannot be is said before anything is read
-    split = examples_of(found, config, config["split"], trust)
+    if task.mask_file is not None:
+        task = task.with_known_pixels(torch.from_numpy(read_mask(Path(task.mask_file))))
+    task.projection(spec)  # a task that cannot be is refused before anything is read
+    split = examples_of(drawing.checkpoint, job, name)
     if indices[-1] >= len(split):
-        raise UserError(
-            f"image {indices[-1]} of split={config['split']}; allowed: 0 to {len(split) - 1}; try a smaller n"
-        )
-    assert found.spec.levels is not None
+        raise UserError(f"image {indices[-1]} of split={name}; allowed: 0 to {len(split) - 1}; try a smaller n")
+    assert spec.levels is not None
     rows = list(indices)
-    labels = None if split.labels is None else split.labels[rows]
-    truth = Split(values=split.values[rows], labels=labels)
-    return task.observe(denoiser, centres(truth.values, found.spec.levels).float()), truth
+    truth = replace(split, values=split.values[rows], labels=None if split.labels is None else split.labels[rows])
+    return task.observe(drawing.denoiser, centres(truth.values, spec.levels).float()), truth
 
 
 def restore_known(denoiser: Denoiser, data: Tensor, rows: Tensor) -> Tensor:
-    """Samples ``rows`` of the draw with their known part exact."""
+    """Return samples ``rows`` of the draw with their known part exact."""
     return denoiser.select(rows).restore(data) if isinstance(denoiser, Conditioned) else data
 
 
-def report(
-    denoiser: Conditioned, truth: Split, samples: Tensor, spec: DatasetSpec, directory: Path
-) -> dict[str, float]:
-    """``task.png`` (the images, what is known of them, the samples), and how far the samples are from the images.
+def write_comparison(denoiser: Denoiser, truth: Split, samples: Tensor, directory: Path) -> dict[str, float]:
+    """Write ``task.png``: the images, what is known of them, the samples.
 
     Returns:
-        ``rms_error`` over all pixels, in grey values of 255.
+        ``rms_error`` of the samples over all pixels, in grey values of 255.
     """
+    spec = denoiser.spec
+    assert isinstance(denoiser, Conditioned)
     assert spec.levels is not None
     images = stored(centres(truth.values, spec.levels), spec)
-    known = stored(denoiser.known, spec)
-    sheet = torch.cat([part[:SHOWN] for part in (images, known, samples)])
-    images_io.save_png(images_io.grid(images_io.nhwc(sheet), min(SHOWN, len(samples))), directory / "task.png")
+    sheet = torch.cat([part[:SHOWN] for part in (images, stored(denoiser.known, spec), samples)])
+    save_png(grid(nhwc(sheet), min(SHOWN, len(samples))), directory / "task.png")
     return {"rms_error": float((samples.double() - images.double()).square().mean().sqrt())}

@@ -5,37 +5,49 @@ import json
 from dfm.cli import console
 from dfm.cli.commands.nll.estimates import ScoringJob, score
 from dfm.cli.commands.train.classifier_report import write_classifier_report
-from dfm.cli.commands.train.training_run import Run
-from dfm.runs import parts as assemble
+from dfm.cli.commands.train.training_run import TrainingRun
 
 
-def is_done(run: Run) -> bool:
-    """Whether what ``examine`` would write of this step is there."""
-    path = run.directory / ("classifier.json" if assemble.is_classifier(run.config) else "nll.json")
+def is_done(run: TrainingRun) -> bool:
+    """Whether the report on the present step is there already."""
+    wanted = run.settings.nll
+    name = "classifier.json" if run.parts.objective.trains == "classifier" else "nll.json"
     try:
-        found = json.loads(path.read_text())
+        report = json.loads((run.directory / name).read_text())
     except (OSError, ValueError):
-        return run.nll.n == 0
-    n = min(run.nll.n, len(run.dataset.split(run.nll.split)))
-    return found.get("checkpoint_step") == run.trainer.step and found.get("num_examples") == n
+        return wanted.n == 0
+    n = min(wanted.n, len(run.parts.dataset.split(wanted.split)))
+    return report.get("checkpoint_step") == run.trainer.step and report.get("num_examples") == n
 
 
-def write_final_report(run: Run) -> None:
-    """``nll.json`` and ``nll.csv`` of the averaged weights, or a classifier's report, unless ``nll.n`` is 0."""
-    split, step = run.dataset.split(run.nll.split), run.trainer.step
-    n = min(run.nll.n, len(split))
-    if n and assemble.is_classifier(run.config):
+def write_final_report(run: TrainingRun) -> None:
+    """Write ``nll.json`` and ``nll.csv`` of the averaged weights, or a classifier's report, unless ``nll.n`` is 0."""
+    wanted, parts, step = run.settings.nll, run.parts, run.trainer.step
+    split = parts.dataset.split(wanted.split)
+    n = min(wanted.n, len(split))
+    if n == 0:
+        return
+    if parts.objective.trains == "classifier":
         averaged = run.trainer.averaged(everywhere=False)
-        if run.world.first:
+        if run.job.world.first:
             write_classifier_report(
-                averaged, run.dequantization, split, n, run.nll.seed, run.device, run.directory, step
+                averaged, parts.dequantization, split, n, wanted.seed, run.device, run.directory, step
             )
-    elif n and not run.objective.has_ode:
+        return
+    if not parts.objective.outcome({}).has_ode:
         console.say("no likelihood: what this objective trains has no ODE of its own, and so no density")
-    elif n:
-        exam = ScoringJob(
-            denoiser=run.trainer.averaged(), split=split, own=run.dequantization, chosen=None, n=n, seed=run.nll.seed,
-            batch_size=run.nll.batch_size, audit=run.nll.audit, device=run.device,
-            facts={"split": run.nll.split, "checkpoint_step": step}, world=run.world,
-        )  # fmt: skip
-        score(exam, run.likelihood, run.directory)
+        return
+    work = ScoringJob(
+        denoiser=run.trainer.averaged(),
+        split=split,
+        own=parts.dequantization,
+        chosen=None,
+        n=n,
+        seed=wanted.seed,
+        batch_size=wanted.batch_size,
+        audit=wanted.audit,
+        device=run.device,
+        facts={"split": wanted.split, "checkpoint_step": step},
+        world=run.job.world,
+    )
+    score(work, parts.likelihood, run.directory)

@@ -1,4 +1,4 @@
-"""``resume=``: going on where a run stopped, with its own configuration and the changes that leave it the same run."""
+"""``resume=``: go on where a run stopped, with its own configuration and the changes that leave it the same run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dfm.basics.errors import UserError
-from dfm.cli.command_line import overrides, plain
+from dfm.cli.command_line import overrides
 from dfm.runs.directory import checkpoints, is_run
 from dfm.runs.old_names import current_config
 
@@ -32,10 +32,14 @@ CHANGEABLE = (
     "nll.batch_size",
 )
 OWN = ("resume", "trust")  # of the command line, not of the run
+Config = dict[str, Any]
 
 
-def resumed_config(directory: Path, cfg: DictConfig) -> DictConfig:
-    """The configuration of the run in ``directory`` with what the command line changes of it.
+def resumed_config(directory: Path, config: Config) -> Config:
+    """Return the configuration of the run in ``directory`` with what the command line changes of it.
+
+    Args:
+        config: what the command line composed.
 
     Raises:
         UserError: there is no run, or a key was given that makes it another one.
@@ -51,15 +55,15 @@ def resumed_config(directory: Path, cfg: DictConfig) -> DictConfig:
             f"{groups[0]} with resume={directory}: the run keeps its own parts; allowed to change: "
             f"{', '.join(CHANGEABLE)}"
         )
-    changes = changed(stored_in(directory), cfg, given_keys())
-    return merged(directory, cfg, changes, f"resume={directory}: the run keeps its own configuration")
+    changes = find_changes(stored_in(directory), config, given_keys())
+    return merge(directory, config, changes, f"resume={directory}: the run keeps its own configuration")
 
 
-def auto_config(directory: Path, cfg: DictConfig) -> DictConfig:
-    """The composed configuration for a fresh run, or that of the run that is in ``directory`` already.
+def auto_config(directory: Path, config: Config) -> Config:
+    """Return the composed configuration for a fresh run, or that of the run that is in ``directory`` already.
 
-    The whole command line is given again, as a cluster's requeue does, so what is composed must be what the run has;
-    keys that the run was begun without, by an older dfm, stay away unless the command line names them.
+    The whole command line is given again, as a cluster's requeue does, so what is composed must be what the run has.
+    Keys that the run lacks, since an older dfm started it, stay away unless the command line names them.
 
     Raises:
         UserError: the directory is another one each time, or the configuration is not the run's.
@@ -70,49 +74,49 @@ def auto_config(directory: Path, cfg: DictConfig) -> DictConfig:
             "resume=auto: in which directory? allowed: hydra.run.dir=DIR beside it, or hydra.sweep.dir=DIR with -m"
         )
     if not (is_run(directory) and checkpoints(directory)):
-        cfg.resume = None
-        return cfg
+        return {**config, "resume": None}
     stored = stored_in(directory)
-    named = given_keys() & dict(leaves(plain(cfg))).keys()
-    changes = {**changed(stored, cfg, None), **changed(stored, cfg, named)}
+    named = given_keys() & dict(leaves(config)).keys()
+    changes = {**find_changes(stored, config, None), **find_changes(stored, config, named)}
     # what may change does so only where it is asked for: an older default is the run's own
     asked = {key: pair for key, pair in changes.items() if key not in CHANGEABLE or key in given_keys()}
-    return merged(directory, cfg, asked, f"resume=auto: {directory} holds another run")
+    return merge(directory, config, asked, f"resume=auto: {directory} holds another run")
 
 
-def stored_in(directory: Path) -> DictConfig:
-    """``config.yaml`` of a run."""
-    found = OmegaConf.load(directory / "config.yaml")
-    if not isinstance(found, DictConfig):
+def stored_in(directory: Path) -> Config:
+    """Read ``config.yaml`` of a run, with today's class paths."""
+    stored = OmegaConf.load(directory / "config.yaml")
+    if not isinstance(stored, DictConfig):
         raise UserError(f"{directory / 'config.yaml'}: not a configuration; allowed: what dfm train wrote")
-    return OmegaConf.create(current_config(OmegaConf.to_container(found)))
+    config: Config = current_config(OmegaConf.to_container(stored))
+    return config
 
 
 def given_keys() -> set[str]:
-    """The keys and groups that the command line names."""
+    """Return the keys and groups that the command line names."""
     return {text.partition("=")[0].lstrip("+~") for text in overrides()}
 
 
 Change = tuple[Any, Any]
 
 
-def changed(stored: DictConfig, cfg: DictConfig, given: set[str] | None) -> dict[str, Change]:
-    """{dotted key: (what the run has, what is composed now)} where they differ.
+def find_changes(stored: Config, config: Config, given: set[str] | None) -> dict[str, Change]:
+    """Return {dotted key: (what the run has, what is composed now)} where they differ.
 
     Args:
         given: look only at these keys and below them; None: at all that the run has.
     """
-    before, now = dict(leaves(plain(stored))), dict(leaves(plain(cfg)))
-    found: dict[str, Change] = {}
+    before, now = dict(leaves(stored)), dict(leaves(config))
+    changes: dict[str, Change] = {}
     for key in before if given is None else {**before, **now}:
         named = given is None or any(key == name or key.startswith(f"{name}.") for name in given)
         if named and key.split(".")[0] not in OWN and before.get(key) != now.get(key, before.get(key)):
-            found[key] = (before.get(key, "not there"), now.get(key))
-    return found
+            changes[key] = (before.get(key, "not there"), now.get(key))
+    return changes
 
 
-def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in plain containers that is no mapping."""
+def leaves(node: Config, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of everything in plain containers that is no mapping."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{path}{key}.")
@@ -120,11 +124,11 @@ def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{key}", value
 
 
-def merged(directory: Path, cfg: DictConfig, changes: dict[str, Change], problem: str) -> DictConfig:
-    """The stored configuration with the changes; whom to trust is said by the command line alone, not by a file.
+def merge(directory: Path, config: Config, changes: dict[str, Change], problem: str) -> Config:
+    """Return the stored configuration with the changes; the command line alone, not a file, says whom to trust.
 
     Raises:
-        UserError: a change that makes it another run; ``problem`` is the beginning of what is said.
+        UserError: a change that makes it another run; the message starts with ``problem``.
     """
     refused = {key: pair for key, pair in changes.items() if key not in CHANGEABLE}
     if refused:
@@ -134,9 +138,11 @@ def merged(directory: Path, cfg: DictConfig, changes: dict[str, Change], problem
             f"{problem}: {', '.join(shown)}{more}; allowed to change: {', '.join(CHANGEABLE)}; try another "
             "hydra.run.dir"
         )
-    found = stored_in(directory)
+    merged = stored_in(directory)
     for key, (_, new) in changes.items():
-        OmegaConf.update(found, key, new)
-    OmegaConf.update(found, "resume", str(directory))
-    OmegaConf.update(found, "trust", cfg.get("trust"))
-    return found
+        *path, last = key.split(".")
+        node = merged
+        for name in path:
+            node = node.setdefault(name, {})
+        node[last] = new
+    return {**merged, "resume": str(directory), "trust": config.get("trust")}

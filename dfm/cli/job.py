@@ -1,0 +1,99 @@
+"""A job: one command on one configuration, as a command's ``run`` takes it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from dfm.basics.processes import World, world
+from dfm.cli.command_line import choice, overrides, plain, run_directory, variant
+from dfm.cli.settings import COMMANDS
+from dfm.runs.build import settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from dfm.runs.parts import Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a command works on.
+
+    Args:
+        command: its word.
+        config: the resolved configuration, plain containers.
+        settings: the command's own keys, checked (a class of ``dfm.cli.settings``).
+        directory: where its files go.
+        overrides: what was given on the command line.
+        trusted: the packages whose classes the configuration may name: dfm, and those that ``trust`` adds.
+        world: the processes that share the work.
+    """
+
+    command: str
+    config: dict[str, Any]
+    settings: Any
+    directory: Path
+    overrides: Sequence[str]
+    trusted: Sequence[str]
+    world: World
+
+    @cached_property
+    def parts(self) -> "Parts":
+        """The parts that the configuration names."""
+        from dfm.runs.parts import Parts  # torch is not needed before
+
+        return Parts(self.config, self.trusted)
+
+    @cached_property
+    def device(self) -> "torch.device":
+        """The device that ``device=`` names."""
+        from dfm.basics.devices import resolve_device
+
+        return resolve_device(self.settings.device, self.world.local)
+
+    def with_config(self, config: dict[str, Any], directory: Path) -> "Job":
+        """Return the same job with another configuration, in another directory."""
+        checked: Any = settings(config, COMMANDS[self.command].settings)
+        return replace(self, config=config, settings=checked, trusted=trusted(config), directory=directory)
+
+    def choice(self, group: str) -> str:
+        """Return the option of a group that the command line or the defaults chose."""
+        return choice(group)
+
+    def names(self, *groups: str) -> bool:
+        """Whether the command line chooses an option of one of these groups."""
+        return any(text.partition("=")[0] in groups for text in self.overrides)
+
+    def variant(self, *changes: str) -> "Parts":
+        """Return the parts of the same command line with other choices on top, e.g. ``sampler=heun``."""
+        from dfm.runs.parts import Parts
+
+        return Parts(variant(self.command, *changes), self.trusted)
+
+
+def job_of(command: str, cfg: DictConfig) -> Job:
+    """Return the job that Hydra composed.
+
+    Raises:
+        UserError: a value of another type, or a key that leads nowhere.
+    """
+    config = plain(cfg)
+    return Job(
+        command=command,
+        config=config,
+        settings=settings(config, COMMANDS[command].settings),
+        directory=run_directory(),
+        overrides=overrides(),
+        trusted=trusted(config),
+        world=world(),
+    )
+
+
+def trusted(config: dict[str, Any]) -> Sequence[str]:
+    """Return the packages whose classes a command line may name."""
+    extra = config.get("trust") or []
+    return ("dfm", *([extra] if isinstance(extra, str) else extra))

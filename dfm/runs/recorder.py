@@ -1,0 +1,99 @@
+"""What a training run leaves in its directory. A full disk costs a warning, not the run: what is there stays intact."""
+
+import logging
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfm.basics.files import remove_unfinished
+from dfm.runs import checkpoint
+from dfm.runs.checkpoint import Checkpoint
+from dfm.runs.directory import checkpoints, lock_run, step_of
+from dfm.runs.images import save_png
+from dfm.runs.loggers import Logger
+from dfm.runs.metrics import MetricsFile, best_step
+
+log = logging.getLogger("dfm")
+
+
+class Recorder:
+    """The files of a run while it trains, and the lock on its directory.
+
+    Args:
+        directory: of the run.
+        logger: where numbers and pictures go besides.
+        keep: how many checkpoints stay, besides that of the lowest validation loss.
+
+    Raises:
+        UserError: another process is at work in the directory.
+    """
+
+    def __init__(self, directory: Path, logger: Logger, keep: int) -> None:
+        self.directory, self.logger, self.keep = directory, logger, keep
+        self._lock = lock_run(directory)
+        self._metrics: MetricsFile | None = None
+        self.step = 0
+        remove_unfinished(directory)
+
+    def open(self, step: int) -> None:
+        """Go on after optimiser step ``step``: what was written of later steps is dropped."""
+        self.step = step
+        self._metrics = MetricsFile(self.directory / "metrics.jsonl", after_step=step)
+        self.logger.open(self.directory, step)
+
+    def numbers(self, line: dict[str, Any]) -> None:
+        """Write a line of ``metrics.jsonl``, and its numbers to the logger; ``line`` has ``step``."""
+        # JSON has no infinity, and a gradient may be unbounded for one line.
+        self.line({key: value if math.isfinite(value) else None for key, value in line.items()})
+        numbers = {key: value for key, value in line.items() if key not in ("step", "images")}
+        self._try("logger's numbers", lambda: self.logger.scalars(line["step"], numbers))
+
+    def line(self, line: dict[str, Any]) -> None:
+        """Write a line of ``metrics.jsonl`` alone."""
+        self.step = max(self.step, line["step"])
+        if self._metrics is not None:
+            self._try("metrics", partial(self._metrics.write, line))
+
+    def picture(self, step: int, image: np.ndarray) -> None:
+        """Write ``samples/step_00001000.png``, and the picture to the logger."""
+        file = self.directory / "samples" / f"step_{step:08d}.png"
+        self._try("sample grid", lambda: file.parent.mkdir(exist_ok=True))
+        self._try("sample grid", lambda: save_png(image, file))
+        self._try("logger's picture", lambda: self.logger.image(step, "samples", image))
+
+    def checkpoint(self, content: Checkpoint) -> None:
+        """Write a checkpoint and the weights, after all lines of the steps before; remove old checkpoints."""
+        self.step = content.step
+        if self._metrics is not None:
+            self._try("metrics", self._metrics.sync)
+        self._try("checkpoint", lambda: self._save(content))
+        self.weights(content)
+
+    def weights(self, content: Checkpoint) -> None:
+        """Write ``weights.safetensors``."""
+        self._try("weights", lambda: checkpoint.save_weights(content, self.directory))
+
+    def close(self) -> None:
+        """Close the files and give the directory free."""
+        if self._metrics is not None:
+            self._try("metrics", self._metrics.close)
+        self._try("logger's numbers", self.logger.close)
+        self._lock.close()
+
+    def _save(self, content: Checkpoint) -> None:
+        steps = [step_of(file) for file in checkpoints(self.directory)]
+        best = best_step(self.directory, [*steps, content.step])
+        checkpoint.save(content, self.directory / "checkpoints", self.keep, best)
+
+    def _try(self, what: str, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError as error:
+            log.warning(
+                f"{what} of step {self.step} not written ({error.strerror or error}); "
+                "what is on disk is intact and the run goes on; free some space"
+            )

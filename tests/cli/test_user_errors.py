@@ -1,0 +1,109 @@
+"""Mistakes of a user: one line each, exit code 1, no traceback."""
+
+from pathlib import Path
+
+import pytest
+from support.cli import TINY, Command, Dfm
+
+MISTAKES = {
+    "trian": ["trian"],
+    "group": ["train", "objective=flow_matchng"],
+    "key": ["train", "trainer.lrr=1"],
+    "top key": ["train", "foo=1"],
+    "value": ["train", "trainer.lr=abc"],
+    "range": ["train", "trainer.lr=-1"],
+    "choice": ["train", "trainer.precision=fp8"],
+    "syntax": ["train", "trainer.lr=="],
+    "model key": ["train", "model.dropot=0.1"],
+    "unused uncertainty": ["train", "objective=meanflow", "uncertainty=learned"],
+    "unused coupling": ["train", "dataset=moons", "model=mlp", "objective=langevin", "coupling=ot"],
+    "no ckpt": ["sample"],
+    "latest": ["sample", "ckpt=latest"],
+    "missing": ["sample", "ckpt=nowhere"],
+    "resume": ["train", "resume=nowhere"],
+    "oracle": ["train", "model=oracle"],
+    "data": ["train", "dataset=folder", "dataset.path=nowhere"],
+    "device": ["train", "trainer.device=abacus"],
+    "resolution": ["train", "model.channel_multipliers=[1,1,1,1,1]"],
+    "classes": ["train", "dataset=checkerboard", "model=mlp", "conditional=true"],
+    "density": ["train", "schedule=edm", "density=logit_normal", *TINY],
+    "batch": ["train", "trainer.batch_size=0"],
+    "betas": ["train", "trainer.betas=[1,0]"],
+    "optimiser": ["train", "trainer.optimizer=sgd"],
+    "braces": ["train", "schedule={0:0}"],
+    "code": ["train", "model._target_=os.system"],
+    "singular": ["train", "schedule=linear", "schedule.t_max=1.0"],
+    "seed": ["train", "trainer.seed=-1"],
+    "unlisted option": ["train", "model.scale_shift=true"],
+    "addition": ["train", "+foo=1"],
+    "type": ["train", "nll.n=few"],
+    "flag": ["train", "conditional=maybe"],
+    "nested addition": ["train", "+samples.m=1"],
+    "unknown addition": ["train", "+model.foo=1"],
+    "formula": ["train", "schedule=custom", "schedule.drift=1+x"],
+    "brackets": ["train", "schedule=custom", "schedule.drift=exp(-t)"],
+    "a formula's code": ["train", "schedule=custom", "schedule.drift=t.__class__"],
+    "no noise": ["train", "schedule=custom", "schedule.diffusion=0"],
+    "potential alone": ["train", "dataset=moons", "model=mlp", "prior=double_well"],
+    "interpolant without latent": ["train", "objective=interpolant", "latent=none", *TINY],
+    "latent without interpolant": ["train", "latent=root", *TINY],
+    "sde with transport": ["train", "coupling=ot", "sampler=euler_maruyama", *TINY],
+    "sde with a prior": ["train", "prior=laplace", "sampler=ancestral", *TINY],
+    "label-aware without labels": ["train", "coupling=label_aware", *TINY],
+    "no teacher": ["train", "objective=reflow", *TINY],
+    "prior of another shape": ["train", "prior=mixture", *TINY],
+    "no other": ["compare"],
+    "no latents": ["decode"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(MISTAKES))
+def test_a_mistake_is_one_line(name: str, command: Command) -> None:
+    outcome = command(*MISTAKES[name], code=1)
+    assert len(outcome.err.strip().splitlines()) == 1, outcome.err
+    assert outcome.err.startswith("error: ")
+    assert "Traceback" not in outcome.err + outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sample", "n=0"], "at least 1"),
+        (["sample", "n=many"], "type int"),
+        (["sample", "png=perhaps"], "type bool"),
+        (["sample", "seed=1.5"], "type int"),
+        (["nll", "n=all"], "int | null"),
+        (["sample", "label=3"], "without classes"),
+        (["sample", "index=-1"], "at least 0"),
+        (["sample", "sampler.steps=0"], "from 1 to"),
+        (["sample", "sampler=dopri5", "sampler.steps=5"], "no effect"),
+        (["sample", "sampler.times=[0.5,0.1]"], "t_max = 0.999"),
+        (["sample", "sampler.times=[0.999,0.5,0.7]"], "decreasing"),
+        (["sample", "sampler=euler_maruyama", "sampler.stepper.strength=-1"], "strength"),
+        (["sample", "sampler=ddim", "sampler.stepper.eta=2"], "ancestral"),
+        (["decode", "latents=nowhere"], "latents.npz"),
+        (["compare", "other=nowhere"], "other=nowhere: no such"),
+        (["nll", "n=0"], "at least 1"),
+        (["nll", "split=tset"], "did you mean 'test'"),
+        (["nll", "likelihood.solver=rk6"], "did you mean 'rk"),
+        (["nll", "batch_size=0"], "at least 1"),
+    ],
+)
+def test_a_mistake_with_a_checkpoint_is_one_line(
+    arguments: list[str], says: str, tiny_run: Path, command: Command
+) -> None:
+    outcome = command(*arguments, "ckpt=latest", code=1)
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert says in outcome.err
+
+
+def test_full_error_shows_the_traceback(dfm: Dfm, tmp_path: Path) -> None:
+    done = dfm("sample", "ckpt=nowhere", cwd=tmp_path, code=1, HYDRA_FULL_ERROR="1")
+    assert "Traceback" in done.stderr
+
+
+def test_a_mistake_in_a_process_of_its_own(dfm: Dfm, tmp_path: Path) -> None:
+    done = dfm("train", "trainer.lrr=1", cwd=tmp_path, code=1)
+    assert done.stderr.strip().count("\n") == 0
+    assert "did you mean 'trainer.lr'" in done.stderr
+    assert done.stdout == ""

@@ -1,0 +1,191 @@
+"""Inverse problems: exact posteriors of Gaussians, projections, exact known pixels, and the command."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.cli import TINY, Command
+from support.oracles import SCHEDULES
+from torch import Tensor
+
+from dfm.basics.errors import UserError
+from dfm.data.dataset import DatasetSpec
+from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.denoising.denoiser import EvaluationCount
+from dfm.denoising.exact import MixtureDenoiser
+from dfm.paths.schedule import Schedule
+from dfm.sampling.inverse_problems import MASKS, Colorize, Conditioned, Inpaint, Task, Upsample
+from dfm.sampling.samplers import GridSampler, start
+from dfm.sampling.steppers.ode import Heun
+
+SHAPE = (3, 4, 4)
+TASKS = {
+    "left": Inpaint(mask="left"),
+    "center": Inpaint(mask="center"),
+    "colorize": Colorize(),
+    "upsample": Upsample(factor=2),
+}
+
+
+def gaussian(
+    schedule: Schedule, covariance: Tensor, mean: float = 0.3, shape: tuple[int, ...] = SHAPE
+) -> MixtureDenoiser:
+    d = len(covariance)
+    mixture = GaussianMixture(
+        weights=torch.ones(1, dtype=torch.float64), means=torch.full((1, d), mean, dtype=torch.float64),
+        covariances=covariance[None],
+    )  # fmt: skip
+    std = float(covariance.diagonal().mean().sqrt())
+    spec = DatasetSpec(name="gaussian", shape=shape, levels=None, num_classes=0, mean=mean, std=std)
+    return MixtureDenoiser(spec=spec, schedule=schedule, mixture=mixture)
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_what_is_known_is_an_orthogonal_projection(name: str) -> None:
+    """P P = P and <P x, y> = <x, P y>, of the rank that one expects."""
+    project = TASKS[name].projection(DatasetSpec(name="x", shape=SHAPE, levels=None, num_classes=0, mean=0.0, std=1.0))
+    matrix = torch.stack([project(e.reshape(1, *SHAPE)).flatten() for e in torch.eye(48, dtype=torch.float64)])
+    assert torch.allclose(matrix, matrix.T, atol=1e-12)
+    assert torch.allclose(matrix @ matrix, matrix, atol=1e-12)
+    rank = {"left": 24, "center": 36, "colorize": 16, "upsample": 12}[name]
+    assert float(matrix.trace()) == pytest.approx(rank)
+
+
+@pytest.mark.parametrize("method", ["replacement", "dps"])
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_the_posterior_of_an_isotropic_gaussian_is_exact(name: str, method: str, schedule: Schedule) -> None:
+    """p(x_t | y): P x_t ~ N(a y, b^2), the rest N(a m, a^2 S^2 + b^2), so the score is known, at every level."""
+    s = 0.6
+    model = gaussian(schedule, s**2 * torch.eye(48, dtype=torch.float64))
+    truth = torch.randn(2, *SHAPE, dtype=torch.float64)
+    task: Task = replace(TASKS[name], method=method)
+    observed = task.observe(model, truth)
+    project = observed.projection
+    for share in (0.1, 0.5, 0.9):
+        t = torch.tensor(schedule.t_min + share * (schedule.t_max - schedule.t_min), dtype=torch.float64)
+        a, b = schedule.ab(t)
+        x = torch.randn(2, *SHAPE, dtype=torch.float64) * torch.hypot(a, b)
+        free = -(x - a * 0.3) / (a**2 * s**2 + b**2)
+        known = -(x - a * truth) / b**2
+        exact = free - project(free) + project(known)
+        assert torch.allclose(observed.score(x, t), exact, rtol=1e-7, atol=1e-7 * float(exact.abs().max()))
+        data, noise = observed.expectations(x, t)
+        assert torch.allclose(a * data + b * noise, x, rtol=1e-9, atol=1e-9 * float(x.abs().max()))
+
+
+def posterior_means(method: str) -> tuple[float, float]:
+    """Mean of the free pixel where the known one is 1 and their correlation 0.9, by sampling: (exact, found)."""
+    covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=torch.float64)
+    model = gaussian(SCHEDULES["edm"], covariance, mean=0.0, shape=(1, 1, 2))
+    truth = torch.tensor([[[[0.0, 1.0]]]], dtype=torch.float64).expand(2000, 1, 1, 2)
+    observed = Inpaint(mask="left", method=method).observe(model, truth)
+    with torch.no_grad():
+        x = start(observed, 0, range(2000), torch.device("cpu"))
+        made = GridSampler(stepper=Heun(), steps=32).run(observed, x, 0, range(2000)).x
+    assert torch.allclose(made[:, 0, 0, 1].double(), torch.ones(2000, dtype=torch.float64), atol=0.02)
+    return 0.9, float(made[:, 0, 0, 0].mean())
+
+
+def test_the_gradient_follows_correlations_better_than_replacement() -> None:
+    """Neither is exact here; both move the free pixel towards its conditional mean of 0.9."""
+    errors = {}
+    for method in ("replacement", "dps"):
+        exact, found = posterior_means(method)
+        assert 0.3 < found < 1.5
+        errors[method] = abs(found - exact)
+    assert errors["dps"] < errors["replacement"] / 2
+
+
+def test_rows_labels_calls_and_schedules_reach_the_denoiser_inside() -> None:
+    model = gaussian(SCHEDULES["edm"], torch.eye(48, dtype=torch.float64))
+    truth, calls = torch.randn(4, *SHAPE, dtype=torch.float64), EvaluationCount()
+    observed = Inpaint(mask="top").observe(model, truth).counted(calls)
+    part = observed.select(torch.tensor([2, 0])).with_labels(torch.tensor([5, 6]))
+    assert isinstance(part, Conditioned)
+    assert torch.equal(part.known, observed.known[[2, 0]])
+    x = torch.randn(2, *SHAPE, dtype=torch.float64)
+    part.on_schedule(SCHEDULES["linear"]).velocity(x, torch.tensor(0.5, dtype=torch.float64))
+    assert calls.samples == 2
+    assert torch.equal(part.restore(x)[:, :, :2], x[:, :, :2]), "the upper half is free"
+    assert torch.equal(part.restore(x)[:, :, 2:], truth[[2, 0]][:, :, 2:])
+
+
+@pytest.mark.parametrize("method", ["replacement", "dps"])
+@pytest.mark.parametrize("mask", [*MASKS, "mine.png"])
+def test_known_pixels_are_exact_in_the_result(mask: str, method: str, tiny_run: Path, command: Command) -> None:
+    mine = np.zeros((8, 8), np.uint8)
+    mine[::2] = 255
+    Image.fromarray(mine).save("mine.png")
+    run = command(
+        "sample", f"ckpt={tiny_run}", "task=inpaint", f"mask={mask}", f"task.method={method}", "n=5", "batch_size=2",
+        "sampler.steps=2",
+    ).run  # fmt: skip
+    made = np.load(run / "samples.npz")["samples"][..., 0]
+    from dfm.data.digits import Digits
+
+    images = np.round(Digits().split("test").values[:5, 0].double().numpy() * 255 / 16).astype(int)
+    known = mine > 127 if mask == "mine.png" else Inpaint(mask=mask).known_pixels(8, 8).numpy() > 0
+    assert np.array_equal(made[:, known], images[:, known])
+    assert not np.array_equal(made[:, ~known], images[:, ~known])
+    facts = json.loads((run / "sample.json").read_text())
+    assert facts["rms_error"] == pytest.approx(np.sqrt(((made - images.astype(float)) ** 2).mean()), rel=1e-6)
+    assert facts["task"]["method"] == method
+    alone = command(
+        "sample", f"ckpt={tiny_run}", "task=inpaint", f"mask={mask}", f"task.method={method}", "index=3",
+        "sampler.steps=2",
+    ).run  # fmt: skip
+    other = np.load(alone / "samples.npz")["samples"][0, ..., 0].astype(int)
+    assert np.abs(other - made[3]).max() <= 16, "sample 3 is about image 3, alone or not (one level of rounding)"
+    assert np.array_equal(other[known], images[3][known])
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_what_is_restored_has_the_known_part(name: str) -> None:
+    model = gaussian(SCHEDULES["linear"], torch.eye(48, dtype=torch.float64))
+    truth, x = torch.randn(2, 2, *SHAPE, dtype=torch.float64)
+    observed = TASKS[name].observe(model, truth)
+    found = observed.restore(x)
+    assert torch.allclose(observed.projection(found), observed.projection(truth), atol=1e-12)
+    free = [y - observed.projection(y) for y in (found, x)]
+    assert torch.allclose(*free, atol=1e-12)
+
+
+def test_a_picture_of_the_images_what_is_known_and_the_samples(tiny_run: Path, command: Command) -> None:
+    run = command("sample", f"ckpt={tiny_run}", "task=upsample", "task.factor=4", "n=3", "sampler=dopri5").run
+    sheet = np.asarray(Image.open(run / "task.png"))
+    assert sheet.shape == (3 * 50 + 2, 3 * 50 + 2)
+    known = sheet[52:100, 2:50]
+    assert len(np.unique(known[:24, :24])) == 1, "a block has one grey"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["task=inpaint"], "mask=left"),
+        (["task=inpaint", "mask=lift"], "did you mean 'left'"),
+        (["task=inpaint", "mask=nowhere.png"], "nowhere.png"),
+        (["task=inpaint", "mask=small.png"], "8 x 8"),
+        (["task=inpaint", "mask=left", "n=5000"], "smaller n"),
+        (["task=inpaint", "mask=left", "split=tset"], "did you mean 'test'"),
+        (["task=inpaint", "mask=left", "task.scale=-1"], "at least 0"),
+        (["task=inpaint", "mask=left", "task.method=repaint"], "replacement"),
+        (["task=colorize"], "images with 3 channels"),
+        (["task=upsample", "task.factor=3"], "divisor"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], says: str, tiny_run: Path, command: Command) -> None:
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("small.png")
+    outcome = command("sample", f"ckpt={tiny_run}", *arguments, code=1)
+    assert says in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_points_have_no_pixels(command: Command) -> None:
+    run = command("train", *[o for o in TINY if "model" not in o], "dataset=moons", "model=mlp").run
+    assert "a model of images" in command("sample", f"ckpt={run}", "task=upsample", code=1).err
+    with pytest.raises(UserError, match="points"):
+        Colorize().projection(DatasetSpec(name="x", shape=(2,), levels=None, num_classes=0, mean=0.0, std=1.0))
