@@ -103,7 +103,7 @@ def digits_features(tmp_path_factory: pytest.TempPathFactory) -> ClassifierFeatu
         found = features_for(Digits(), device="cpu")
         assert isinstance(found, ClassifierFeatures)
         assert sum(1 for _ in found.prepare()) == found.steps == 203, "20 passes through 1,297 digits"
-    assert found.path.parent == cache / "features"
+    assert found.file.parent == cache / "features"
     return found
 
 
