@@ -9,7 +9,7 @@ line's help and completion never pay for torch.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["decode", "encode", "load", "log_likelihood", "sample"]
 
 HOMES = {

@@ -20,7 +20,7 @@ def resolve_device(name: str, local: int = 0) -> torch.device:
 
     Args:
         name: auto, cpu, cuda or cuda:N.
-        local: number of this process on its machine. The process uses the card of this number alone.
+        local: number of this process on its machine. No other process uses the card of this number.
 
     Raises:
         UserError: this machine has no such device.

@@ -83,7 +83,7 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[Any]:
-        """Give ``torch.distributed``, ready to use; inside this block, report that another process has ended.
+        """Give ``torch.distributed``, ready to use, and report inside this block if another process has ended.
 
         Raises:
             ProcessError: another process has ended.

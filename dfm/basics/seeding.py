@@ -60,10 +60,10 @@ def check_seed(seed: int) -> int:
 def streams(
     seed: int, indices: Iterable[int], purpose: Purpose, step: int = 0, part: int = 0
 ) -> Iterator[np.random.Generator]:
-    """Yield the ``stream`` of each index: one generator that is set anew, so draw from it before taking the next.
+    """Yield the ``stream`` of each index. It is one generator that is reset, so draw from it before you take the next.
 
-    This is five times as fast as a new generator for each index: to make one costs more than the few numbers of a point
-    or a small image.
+    This is five times as fast as a new generator for each index, which costs more than the few numbers of a point or a
+    small image.
     """
     generator = stream(seed, 0, purpose, step, part)
     fresh = generator.bit_generator.state

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.processes import world
 from dfm.cli import console
-from dfm.cli.config_dirs import config_dir
+from dfm.cli.config_dirs import SEARCH_PATH, config_dir, config_dirs
+from dfm.cli.help import help_text
 from dfm.cli.hydra_errors import explain
 from dfm.cli.job import job_of
 from dfm.cli.settings import COMMANDS
@@ -45,6 +46,9 @@ def launch(command: str) -> None:
             stop(error)
 
     _register_resolvers()
+    if any(word in ("-h", "--help") for word in sys.argv[1:]):
+        print_help(command, show_all)
+        return
     start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(guarded)
     try:
         with _raising():
@@ -59,6 +63,29 @@ def launch(command: str) -> None:
         if show_all or message is None:
             raise
         stop(UserError(message))
+
+
+def print_help(command: str, show_all: bool) -> None:
+    """Print the help of a command, with the groups and keys that the rest of the line chooses."""
+    own, *others = config_dirs()
+    overrides = [w for w, before in zip(sys.argv[1:], sys.argv, strict=False) if is_override(w, before)]
+    if any(word in ("-m", "--multirun") for word in sys.argv[1:]):
+        overrides = [word for word in overrides if "," not in word or "[" in word]  # a swept key has no one value
+    what = COMMANDS[command]
+    try:
+        print(help_text(command, overrides, [own, *others], summary=what.summary, example=what.example))
+    except UserError as error:
+        stop(error)
+    except Exception as error:
+        message = explain(error, command)
+        if show_all or message is None:
+            raise
+        stop(UserError(message))
+
+
+def is_override(word: str, before: str) -> bool:
+    """Whether a word of the command line sets a key or chooses an option, but for further directories of options."""
+    return "=" in word and word[0] != "-" and before not in ("-cd", "--config-dir") and not word.startswith(SEARCH_PATH)
 
 
 def run_job(command: str, cfg: DictConfig) -> None:

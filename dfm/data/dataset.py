@@ -79,14 +79,14 @@ class Split:
         return len(self.values)
 
 
-def scale_levels(dequantized: Tensor, levels: int) -> Tensor:
+def scale_levels(numbers: Tensor, levels: int) -> Tensor:
     """Return pixels as the model sees them: data = 2 (v + u) / K - 1, in [-1, 1).
 
     Args:
-        dequantized: v + u, with integer levels v in 0..K-1 and u in [0, 1); any shape.
+        numbers: v + u, with integer levels v in 0..K-1 and u in [0, 1); any shape.
         levels: K.
     """
-    return dequantized * (2 / levels) - 1
+    return numbers * (2 / levels) - 1
 
 
 def moments(values: Tensor, levels: int | None) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from dfm.data.memory_map import memory_map
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-MANY = 10_000  # images; to decode as many takes some seconds
+MANY = 10_000  # images; their decoding takes some seconds
 DECODER = 1  # increase it when ``decode`` gives other pixels: older cache files are then not read
 _EXAMPLES = 3  # broken files that an error names; it only counts the rest
 
@@ -199,12 +199,12 @@ class ImageFolder(Dataset):
         # The filter belongs to the whole process, so we set it around the threads and not inside them.
         with warnings.catch_warnings(), ThreadPoolExecutor(self.num_workers) as pool:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            broken = [message for message in pool.map(fill, range(len(values))) if message]
-        if broken:
-            more = f" and {len(broken) - _EXAMPLES} more" if len(broken) > _EXAMPLES else ""
+            failures = [message for message in pool.map(fill, range(len(values))) if message]
+        if failures:
+            more = f" and {len(failures) - _EXAMPLES} more" if len(failures) > _EXAMPLES else ""
             raise UserError(
-                f"dataset folder: {len(broken)} of {len(values)} images in {self._root} cannot be used: "
-                f"{'; '.join(broken[:_EXAMPLES])}{more}; repair or remove them"
+                f"dataset folder: {len(failures)} of {len(values)} images in {self._root} cannot be used: "
+                f"{'; '.join(failures[:_EXAMPLES])}{more}; repair or remove them"
             )
 
 

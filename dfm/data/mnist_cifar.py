@@ -54,14 +54,14 @@ class Vision(Dataset):
         if self.validation < 0:
             raise UserError(f"dataset {self.name}: validation={self.validation}; allowed: 0 or a number of images")
         if not self.download and self._complete_folder() is None:
-            raise self._missing("download is off (++dataset.download=true turns it on)")
+            raise self._no_files("download is off (++dataset.download=true turns it on)")
 
     @abstractmethod
     def _candidates(self) -> list[Path]:
         """Return the folders that may have the files, best first."""
 
     @abstractmethod
-    def _complete(self, folder: Path) -> bool:
+    def _is_complete(self, folder: Path) -> bool:
         """Whether ``folder`` has all files."""
 
     @abstractmethod
@@ -73,9 +73,9 @@ class Vision(Dataset):
         return Path(self.root).expanduser()
 
     def _complete_folder(self) -> Path | None:
-        return next((folder for folder in self._candidates() if self._complete(folder)), None)
+        return next((folder for folder in self._candidates() if self._is_complete(folder)), None)
 
-    def _missing(self, why: str) -> UserError:
+    def _no_files(self, why: str) -> UserError:
         places = ", ".join(str(folder) for folder in self._candidates())
         return UserError(
             f"dataset {self.name}: no files in {places}, and {why}; "
@@ -87,7 +87,7 @@ class Vision(Dataset):
             self._fetch()
         folder = self._complete_folder()
         if folder is None:
-            raise self._missing("the download brought none")
+            raise self._no_files("the download brought none")
         train, test = self._read(folder, train=True), self._read(folder, train=False)
         if self.validation >= len(train):
             raise UserError(
@@ -105,7 +105,7 @@ class Vision(Dataset):
         try:
             self.source(str(self._folder), download=True)
         except (OSError, RuntimeError, EOFError, http.client.HTTPException) as problem:
-            raise self._missing(f"the download failed ({_last_line(problem)})") from problem
+            raise self._no_files(f"the download failed ({_last_line(problem)})") from problem
         finally:
             socket.setdefaulttimeout(before)
 
@@ -124,13 +124,13 @@ def _last_line(problem: Exception) -> str:
 class _Idx(Vision):
     """A data set in MNIST's own format: four idx files, plain or gzipped."""
 
-    installed: ClassVar[tuple[str, ...]] = ()
+    system_folders: ClassVar[tuple[str, ...]] = ()
 
     def _candidates(self) -> list[Path]:
         own = self._folder / self.source.__name__ / "raw"  # where torchvision puts them
-        return [own, self._folder, *map(Path, self.installed)]
+        return [own, self._folder, *map(Path, self.system_folders)]
 
-    def _complete(self, folder: Path) -> bool:
+    def _is_complete(self, folder: Path) -> bool:
         parts = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
         return all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in parts)
 
@@ -149,14 +149,14 @@ class _Idx(Vision):
 def _idx(path: Path) -> Tensor:
     """Read images uint8 (N, H, W) or labels int64 (N,) from an idx file by torchvision; unpack it first if needed."""
     read = read_image_file if "idx3" in path.name else read_label_file
-    packed = path.with_name(f"{path.name}.gz")
-    source = path if path.is_file() else packed
+    archive = path.with_name(f"{path.name}.gz")
+    source = path if path.is_file() else archive
     try:
         if source is path:
             return read(str(path))
         # We do not unpack beside the packed file: we cannot write into a system folder.
         with tempfile.TemporaryDirectory() as scratch:
-            extract_archive(str(packed), scratch)
+            extract_archive(str(archive), scratch)
             return read(str(Path(scratch) / path.name))
     except (AssertionError, KeyError, TypeError, ValueError, RuntimeError, OSError, EOFError, zlib.error) as problem:
         raise UserError(f"{source}: not a whole idx file; remove it to have it downloaded, or replace it") from problem
@@ -179,7 +179,7 @@ class FashionMNIST(_Idx):
 
     name = "fashion_mnist"
     source = torchvision_datasets.FashionMNIST
-    installed = ("/usr/share/datasets/fashion-mnist",)
+    system_folders = ("/usr/share/datasets/fashion-mnist",)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -201,17 +201,17 @@ class CIFAR10(Vision):
         binary, python = "cifar-10-batches-bin", torchvision_datasets.CIFAR10.base_folder
         return [self._folder / python, self._folder / binary, self._folder]
 
-    def _complete(self, folder: Path) -> bool:
-        return _has(folder, _binary(True) + _binary(False)) or self._is_python(folder)
+    def _is_complete(self, folder: Path) -> bool:
+        return _has(folder, _binary_names(True) + _binary_names(False)) or self._is_python(folder)
 
     def _is_python(self, folder: Path) -> bool:
-        published = torchvision_datasets.CIFAR10
-        names = [name for name, _ in published.train_list + published.test_list]
-        return folder.name == published.base_folder and _has(folder, names)
+        source = torchvision_datasets.CIFAR10
+        names = [name for name, _ in source.train_list + source.test_list]
+        return folder.name == source.base_folder and _has(folder, names)
 
     def _read(self, folder: Path, train: bool) -> Split:
         if not self._is_python(folder):
-            parts = [_cifar_rows(folder / name) for name in _binary(train)]
+            parts = [_cifar_rows(folder / name) for name in _binary_names(train)]
             rows = np.concatenate(parts)
             images = torch.from_numpy(rows[:, 1:]).reshape(-1, 3, 32, 32)
             return Split(values=images.contiguous(), labels=torch.from_numpy(rows[:, 0].astype(np.int64)))
@@ -230,7 +230,7 @@ def _has(folder: Path, names: list[str]) -> bool:
     return all((folder / name).is_file() for name in names)
 
 
-def _binary(train: bool) -> list[str]:
+def _binary_names(train: bool) -> list[str]:
     return [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
 
 

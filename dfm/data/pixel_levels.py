@@ -49,7 +49,7 @@ def to_eight_bits(values: Tensor, levels: int) -> Tensor:
     return (values.double() * (255 / (levels - 1))).round().to(torch.uint8)
 
 
-def from_eight_bits(stored: Tensor, levels: int) -> Tensor:
+def from_eight_bits(pixels: Tensor, levels: int) -> Tensor:
     """Return the exact levels that ``to_eight_bits`` spread: uint8 of the same shape.
 
     Raises:
@@ -58,10 +58,10 @@ def from_eight_bits(stored: Tensor, levels: int) -> Tensor:
     spread = to_eight_bits(torch.arange(levels), levels)
     table = torch.full((256,), -1)
     table[spread.long()] = torch.arange(levels)
-    values = table[stored.long()]
+    values = table[pixels.long()]
     if bool((values < 0).any()):
         raise UserError(
-            f"a pixel of {int(stored[values < 0][0])}; allowed: {levels} levels spread over 0 to 255, that is "
+            f"a pixel of {int(pixels[values < 0][0])}; allowed: {levels} levels spread over 0 to 255, that is "
             f"{int(spread[0])}, {int(spread[1])}, ..., {int(spread[-1])}; are these images of another data set?"
         )
     return values.to(torch.uint8)
@@ -90,7 +90,7 @@ class Unit:
 
     @property
     def per_nat(self) -> float:
-        """How many of this unit one nat is."""
+        """The value of one nat in this unit."""
         return self.of(1.0)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.data.dataset import DatasetSpec
+from dfm.denoising.noise_end import NoiseEnd
 from dfm.paths.priors import GaussianPrior, Prior
 from dfm.paths.schedule import Schedule
 
@@ -196,34 +197,16 @@ class Denoiser(ABC):
             independent=self.independent, has_ode=self.has_ode, inner=self, calls=calls,
         )  # fmt: skip
 
-    def moments_at_t_max(self) -> tuple[float, float]:
-        """(mean, standard deviation) of x at t_max: a m + b m_p and sqrt(a^2 V + b^2 V_p).
+    @property
+    def noise_end(self) -> NoiseEnd:
+        """The law of x at t_max, with mean a m + b m_p and standard deviation sqrt(a^2 V + b^2 V_p).
 
-        Data of mean m and variance V are met where they are: nothing assumes that t_max is far enough for the prior
-        alone, of mean m_p and variance V_p.
+        m and V are mean and variance of the data, m_p and V_p of the prior: t_max need not be so far that the prior
+        alone is left.
         """
         a, b = (float(c) for c in self.schedule.ab(torch.tensor(self.t_max, dtype=torch.float64)))
         mean = a * self.spec.mean + b * self.prior.mean
-        return mean, math.hypot(a * self.spec.std, b * self.prior.std)
-
-    def from_latent(self, latent: Tensor) -> Tensor:
-        """x at t_max of a draw of the prior: shifted and scaled to the moments of x."""
-        mean, std = self.moments_at_t_max()
-        return mean + std / self.prior.std * (latent - self.prior.mean)
-
-    def to_latent(self, x: Tensor) -> Tensor:
-        """The inverse of ``from_latent``."""
-        mean, std = self.moments_at_t_max()
-        return self.prior.mean + self.prior.std / std * (x - mean)
-
-    def start_log_density(self, x: Tensor) -> Tensor:
-        """log density of x (B, *D) at t_max, float64 (B,): that of its latent, minus d log of the scale.
-
-        Raises:
-            UserError: the prior has no density in closed form.
-        """
-        scale = self.moments_at_t_max()[1] / self.prior.std
-        return self.prior.log_prob(self.to_latent(x.double())) - x[0].numel() * math.log(scale)
+        return NoiseEnd(prior=self.prior, mean=mean, std=math.hypot(a * self.spec.std, b * self.prior.std))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -232,8 +215,9 @@ class WrappedDenoiser(Denoiser):
 
     inner: Denoiser
 
-    def moments_at_t_max(self) -> tuple[float, float]:
-        return self.inner.moments_at_t_max()
+    @property
+    def noise_end(self) -> NoiseEnd:
+        return self.inner.noise_end
 
     @property
     def can_change_schedule(self) -> bool:

@@ -7,7 +7,7 @@ Noise may have any prior and any coupling: the latent alone makes x_t smooth eno
 so the same model samples by the ODE and by any SDE with its marginals.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.noise_end import NoiseEnd
 from dfm.denoising.predictions import data_and_noise
 from dfm.paths.interpolant_latents import InterpolantLatent
 
@@ -73,7 +74,8 @@ class InterpolantDenoiser(NetworkDenoiser):
     def check_score(self) -> None:
         """The latent gives a score whatever prior and coupling are."""
 
-    def moments_at_t_max(self) -> tuple[float, float]:
-        mean, std = super().moments_at_t_max()
+    @property
+    def noise_end(self) -> NoiseEnd:
+        end = super().noise_end
         c = float(self.latent.c(self.schedule, torch.tensor(self.t_max, dtype=torch.float64)))
-        return mean, (std**2 + c**2) ** 0.5
+        return replace(end, std=(end.std**2 + c**2) ** 0.5)

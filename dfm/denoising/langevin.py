@@ -14,6 +14,7 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.noise_end import NoiseEnd
 from dfm.paths.potentials import Potential
 from dfm.paths.schedule import Schedule
 from dfm.paths.variance_preserving import OrnsteinUhlenbeck
@@ -65,8 +66,9 @@ class LangevinDenoiser(NetworkDenoiser):
     def check_score(self) -> None:
         """The score is what the network gives."""
 
-    def moments_at_t_max(self) -> tuple[float, float]:
-        return self.prior.mean, self.prior.std
+    @property
+    def noise_end(self) -> NoiseEnd:
+        return NoiseEnd(prior=self.prior, mean=self.prior.mean, std=self.prior.std)
 
     @property
     def can_change_schedule(self) -> bool:

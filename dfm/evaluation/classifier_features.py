@@ -25,7 +25,8 @@ from dfm.models.classifiers import ImageClassifier
 from dfm.paths.variance_exploding import Edm
 from dfm.training.objectives.classification import Classification
 from dfm.training.objectives.densities import LogNsrDensity
-from dfm.training.trainer import StepReport, Trainer
+from dfm.training.step_report import StepReport
+from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
 
 GROUPS = 8  # groups of channels in each normalisation

@@ -10,7 +10,7 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.data.dataset import Dataset, DatasetSpec
 from dfm.data.pixel_levels import centres
-from dfm.training.trainer import StepReport
+from dfm.training.step_report import StepReport
 
 
 class Features(ABC):

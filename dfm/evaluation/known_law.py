@@ -163,7 +163,7 @@ def start_gap(oracle: MixtureDenoiser, data: Tensor, seed: int, model: Denoiser 
     """
     noise = normal(seed, range(len(data)), tuple(data.shape[1:]), Purpose.STEP, 1)
     x = oracle.schedule.mix(data, noise, torch.tensor(oracle.t_max, dtype=torch.float64))
-    gap = oracle.log_density(x, oracle.t_max) - (model or oracle).start_log_density(x)
+    gap = oracle.log_density(x, oracle.t_max) - (model or oracle).noise_end.log_density(x)
     return Bias(mean=float(gap.mean()), stderr=float(gap.std()) / math.sqrt(len(gap)))
 
 

@@ -168,12 +168,12 @@ def ends(denoiser: Denoiser, start: float | None) -> tuple[float, float]:
 
 
 def prior_gap(denoiser: Denoiser, data: Tensor) -> Tensor:
-    """Return KL(N(a data, b^2) || N(m, s^2)) at t_max, in nats, float64 (B,); (m, s) are ``moments_at_t_max``.
+    """Return KL(N(a data, b^2) || N(m, s^2)) at t_max, in nats, float64 (B,); (m, s) are ``noise_end``.
 
     Its mean is a term of every evidence bound. It is also an upper bound of KL(law of x_{t_max} || prior), the error
     that the end of the path adds to a likelihood along the ODE. The noise must be Gaussian.
     """
     a, b = (float(c) for c in denoiser.schedule.ab(torch.tensor(denoiser.t_max, dtype=torch.float64)))
-    mean, std = denoiser.moments_at_t_max()
+    mean, std = denoiser.noise_end.moments
     square = (a * data.double() - mean).square().flatten(1)
     return ((square + b * b) / std**2 - 1 - 2 * math.log(b / std)).sum(1).cpu() / 2

@@ -153,7 +153,7 @@ class OdeLikelihood(Likelihood):
         with products(check_precision(self.precision, data.device), data.device):
             end = self._integrate(denoiser.counted(calls), divergence, x, tuple(data.shape[1:]), t_min)
         latent, integral = end[:, :-1].double().reshape(data.shape), end[:, -1].double()
-        value = denoiser.start_log_density(latent) + integral + data[0].numel() * float(a.log())
+        value = denoiser.noise_end.log_density(latent) + integral + data[0].numel() * float(a.log())
         return LogDensity(value=value, nfe=calls.samples / len(data))
 
     def _on_path(self, denoiser: Denoiser, start: float | None) -> tuple[Denoiser, float]:

@@ -1,4 +1,4 @@
-"""Networks: model(x, c_time, label) -> a tensor of x's shape. They know nothing of diffusion."""
+"""Networks: model(x, c_time, label) -> a tensor of the shape of x. They know nothing about diffusion."""
 
 from dfm.models.classifiers import ImageClassifier, PointClassifier
 from dfm.models.mlp import MLP

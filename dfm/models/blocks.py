@@ -1,7 +1,7 @@
-"""The parts of a U-Net: residual blocks that are told the time, self-attention, changes of resolution.
+"""The parts of a U-Net: residual blocks with time, self-attention, and changes of resolution.
 
-Dhariwal and Nichol 2021 (arXiv:2105.05233), section 3 and appendix A. Everything maps (B, C, H, W) to the same kind of
-tensor and keeps the memory format that it is given, channels_last included.
+Dhariwal and Nichol 2021 (arXiv:2105.05233), section 3 and appendix A. All parts map a tensor (B, C, H, W) to another of
+this kind and keep its memory format, channels_last included.
 """
 
 import math
@@ -22,10 +22,13 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class BlockOptions:
-    """What the residual blocks of a network have in common; ``UNet`` says what each option means.
+    """The options that all residual blocks of a network share; ``UNet`` explains each of them.
+
+    Args:
+        divisor: number by which each sum of a block is divided.
 
     Raises:
-        UserError: num_heads and head_channels are both given, or dropout is no probability below 1.
+        UserError: both num_heads and head_channels are set, or dropout is no probability below 1.
     """
 
     time_channels: int
@@ -49,29 +52,31 @@ class BlockOptions:
             raise UserError(f"dropout={self.dropout:g}; allowed: from 0 to below 1; try 0.1")
 
     def heads(self, channels: int) -> int:
-        """How many heads attend where there are ``channels`` channels.
+        """Return the number of attention heads for ``channels`` channels.
 
         Raises:
-            UserError: the channels cannot be shared out evenly.
+            UserError: the channels cannot be divided evenly.
         """
         name = "num_heads" if self.head_channels is None else "head_channels"
-        given = getattr(self, name)
-        if given is None:
+        count = getattr(self, name)
+        if count is None:
             return 1
-        if given < 1 or channels % given:
-            hint = math.gcd(channels, max(given, 1))
-            raise UserError(f"{name}={given} where attention has {channels} channels; allowed: a divisor; try {hint}")
-        return given if name == "num_heads" else channels // given
+        if count < 1 or channels % count:
+            hint = math.gcd(channels, max(count, 1))
+            raise UserError(f"{name}={count} where attention has {channels} channels; allowed: a divisor; try {hint}")
+        return count if name == "num_heads" else channels // count
 
 
 class ResidualBlock(nn.Module):
-    """h = conv_1(silu(norm_1(x))), told the time, then x + conv_2(dropout(silu(.))); attention follows if asked for.
+    """A residual block with time, then self-attention if ``attention`` is true.
 
-        additive:    norm_2(h + W e)                      scale_shift:  norm_2(h) (1 + s) + b,  (s, b) = W e
+        h = conv_1(silu(norm_1(x)))
+        y = x + conv_2(dropout(silu(n))),    n = norm_2(h + W e)                             time is added, or
+                                             n = norm_2(h) (1 + s) + b,  (s, b) = W e        with scale_shift
 
-    with e the silu of the embedding, (B, time_channels). With ``resize`` both x and silu(norm_1(x)) are halved (mean
-    of 2 by 2) or doubled (nearest) in height and width before the convolutions. x passes a 1x1 convolution where the
-    number of channels changes. The sums are divided by ``options.divisor``.
+    with e the silu of the embedding, (B, time_channels). With ``resize``, the height and width of both x and
+    silu(norm_1(x)) are halved (mean of 2 by 2) or doubled (nearest) before the convolutions. If the number of channels
+    changes, x goes through a 1x1 convolution. Sums are divided by ``options.divisor``.
     """
 
     def __init__(
@@ -91,24 +96,25 @@ class ResidualBlock(nn.Module):
         self.time = nn.Linear(options.time_channels, 2 * outputs if options.scale_shift else outputs)
         self.norm_2 = nn.GroupNorm(options.groups, outputs, eps=options.norm_eps)
         self.dropout = nn.Dropout(options.dropout)
-        self.conv_2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1), options.zero_init)
+        self.conv_2 = zero_out(nn.Conv2d(outputs, outputs, 3, padding=1), options.zero_init)
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
         self.attention = SelfAttention(outputs, options) if attention else nn.Identity()
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """x (B, inputs, H, W), e (B, time_channels) -> (B, outputs, H', W')."""
+        """Map x (B, inputs, H, W) and e (B, time_channels) to (B, outputs, H', W')."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._through, x, e, use_reentrant=False)
-        return self._through(x, e)
+            return checkpoint(self._compute, x, e, use_reentrant=False)
+        return self._compute(x, e)
 
-    def _through(self, x: Tensor, e: Tensor) -> Tensor:
+    def _compute(self, x: Tensor, e: Tensor) -> Tensor:
         h = norm_silu(x, self.norm_1)
         if self.resize is not None:
-            x, h = resized(x, self.resize), resized(h, self.resize)
-        h = self.conv_2(self.dropout(self._timed(self.conv_1(h), e)))
-        return self.attention(divided(self.shortcut(x) + h, self.options.divisor))
+            x, h = resample(x, self.resize), resample(h, self.resize)
+        h = self.conv_2(self.dropout(self._add_time(self.conv_1(h), e)))
+        return self.attention(divide(self.shortcut(x) + h, self.options.divisor))
 
-    def _timed(self, h: Tensor, e: Tensor) -> Tensor:
+    def _add_time(self, h: Tensor, e: Tensor) -> Tensor:
+        """Return silu(n), with n as above."""
         time = self.time(e)
         if not self.options.scale_shift:
             return norm_silu(h + time[:, :, None, None], self.norm_2)
@@ -117,9 +123,10 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + W softmax(q k^T / sqrt(d)) v: every position attends to all, d = channels/heads (Vaswani et al. 2017, eq. 1).
+    """Self-attention x + W softmax(q k^T / sqrt(d)) v over all positions, d = channels/heads (Vaswani et al. 2017, eq.
+    1).
 
-    The rows of ``qkv`` are q of all heads, then k, then v. An ``options.attention_groups`` of 0 leaves the norm out.
+    The rows of ``qkv`` are q of all heads, then k, then v. If ``options.attention_groups`` is 0, there is no norm.
     """
 
     def __init__(self, channels: int, options: BlockOptions) -> None:
@@ -128,24 +135,24 @@ class SelfAttention(nn.Module):
         groups = options.attention_groups
         self.norm = nn.GroupNorm(groups, channels, eps=options.norm_eps) if groups else nn.Identity()
         self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = zeroed(nn.Linear(channels, channels), options.zero_init)
+        self.out = zero_out(nn.Linear(channels, channels), options.zero_init)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, H, W)."""
-        # (B, HW, C) is a view of a channels_last tensor, and the result is one again: nothing is copied on a CPU. On a
-        # card the norm changes the layout, and fused attention wants the channels of a head side by side.
+        """Map x (B, C, H, W) to (B, C, H, W)."""
+        # (B, HW, C) is a view of a channels_last tensor, and so is the result: a CPU copies nothing. On a card the norm
+        # changes the layout, and fused attention needs the channels of a head side by side.
         tokens = pointwise(self.norm(x), self.qkv).flatten(2).transpose(1, 2).contiguous()
         q, k, v = tokens.unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)
-        mixed = functional.scaled_dot_product_attention(q, k, v)
-        mixed = mixed.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, x.shape[2:])
-        return divided(x + pointwise(mixed, self.out), self.divisor)
+        y = functional.scaled_dot_product_attention(q, k, v)
+        y = y.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, x.shape[2:])
+        return divide(x + pointwise(y, self.out), self.divisor)
 
 
 class Downsample(nn.Module):
-    """Half the height and width by a 3x3 convolution of stride 2.
+    """A 3x3 convolution of stride 2, which halves the height and width.
 
     Args:
-        channels: in and out.
+        channels: number of input and of output channels.
         padding: 1 pads all four sides; 0 pads right and bottom only, as the first DDPM code did.
     """
 
@@ -155,97 +162,67 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, H/2, W/2); the time ``e`` is for resampling residual blocks only."""
+        """Map x (B, C, H, W) to (B, C, H/2, W/2). The time ``e`` is not used; residual blocks in this place use it."""
         return self.conv(x if self.pad is None else functional.pad(x, self.pad))
 
 
 class Upsample(nn.Module):
-    """Double the height and width: nearest neighbour, then a 3x3 convolution."""
+    """A doubling of height and width by the nearest neighbour, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, 2H, 2W); the time ``e`` is for resampling residual blocks only."""
-        return self.conv(resized(x, "up"))
+        """Map x (B, C, H, W) to (B, C, 2H, 2W). The time ``e`` is not used; residual blocks in this place use it."""
+        return self.conv(resample(x, "up"))
 
 
-class Resized(nn.Module):
-    """Half or double the height and width without weights."""
+class PlainResample(nn.Module):
+    """A change of height and width without weights: half (down) or double (up)."""
 
     def __init__(self, resize: Resize) -> None:
         super().__init__()
         self.resize = resize
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, H', W'); the time ``e`` is for resampling residual blocks only."""
-        return resized(x, self.resize)
-
-
-class DownLevel(nn.Module):
-    """The blocks of one resolution on the way down, and the step to the next resolution (None at the last)."""
-
-    def __init__(self, blocks: list[ResidualBlock], resample: nn.Module | None) -> None:
-        super().__init__()
-        self.blocks, self.resample = nn.ModuleList(blocks), resample
-
-    def forward(self, x: Tensor, e: Tensor) -> list[Tensor]:
-        """What each module returned, in order: all of it is kept for the way up."""
-        outputs = []
-        for block in self.blocks:
-            x = block(x, e)
-            outputs.append(x)
-        return outputs if self.resample is None else [*outputs, self.resample(x, e)]
-
-
-class UpLevel(nn.Module):
-    """The blocks of one resolution on the way up, each shown what the way down kept, and the step to the next."""
-
-    def __init__(self, blocks: list[ResidualBlock], resample: nn.Module | None) -> None:
-        super().__init__()
-        self.blocks, self.resample = nn.ModuleList(blocks), resample
-
-    def forward(self, x: Tensor, kept: list[Tensor], e: Tensor) -> Tensor:
-        """x and, last first, one of ``kept`` for each block."""
-        for block, skip in zip(self.blocks, reversed(kept), strict=True):
-            x = block(torch.cat([x, skip], dim=1), e)
-        return x if self.resample is None else self.resample(x, e)
+        """Map x (B, C, H, W) to (B, C, H', W'). The time ``e`` is not used; residual blocks in this place use it."""
+        return resample(x, self.resize)
 
 
 def pointwise(x: Tensor, linear: nn.Linear) -> Tensor:
-    """The layer at every place of x (B, C, H, W), as a 1x1 convolution.
+    """Apply the layer at every pixel of x (B, C, H, W), as a 1x1 convolution.
 
-    Where torch's matrix products are another library's than its convolutions, as on AMD's processors, these are twice
-    as fast and more.
+    On some processors, as AMD's, torch takes matrix products and convolutions from different libraries. There the
+    convolution is more than twice as fast.
     """
     return functional.conv2d(x, linear.weight[:, :, None, None], linear.bias)
 
 
-def resized(x: Tensor, resize: Resize) -> Tensor:
-    """Mean of each 2 by 2 (down), or each pixel four times (up)."""
+def resample(x: Tensor, resize: Resize) -> Tensor:
+    """Take the mean of each 2 by 2 pixels (down), or repeat each pixel four times (up)."""
     if resize == "down":
         return functional.avg_pool2d(x, 2)
     return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
-def counted(name: str, given: int, hint: int, most: int = 2**20) -> None:
-    """Refuse a count below 1, or one that no network has: a file may ask for it.
+def check_count(name: str, count: int, hint: int, most: int = 2**20) -> None:
+    """Refuse a count below 1 or above ``most``, which only a hostile checkpoint would ask for.
 
     Raises:
-        UserError: it is.
+        UserError: the count is not from 1 to ``most``.
     """
-    if not 1 <= given <= most:
-        raise UserError(f"{name}={given}; allowed: from 1 to {most}; try {hint}")
+    if not 1 <= count <= most:
+        raise UserError(f"{name}={count}; allowed: from 1 to {most}; try {hint}")
 
 
-def divided(x: Tensor, divisor: float) -> Tensor:
-    """x/divisor; nothing is computed for 1, which nearly all networks use."""
+def divide(x: Tensor, divisor: float) -> Tensor:
+    """Return x/divisor. Nothing is computed for 1, which nearly all networks use."""
     return x if divisor == 1 else x / divisor
 
 
-def zeroed(layer: Layer, zero_init: bool) -> Layer:
-    """The layer, with all its parameters zero if ``zero_init``: a residual branch then starts as the identity."""
+def zero_out(layer: Layer, zero_init: bool) -> Layer:
+    """Set all parameters of the layer to 0 if ``zero_init``, so that a residual branch starts as the identity."""
     if zero_init:
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)

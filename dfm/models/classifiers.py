@@ -1,26 +1,28 @@
-"""Classifiers of noisy data: networks that turn x and c_time = log nsr into a logit for each class."""
+"""Classifiers of noisy data: networks that map x and c_time = log nsr to a logit for each class."""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dfm.basics.errors import UserError
-from dfm.models.blocks import BlockOptions, DownLevel, Downsample, ResidualBlock, counted
+from dfm.models.blocks import BlockOptions, check_count
 from dfm.models.embeddings import Embedding
 from dfm.models.fused_norm import norm_silu
 from dfm.models.mlp import MLP
+from dfm.models.resolutions import way_down
 from dfm.models.unet import UNet
 
 
 class ImageClassifier(nn.Module):
-    """model(x (B, C, H, W), c_time (B,)) -> logits (B, num_classes): the way down of a U-Net, averaged over the image.
+    """The network model(x (B, C, H, W), c_time (B,)) -> logits (B, num_classes).
 
-    (Dhariwal and Nichol 2021, section 4.1, with an average in the place of attention pooling.)
+    It is the way down of a U-Net, averaged over the image (Dhariwal and Nichol 2021, section 4.1, with an average in
+    place of attention pooling).
 
     Args:
         shape: (C, H, W) of one image.
         num_classes: at least 2.
-        channels, channel_multipliers, blocks_per_level, attention_levels, num_heads, head_channels, groups, dropout: as
-            in ``UNet``.
+        channels, channel_multipliers, blocks_per_level, attention_levels: as in ``UNet``.
+        num_heads, head_channels, groups, dropout: as in ``UNet``.
 
     Raises:
         UserError: fewer than two classes, or data that are not images.
@@ -43,44 +45,48 @@ class ImageClassifier(nn.Module):
         super().__init__()
         _check_classes(num_classes)
         if len(shape) != 3:
-            raise UserError(f"a classifier of images was given data of shape {tuple(shape)}; try model=mlp")
-        counted("blocks_per_level", blocks_per_level, 2, 1000)
+            raise UserError(
+                f"the classifier got data of shape {tuple(shape)}; allowed: images (C, H, W); try model=mlp"
+            )
+        check_count("blocks_per_level", blocks_per_level, 2, 1000)
         options = BlockOptions(
-            time_channels=4 * channels, groups=groups, attention_groups=groups, norm_eps=1e-5, dropout=dropout,
-            scale_shift=False, num_heads=num_heads, head_channels=head_channels, zero_init=True,
-        )  # fmt: skip
+            time_channels=4 * channels,
+            groups=groups,
+            attention_groups=groups,
+            norm_eps=1e-5,
+            dropout=dropout,
+            scale_shift=False,
+            num_heads=num_heads,
+            head_channels=head_channels,
+            zero_init=True,
+        )
         self.embedding = Embedding(features=channels, channels=4 * channels)
         widths = [round(channels * multiplier) for multiplier in channel_multipliers]
         self.conv_in = nn.Conv2d(shape[0], widths[0], 3, padding=1)
-        self.down, current = nn.ModuleList(), widths[0]
-        for level, width in enumerate(widths):
-            row = []
-            for _ in range(blocks_per_level):
-                row.append(ResidualBlock(current, width, options, attention=level in attention_levels))
-                current = width
-            last = level == len(widths) - 1
-            self.down.append(DownLevel(row, None if last else Downsample(current, 1)))
-        self.norm_out = nn.GroupNorm(groups, current)
-        self.linear_out = nn.Linear(current, num_classes)
+        self.down = way_down(widths, blocks_per_level, attention_levels, ("conv",) * (len(widths) - 1), 1, options)
+        self.norm_out = nn.GroupNorm(groups, widths[-1])
+        self.linear_out = nn.Linear(widths[-1], num_classes)
 
     def features(self, x: Tensor, c_time: Tensor) -> Tensor:
-        """What the last layer sees: (B, channels of the last level)."""
+        """Return the input of the last layer: (B, channels of the lowest resolution)."""
         e = functional.silu(self.embedding(c_time))
         h = self.conv_in(x)
-        for level in self.down:
-            h = level(h, e)[-1]
+        for resolution in self.down:
+            h = resolution(h, e)[-1]
         return norm_silu(h, self.norm_out).mean((2, 3))
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), c_time = log nsr (B,) -> (B, num_classes); ``label`` is not looked at."""
+        """Map x (B, C, H, W) and c_time = log nsr (B,) to logits (B, num_classes); ``label`` has no effect."""
         return self.linear_out(self.features(x, c_time))
 
 
 class PointClassifier(MLP):
-    """model(x (B, d), c_time (B,)) -> logits (B, num_classes): the residual perceptron with another last layer.
+    """The network model(x (B, d), c_time (B,)) -> logits (B, num_classes): an ``MLP`` with another last layer.
 
     Args:
-        shape: of one example; num_classes: at least 2; width, depth: as in ``MLP``.
+        shape: shape of one example.
+        num_classes: at least 2.
+        width, depth: as in ``MLP``.
 
     Raises:
         UserError: fewer than two classes.
@@ -93,14 +99,14 @@ class PointClassifier(MLP):
         self.out_shape = (num_classes,)
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
-        """x (B, *shape), c_time = log nsr (B,) -> (B, num_classes); ``label`` and ``c_end`` are not looked at."""
+        """Map x (B, *shape) and c_time = log nsr (B,) to (B, num_classes); ``label`` and ``c_end`` have no effect."""
         return super().forward(x, c_time, None)
 
 
 def _check_classes(count: int) -> None:
     if count < 2:
-        raise UserError(f"a classifier for {count} classes; allowed: a data set with at least 2, with conditional=true")
+        raise UserError(f"a classifier for {count} classes; allowed: a data set with 2 or more, and conditional=true")
 
 
-# The classifier in the form of each network: it takes those of the network's options that it knows.
+# The classifier in the form of each network. It takes the options of the network that it has too.
 CLASSIFIERS: dict[type, type[nn.Module]] = {UNet: ImageClassifier, MLP: PointClassifier}

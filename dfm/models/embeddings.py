@@ -1,12 +1,12 @@
-"""What a network is told besides x: time, as sinusoids of c_time = log nsr, and the class.
+"""The inputs of a network beside x: time, as sinusoids of c_time = log nsr, and the class.
 
     angle_k = time_scale c_time max_period^(-k / (K - frequency_shift)),   k = 0 .. K-1
     e = W2 silu(W1 [sin angle, cos angle]) + table[label]
 
 (Vaswani et al. 2017, section 3.5, for the sinusoids; Ho et al. 2020, appendix B, for their use.) A time in 0..1000
-wants time_scale=1 and max_period=10000. c_time lies in about [-7, 7]: the defaults, 10 and 100 with frequency_shift=1,
-make the angular frequencies run geometrically from 10 down to 0.1 rad per unit, that is from waves that tell apart
-what differs by a tenth to one that does not come round within the range.
+needs time_scale=1 and max_period=10000. c_time lies in about [-7, 7]. With the defaults (10, 100 and frequency_shift=1)
+the angular frequencies fall geometrically from 10 to 0.1 rad per unit. The fastest wave distinguishes times that differ
+by a tenth, and the slowest does not complete a period within the range.
 """
 
 import math
@@ -16,41 +16,41 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfm.basics.errors import UserError
-from dfm.models.blocks import zeroed
+from dfm.models.blocks import zero_out
 
 
 def frequencies(count: int, *, time_scale: float, max_period: float, frequency_shift: float) -> Tensor:
-    """Angular frequencies time_scale max_period^(-k/(count - frequency_shift)) in rad per unit of c_time, (count,).
+    """Return the frequencies time_scale max_period^(-k/(count - frequency_shift)) in rad per unit of c_time, (count,).
 
     Raises:
-        UserError: max_period is not above 1, or frequency_shift leaves nothing to divide by.
+        UserError: max_period is not above 1, or frequency_shift is not below count.
     """
     if max_period <= 1:
         raise UserError(f"max_period={max_period:g}; allowed: above 1; try 100")
     if count <= frequency_shift:
-        raise UserError(f"frequency_shift={frequency_shift:g} with {count} frequencies; allowed: less than that; try 0")
+        raise UserError(f"frequency_shift={frequency_shift:g} with {count} frequencies; allowed: below {count}; try 0")
     k = torch.arange(count, dtype=torch.float64)
     return (time_scale * torch.exp(-math.log(max_period) * k / (count - frequency_shift))).float()
 
 
 class Embedding(nn.Module):
-    """e(c_time, label): (B,) float and (B,) int64 -> (B, channels).
+    """The embedding e(c_time, label): (B,) float and (B,) int64 -> (B, channels).
 
-    The table has a row for each class and a last one, ``num_classes``, for 'no label': it stands in for a label of None
-    and may be passed for single samples, which is how labels are dropped in training (Ho and Salimans 2022).
+    The table has a row for each class and a last row, number ``num_classes``, for 'no label'. That row is used if the
+    label is None. Training also passes its number for single samples, to hide their labels (Ho and Salimans 2022).
 
     Args:
-        features: 2K, how many sines and cosines; even.
-        channels: of the result.
+        features: 2K, the number of sines and cosines; even.
+        channels: channels of the result.
         num_classes: 0 for a network without classes.
-        time_scale: multiplies c_time.
-        max_period: ratio of the greatest to the smallest frequency (reached when frequency_shift is 1).
+        time_scale: factor of c_time.
+        max_period: ratio of the highest to the lowest frequency (exactly, if frequency_shift is 1).
         frequency_shift: 0 (Dhariwal and Nichol) or 1 (Ho et al.) in the formula above.
-        flip_sin_to_cos: cosines before sines.
-        two_times: a second time is embedded alike and added, for flow maps.
+        flip_sin_to_cos: whether cosines come before sines.
+        two_times: whether a second time is embedded in the same way and added, for flow maps.
 
     Raises:
-        UserError: features is odd; or as ``frequencies``.
+        UserError: features is odd, or ``frequencies`` refuses an option.
     """
 
     frequencies: Tensor
@@ -76,7 +76,7 @@ class Embedding(nn.Module):
         angular = frequencies(
             features // 2, time_scale=time_scale, max_period=max_period, frequency_shift=frequency_shift
         )
-        # A function of the options, so no part of the weights.
+        # The options determine it, so it is not a part of the weights.
         self.register_buffer("frequencies", angular, persistent=False)
         self.flip_sin_to_cos = flip_sin_to_cos
         self.linear_1 = nn.Linear(features, channels)
@@ -85,7 +85,7 @@ class Embedding(nn.Module):
         self.second = SecondTime(features, channels) if two_times else None
 
     def forward(self, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
-        """e, (B, channels); ``c_end`` is the second time of a network of two.
+        """Return e, (B, channels); ``c_end`` is the second time of a network of two times.
 
         Raises:
             UserError: a label for a network without classes.
@@ -97,38 +97,42 @@ class Embedding(nn.Module):
             return time + (self.table.weight[-1] if label is None else self.table(label))
         if label is not None:
             raise UserError(
-                "a label was given to a model without classes; try no label, or train with conditional=true"
+                "a label was given to a model without classes; allowed: no label; or train with conditional=true"
             )
         return time
 
     def sinusoids(self, c_time: Tensor) -> Tensor:
-        """[sin angle, cos angle] of c_time (B,), (B, features)."""
+        """Return [sin angle, cos angle] of c_time (B,): (B, features)."""
         angle = c_time.to(self.frequencies.dtype)[:, None] * self.frequencies
         waves = angle.sin(), angle.cos()
         return torch.cat(waves[::-1] if self.flip_sin_to_cos else waves, dim=1)
 
 
 class SecondTime(nn.Sequential):
-    """The embedding of a second time. Its last layer starts at zero, so a network starts as one of a single time.
+    """The embedding of a second time. Its last layer starts at zero, so the network starts as one with a single time.
 
     Attributes:
-        adds_nothing_at_first: so weights of a network without it may start it (``Trainer.start_from``).
+        adds_nothing_at_first: true, so the weights of a network without it can start one with it
+            (``Trainer.start_from``).
     """
 
     adds_nothing_at_first = True
 
     def __init__(self, features: int, channels: int) -> None:
-        super().__init__(nn.Linear(features, channels), nn.SiLU(), zeroed(nn.Linear(channels, channels), True))
+        # We make the last layer first: the order in which layers draw their weights is a part of the meaning of a seed.
+        last = zero_out(nn.Linear(channels, channels), True)
+        super().__init__(nn.Linear(features, channels), nn.SiLU(), last)
 
 
 class PixelFourier(nn.Module):
-    """x -> (x, sin(w_j x), cos(w_j x)) along the channels, w_j = pi K S/2^j (Kingma et al. 2021, appendix C).
+    """The map x -> (x, sin(w_j x), cos(w_j x)) along the channels, w_j = pi K S/2^j (Kingma et al. 2021, appendix C).
 
-    x is the data over their deviation S where there is little noise, and levels lie 2/(K S) apart: the first period is
-    one level, each next one twice as long. To tell which level is meant a network has to follow K teeth of a saw.
+    At little noise, x is the data divided by their deviation S, and pixel levels are 2/(K S) apart. The first period is
+    one level, and each next period is twice as long. Without these sinusoids a network must learn a saw of K teeth to
+    find the level of a pixel.
 
     Args:
-        octaves: how many frequencies; 0: x alone.
+        octaves: number of frequencies; 0: x alone.
         grey_levels: K.
         std: S.
 
@@ -140,10 +144,11 @@ class PixelFourier(nn.Module):
         super().__init__()
         if not 0 <= octaves <= 64 or (octaves and grey_levels is None):
             raise UserError(
-                f"model.fourier={octaves}: allowed: a whole number from 0 to 64, and 0 for data without integer levels"
+                f"model.fourier={octaves}; allowed: a whole number from 0 to 64, and 0 for data without pixel levels"
             )
         self.frequencies = [torch.pi * (grey_levels or 0) * std / 2**j for j in range(octaves)]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C (1 + 2 octaves), H, W)."""
         waves = [wave for w in self.frequencies for wave in ((w * x).sin(), (w * x).cos())]
         return torch.cat([x, *waves], 1) if waves else x

@@ -1,32 +1,32 @@
-"""A residual multilayer perceptron for points, or for images taken as long points."""
+"""A residual multilayer perceptron for points, or for images as points of many dimensions."""
 
 import math
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfm.models.blocks import counted, zeroed
+from dfm.models.blocks import check_count, zero_out
 from dfm.models.embeddings import Embedding
 
 
 class MLP(nn.Module):
-    """model(x (B, *shape), c_time (B,), label (B,) or None) -> (B, outputs * shape[0], *shape[1:]).
+    """The network model(x (B, *shape), c_time (B,), label (B,) or None) -> (B, outputs * shape[0], *shape[1:]).
 
         h_0 = V x,   h_{i+1} = h_i + B_i silu(A_i silu(h_i) + T_i silu(e)),   output = U silu(h_depth)
 
-    with e the embedding of time and label (``dfm.models.embeddings``) and every matrix with a bias. (He et al. 2016, with
+    with e the embedding of time and label (``dfm.models.embeddings``); every matrix has a bias. (He et al. 2016, with
     time added inside each block as in Ho et al. 2020, appendix B.)
 
     Args:
-        shape: of one example, (d,) for points.
-        num_classes: labels are 0..num_classes-1, and num_classes for 'no label' (as is None); 0: no labels.
-        width: of h and e.
-        depth: residual blocks.
-        time_features: sines and cosines of time.
-        time_scale, max_period, frequency_shift, flip_sin_to_cos: of those, see ``dfm.models.embeddings``.
-        outputs: how many outputs of the shape of x, side by side along the first dimension.
-        zero_init: blocks start as the identity and the output at zero; otherwise as torch initialises them.
-        two_times: whether it is told a second time, for flow maps (``dfm.denoising.flow_map``).
+        shape: shape of one example, (d,) for points.
+        num_classes: labels are 0..num_classes-1; num_classes means 'no label', as None does. 0: no labels at all.
+        width: dimension of h and e.
+        depth: number of residual blocks.
+        time_features: number of sines and cosines of time.
+        time_scale, max_period, frequency_shift, flip_sin_to_cos: their options, see ``dfm.models.embeddings``.
+        outputs: number of outputs of the shape of x, side by side along the first dimension.
+        zero_init: whether blocks start as the identity and the output at zero; otherwise as torch initialises them.
+        two_times: whether the network takes a second time, for flow maps (``dfm.denoising.flow_map``).
 
     Raises:
         UserError: a width or depth below 1, or an odd number of time features.
@@ -49,8 +49,8 @@ class MLP(nn.Module):
         two_times: bool = False,
     ) -> None:
         super().__init__()
-        counted("width", width, 128)
-        counted("depth", depth, 3, 1000)
+        check_count("width", width, 128)
+        check_count("depth", depth, 3, 1000)
         self.embedding = Embedding(
             features=time_features,
             channels=width,
@@ -63,13 +63,13 @@ class MLP(nn.Module):
         )
         self.linear_in = nn.Linear(math.prod(shape), width)
         self.blocks = nn.ModuleList([MLPBlock(width, zero_init) for _ in range(depth)])
-        self.linear_out = zeroed(nn.Linear(width, outputs * math.prod(shape)), zero_init)
+        self.linear_out = zero_out(nn.Linear(width, outputs * math.prod(shape)), zero_init)
         self.out_shape = (outputs * shape[0], *shape[1:])
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
-        """x (B, *shape), c_time = log nsr (B,), label int64 (B,) or None -> (B, *out_shape).
+        """Map x (B, *shape), c_time = log nsr (B,) and label int64 (B,) or None to (B, *out_shape).
 
-        ``c_end`` (B,) is the second time of a flow map, whose times are told as ``dfm.denoising.flow_map`` says.
+        ``c_end`` (B,) is the second time of a flow map; ``dfm.denoising.flow_map`` says how it gives both times.
 
         Raises:
             UserError: a label for a network without classes.
@@ -82,14 +82,14 @@ class MLP(nn.Module):
 
 
 class MLPBlock(nn.Module):
-    """h + B silu(A silu(h) + T e), with e (B, width) the silu of the embedding."""
+    """The residual block h + B silu(A silu(h) + T e), with e (B, width) the silu of the embedding."""
 
     def __init__(self, width: int, zero_init: bool) -> None:
         super().__init__()
         self.linear_1 = nn.Linear(width, width)
         self.time = nn.Linear(width, width)
-        self.linear_2 = zeroed(nn.Linear(width, width), zero_init)
+        self.linear_2 = zero_out(nn.Linear(width, width), zero_init)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """h (B, width), e (B, width) -> (B, width)."""
+        """Map h (B, width) and e (B, width) to (B, width)."""
         return h + self.linear_2(functional.silu(self.linear_1(functional.silu(h)) + self.time(e)))

@@ -1,4 +1,4 @@
-"""A path given by its noising equation, as text: dX = -k(t) X dt + sqrt(2 c(t)^2) dB (the lecture's general form)."""
+"""A path from two formulas: the noising equation dX = -k(t) X dt + sqrt(2 c(t)^2) dB, the lecture's general form."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,7 @@ from dfm.paths.formulas import Formula
 from dfm.paths.schedule import Coefficients, Schedule
 
 INTERVALS = 256
-# Gauss-Legendre nodes and weights on [0, 1]: exact for polynomials of degree 15 on each interval.
+# Gauss-Legendre nodes and weights on [0, 1]; they are exact for polynomials of degree 15 on each interval.
 _NODES, _WEIGHTS = (torch.from_numpy(v) / 2 for v in np.polynomial.legendre.leggauss(8))
 _NODES = _NODES + 0.5
 BISECTIONS = 60
@@ -20,16 +20,16 @@ BISECTIONS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Custom(Schedule):
-    """a = exp(-int_0^t k), b^2 = a^2 int_0^t 2 c^2/a^2, by Gauss-Legendre quadrature on 256 intervals.
+    """The path a = exp(-int_0^t k), b^2 = a^2 int_0^t 2 c^2/a^2, by Gauss-Legendre quadrature on 256 intervals.
 
-    The derivatives follow without quadrature: a' = -k a, and d(b^2)/dt = -2 k b^2 + 2 c^2, so b' = -k b + c^2/b.
+    The derivatives need no quadrature: a' = -k a, and d(b^2)/dt = -2 k b^2 + 2 c^2, so b' = -k b + c^2/b.
 
     Args:
         drift: k(t) as text, e.g. ``1+t``.
         diffusion: c(t) as text, e.g. ``1``.
 
     Raises:
-        UserError: a text is no formula of t, c is zero or a value is not finite somewhere in [0, t_max].
+        UserError: a text is no formula of t, or in [0, t_max] c is zero or a value is not finite.
     """
 
     drift: str | float = "1"
@@ -67,30 +67,31 @@ class Custom(Schedule):
 
     @cached_property
     def _edges(self) -> Tensor:
-        """Edges of the intervals, denser near 0, where b has its square-root."""
+        """The edges of the intervals, denser near 0, where b grows as a square root."""
         return self.t_max * torch.linspace(0, 1, INTERVALS + 1, dtype=torch.float64) ** 3
 
     @cached_property
     def _tables(self) -> tuple[Tensor, Tensor]:
-        """At the edges: int_0^t k, and int_0^t 2 c^2/a^2."""
+        """int_0^t k and int_0^t 2 c^2/a^2 at the edges."""
         low, width = self._edges[:-1], self._edges.diff()
         zero = torch.zeros(1, dtype=torch.float64)
         k = torch.cat([zero, self._drift_over(low, width).cumsum(0)])
         return k, torch.cat([zero, self._spread_over(low, width, k[:-1]).cumsum(0)])
 
     def _drift_over(self, low: Tensor, width: Tensor) -> Tensor:
-        """int k over [low, low + width], any shape."""
+        """Return int k over [low, low + width], any shape."""
         nodes, weights = _NODES.to(low.device), _WEIGHTS.to(low.device)
         return width * (self._k(low[..., None] + width[..., None] * nodes) @ weights)
 
     def _spread_over(self, low: Tensor, width: Tensor, before: Tensor) -> Tensor:
-        """int 2 c^2/a^2 over [low, low + width], where int_0^low k = before."""
+        """Return int 2 c^2/a^2 over [low, low + width], with before = int_0^low k."""
         nodes, weights = _NODES.to(low.device), _WEIGHTS.to(low.device)
         t = low[..., None] + width[..., None] * nodes
         log_a = -(before[..., None] + self._drift_over(low[..., None].expand_as(t), t - low[..., None]))
         return width * ((2 * self._c(t) ** 2 * (-2 * log_a).exp()) @ weights)
 
     def _integrals(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return int_0^t k and int_0^t 2 c^2/a^2."""
         edges, tables = self._edges.to(t.device), [table.to(t.device) for table in self._tables]
         i = (torch.searchsorted(edges, t.contiguous(), right=True) - 1).clamp(0, INTERVALS - 1)
         low, before, spread = edges[i], tables[0][i], tables[1][i]
@@ -102,7 +103,7 @@ class Custom(Schedule):
         return a, a * spread.sqrt()
 
     def log_nsr(self, t: Tensor) -> Tensor:
-        return self._integrals(t)[1].log() / 2  # a itself may underflow where b/a does not
+        return self._integrals(t)[1].log() / 2  # a itself can underflow where b/a does not
 
     def derivatives(self, t: Tensor) -> Coefficients:
         a, b = self.ab(t)
@@ -110,7 +111,7 @@ class Custom(Schedule):
         return -k * a, -k * b + self._c(t) ** 2 / b
 
     def time_of_log_nsr(self, log_nsr: Tensor) -> Tensor:
-        """By bisection: log_nsr has no closed form, but it increases. Outside [0, t_max] the nearest end."""
+        """Return the t of this log nsr by bisection, or the nearest end of [0, t_max] if it has none in it."""
         low, high = torch.zeros_like(log_nsr), torch.full_like(log_nsr, self.t_max)
         for _ in range(BISECTIONS):
             middle = (low + high) / 2

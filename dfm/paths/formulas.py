@@ -1,8 +1,9 @@
-"""Formulas as text, from a command line: parsed to a small tree of known operations, never evaluated as Python.
+"""Formulas as text, from a command line: parsed into a small tree of known operations, never evaluated as Python.
 
-    Expression("1 + t")(t=times)        Expression("(x^2 - 1)^2", variables=("x",))(x=points)
+    Formula("1 + t")(t=times)        Formula("(x^2 - 1)^2", variables=("x",))(x=points)
 
-Numbers, the named variables, pi and e, + - * / ** (or ^), and the functions below; all else is refused when parsed.
+A formula has numbers, the named variables, pi and e, + - * / ** (or ^), and the functions below. Everything else is
+refused when the formula is made.
 """
 
 import ast
@@ -41,7 +42,7 @@ OPERATORS: dict[type[ast.AST], Callable[..., Tensor]] = {
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
 }
-LONGEST = 500  # characters; bounds the depth of the tree as well
+LONGEST = 500  # characters; this limits the depth of the tree too
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ class Formula:
 
     Args:
         text: the formula.
-        variables: names that may stand in it.
-        where: the key it was given for, for messages.
+        variables: names that it may use.
+        where: the key of the formula in the configuration, for messages.
 
     Raises:
-        UserError: it is not a formula, or uses a name or construct that is not known.
+        UserError: the text is no formula, or uses an unknown name or construct.
     """
 
     text: str
@@ -65,7 +66,7 @@ class Formula:
         self._check(self._tree)
 
     def __call__(self, **values: Tensor) -> Tensor:
-        """The value, float64 for float64 variables, broadcast to the variables' common shape."""
+        """Return the value, in the type of the variables, broadcast to their common shape."""
         shape = torch.broadcast_shapes(*(value.shape for value in values.values()))
         like = next(iter(values.values()))
         return self._value(self._tree, values, like).expand(shape)
@@ -73,11 +74,13 @@ class Formula:
     @cached_property
     def _tree(self) -> ast.AST:
         if len(self.text) > LONGEST:
-            raise UserError(f"{self.where}: a formula of {len(self.text)} characters; allowed: at most {LONGEST}")
+            raise UserError(f"{self.where}: a formula of {len(self.text)} characters; allowed: {LONGEST} at most")
         try:
             return ast.parse(self.text.replace("^", "**").strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise UserError(f"{self.where}='{self.text}': not a formula; try for example '1 + t^2'") from None
+            raise UserError(
+                f"{self.where}='{self.text}': not a formula; try for example '1 + {self.variables[0]}^2'"
+            ) from None
 
     def _check(self, node: ast.AST) -> None:
         match node:
@@ -99,12 +102,12 @@ class Formula:
 
     def _refuse(self, part: str) -> None:
         names = ", ".join([*self.variables, *CONSTANTS, *FUNCTIONS])
-        raise UserError(f"{self.where}='{self.text}': '{part}' is not known; allowed: numbers, + - * / ^ ( ), {names}")
+        raise UserError(f"{self.where}='{self.text}': unknown '{part}'; allowed: numbers, + - * / ^ ( ), {names}")
 
     def _value(self, node: ast.AST, values: dict[str, Tensor], like: Tensor) -> Tensor:
         match node:
             case ast.Constant(value=number):
-                # as a tensor at once: integer powers of Python numbers could grow without bound
+                # We make a tensor here: integer powers of Python numbers could grow without bound.
                 return torch.tensor(float(number), dtype=like.dtype, device=like.device)  # type: ignore[arg-type]
             case ast.Name(id=name):
                 constant = CONSTANTS.get(name) if name not in values else None
@@ -117,4 +120,4 @@ class Formula:
                 return OPERATORS[type(op)](self._value(left, values, like), self._value(right, values, like))
             case ast.Call(func=ast.Name(id=name), args=[argument]):
                 return FUNCTIONS[name](self._value(argument, values, like))
-        raise AssertionError("checked when built")
+        raise AssertionError("__post_init__ has checked the tree")

@@ -12,22 +12,22 @@ from dfm.paths.schedule import Schedule
 
 
 class InterpolantLatent(ABC):
-    """c(t) as a function of the schedule, of the form that c/a depends on b/a alone: schedules can then be swapped."""
+    """The factor c(t) of z, as a function of the schedule; c/a depends on b/a only, so the schedule can be replaced."""
 
-    outputs: ClassVar[int] = 2  # of a network on this path: the prediction, and E[z | x_t]
+    outputs: ClassVar[int] = 2  # outputs of a network on this path: the prediction, and E[z | x_t]
 
     @abstractmethod
     def c(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """c(t) >= 0, float64 of the shape of t."""
+        """Return c(t) >= 0, float64 of the shape of t."""
 
     @abstractmethod
     def derivative(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """c'(t)."""
+        """Return c'(t), float64 of the shape of t."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoLatent(InterpolantLatent):
-    """c = 0."""
+    """No third term: c = 0."""
 
     outputs: ClassVar[int] = 1
 
@@ -40,7 +40,9 @@ class NoLatent(InterpolantLatent):
 
 @dataclass(frozen=True, kw_only=True)
 class RootLatent(InterpolantLatent):
-    """c = scale sqrt(2 a b), which on the linear path is their sqrt(2 t (1 - t)); c' = scale^2 (a' b + a b')/c.
+    """The factor c = scale sqrt(2 a b), with c' = scale^2 (a' b + a b')/c.
+
+    On the linear path and with scale=1 it is the paper's sqrt(2 t (1 - t)).
 
     Raises:
         UserError: scale is not positive.
@@ -50,7 +52,7 @@ class RootLatent(InterpolantLatent):
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
-            raise UserError(f"latent root: scale={self.scale}; allowed: a number above 0, or latent=none")
+            raise UserError(f"latent root: scale={self.scale}; allowed: a number above 0; try 1, or latent=none")
 
     def c(self, schedule: Schedule, t: Tensor) -> Tensor:
         a, b = schedule.ab(t)

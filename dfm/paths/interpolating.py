@@ -12,10 +12,11 @@ from dfm.paths.schedule import Coefficients, Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Schedule):
-    """a = 1 - t, b = s + (1 - s) t: straight lines from data to noise (Lipman et al. 2023, eq. 22; Liu et al. 2023).
+    """Straight lines from data to noise: a = 1 - t, b = s + (1 - s) t (Lipman et al. 2023, eq. 22; Liu et al. 2023).
 
-    ``s`` is ``sigma_min``, the noise left on the data. The ends are cut by default at nsr = 1/999 and 999, where
-    the log of the nsr that the network sees is still finite; the prior at ``t_max`` accounts for what is cut.
+    ``s`` is ``sigma_min``, the noise that stays on the data. By default the path ends at nsr = 1/999 and 999, where the
+    log nsr that the network sees is still finite. The law at ``t_max`` takes the missing part into
+    account.
     """
 
     sigma_min: float = 0.0
@@ -29,14 +30,14 @@ class Linear(Schedule):
         return -torch.ones_like(t), torch.full_like(t, 1 - self.sigma_min)
 
     def time_of_log_nsr(self, log_nsr: Tensor) -> Tensor:
-        # t = (nsr - s)/(nsr + 1 - s), with both sides divided by nsr so that a large nsr does not overflow.
+        # t = (nsr - s)/(nsr + 1 - s); we divide numerator and denominator by nsr so that a large nsr does not overflow.
         inverse = (-log_nsr).exp()
         return (1 - self.sigma_min * inverse) / (1 + (1 - self.sigma_min) * inverse)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trigonometric(Schedule):
-    """a = cos(pi t/2), b = sin(pi t/2) (Albergo and Vanden-Eijnden 2023, the trigonometric interpolant)."""
+    """The trigonometric interpolant a = cos(pi t/2), b = sin(pi t/2) (Albergo and Vanden-Eijnden 2023)."""
 
     t_min: float = 1e-3
     t_max: float = 0.999
@@ -55,7 +56,7 @@ class Trigonometric(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Polynomial(Schedule):
-    """a = (1 - t)^n, b = 1 - (1 - t)^n (the flow_matching library's polynomial scheduler; n = 1 is ``linear``).
+    """The path a = (1 - t)^n, b = 1 - (1 - t)^n, as in the flow_matching library; n = 1 is ``linear``.
 
     Raises:
         UserError: n is not positive.
@@ -85,11 +86,12 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class UnitVariance(Schedule):
-    """a = cos(w)/S, b = sin(w)/N with tan(w) = tan(t)^rho: x_t has variance one at every time.
+    """The path a = cos(w)/S, b = sin(w)/N with tan(w) = tan(t)^rho: x_t has variance one at every time.
 
-    S and N are the deviations of data and noise. For Gaussian data the probability-flow ODE stands still here, so a
-    solver spends its steps on what is not Gaussian. The clock t = arctan((nsr N/S)^(1/rho)) is between uniform in the
-    angle w (rho = 1) and uniform in log nsr (large rho). To integrate along, not to train on: ``on`` moves any model.
+    S and N are the deviations of data and noise. For Gaussian data the probability-flow ODE does not move on this path,
+    so a solver spends its steps on the part of the data that is not Gaussian. The clock t = arctan((nsr N/S)^(1/rho))
+    lies between uniform in the angle w (rho = 1) and uniform in log nsr (large rho). This path is for solvers, not for
+    training: ``Denoiser.on_schedule`` puts any model on it.
 
     Raises:
         UserError: std, noise_std or rho is not positive.
@@ -109,8 +111,8 @@ class UnitVariance(Schedule):
 
     @classmethod
     def between(cls, low: float, high: float, std: float, noise_std: float = 1.0, rho: float = 2.5) -> "UnitVariance":
-        """The path from log nsr = low to high."""
-        ends = [math.atan(math.exp((level - math.log(std / noise_std)) / rho)) for level in (low, high)]
+        """Return the path from log nsr = low to high."""
+        ends = [math.atan(math.exp((log_nsr - math.log(std / noise_std)) / rho)) for log_nsr in (low, high)]
         return cls(t_min=ends[0], t_max=ends[1], std=std, noise_std=noise_std, rho=rho)
 
     def ab(self, t: Tensor) -> Coefficients:

@@ -1,4 +1,4 @@
-"""Priors of the lecture's general form exp(-f(x))/Z, known by their potential f alone."""
+"""Priors of the lecture's general form exp(-f(x))/Z, of which we know only the potential f."""
 
 import math
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from dfm.basics.seeding import Draws, GeneratorDraws
 from dfm.paths.formulas import Formula
 from dfm.paths.priors import Prior
 
-POINTS = {1: 4001, 2: 601}  # of the quadrature along each axis
+POINTS = {1: 4001, 2: 601}  # dimension: quadrature points along each axis
 
 
 @dataclass(frozen=True, kw_only=True)
 class Potential(Prior):
-    """exp(-f)/Z on points of d dimensions; f is a formula of x1 .. xd (x for x1) and r2 = |x|^2.
+    """The law exp(-f)/Z on points of d dimensions; f is a formula of x1 .. xd (x means x1) and r2 = |x|^2.
 
-    Draws come from a Langevin chain with the Metropolis correction (MALA, Roberts and Tweedie 1996): x - h v(x) +
-    sqrt(2 h) z is accepted with the probability that makes exp(-f)/Z exactly invariant. The drift is tamed, v = grad f
-    /(1 + h |grad f|), since where f is steep a whole step overshoots and is refused for ever.
+    Draws come from a Langevin chain with the Metropolis correction (MALA, Roberts and Tweedie 1996). It accepts the
+    proposal x - h v(x) + sqrt(2 h) z with the probability that makes exp(-f)/Z exactly invariant. The drift is bounded,
+    v = grad f/(1 + h |grad f|), because where f is steep a full step overshoots and would be refused for ever.
 
     Args:
-        f: the potential, growing at infinity.
+        f: the potential, which grows at infinity.
         dimension: d.
-        chain_steps, step: length of the chain and its h.
-        box: half the width of the square outside which exp(-f) is taken as 0, for Z and the moments (d at most 2).
+        chain_steps, step: number of steps of the chain, and h.
+        box: half the width of a square; for Z and the moments, exp(-f) counts as 0 outside it (d at most 2).
 
     Raises:
         UserError: f is no formula, or a number is out of range.
@@ -58,37 +58,40 @@ class Potential(Prior):
         return Formula(self.f, names, "prior.f")
 
     def energy(self, x: Tensor) -> Tensor:
-        """f(x) of x (B, d), (B,)."""
+        """Return f(x), (B,), of x (B, d)."""
         coordinates = {f"x{i + 1}": x[:, i] for i in range(self.dimension)}
         return self._formula(x=x[:, 0], r2=x.square().sum(1), **coordinates)
 
     def gradient(self, x: Tensor) -> Tensor:
-        """grad f of x (B, d), (B, d); differentiable again where x is (the divergence of the velocity needs it)."""
-        again = x.requires_grad and torch.is_grad_enabled()
+        """Return grad f, (B, d), of x (B, d); it is differentiable if x is, for the divergence of the velocity."""
+        differentiable = x.requires_grad and torch.is_grad_enabled()
         with torch.enable_grad():
-            at = x if again else x.detach().requires_grad_()
-            energy = self.energy(at).sum()
-            if not energy.requires_grad:  # a constant f
+            leaf = x if differentiable else x.detach().requires_grad_()
+            energy = self.energy(leaf).sum()
+            if not energy.requires_grad:  # f is constant
                 return torch.zeros_like(x)
-            (gradient,) = torch.autograd.grad(energy, at, create_graph=again, materialize_grads=True)
+            (gradient,) = torch.autograd.grad(energy, leaf, create_graph=differentiable, materialize_grads=True)
         return gradient
 
     def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
         if shape != (self.dimension,):
             raise UserError(
-                f"prior.f is of {self.dimension} dimensions, the data have shape {shape}; try prior.dimension"
+                f"prior.f has {self.dimension} dimensions and the data have shape {shape}; allowed: equal; "
+                "try another prior.dimension"
             )
         x = 1.5 * draws.normal(shape)
         noise, coins = draws.normal((self.chain_steps, *shape)), draws.uniform((self.chain_steps,))
-        here = self.energy(x), self._drift(x)
+        energy, drift = self.energy(x), self._drift(x)
         for k in range(self.chain_steps):
-            ahead = x - self.step * here[1] + math.sqrt(2 * self.step) * noise[:, k]
-            there = self.energy(ahead), self._drift(ahead)
-            forth = (ahead - x + self.step * here[1]).square().sum(1) / (4 * self.step)
-            back = (x - ahead + self.step * there[1]).square().sum(1) / (4 * self.step)
-            accept = coins[:, k].log() < here[0] - there[0] + forth - back
-            x = torch.where(accept[:, None], ahead, x)
-            here = torch.where(accept, there[0], here[0]), torch.where(accept[:, None], there[1], here[1])
+            new_x = x - self.step * drift + math.sqrt(2 * self.step) * noise[:, k]
+            new_energy, new_drift = self.energy(new_x), self._drift(new_x)
+            # -log of the proposal density, up to a constant: from x to new_x, and from new_x to x
+            forward = (new_x - x + self.step * drift).square().sum(1) / (4 * self.step)
+            backward = (x - new_x + self.step * new_drift).square().sum(1) / (4 * self.step)
+            accept = coins[:, k].log() < energy - new_energy + forward - backward
+            x = torch.where(accept[:, None], new_x, x)
+            energy = torch.where(accept, new_energy, energy)
+            drift = torch.where(accept[:, None], new_drift, drift)
         return x
 
     def _drift(self, x: Tensor) -> Tensor:
@@ -97,7 +100,10 @@ class Potential(Prior):
 
     @cached_property
     def _quadrature(self) -> tuple[float, float, float]:
-        """log Z, mean and standard deviation over all coordinates, by the trapezoidal rule."""
+        """log Z, mean and standard deviation over all coordinates, by the trapezoidal rule.
+
+        In more than 2 dimensions log Z is NaN, and the moments come from 4096 draws.
+        """
         if self.dimension not in POINTS:
             x = self.draw(GeneratorDraws(4096, torch.Generator().manual_seed(0), torch.float64), (self.dimension,))
             return math.nan, float(x.mean()), float(x.var(0).mean().sqrt())
@@ -120,14 +126,17 @@ class Potential(Prior):
     def log_prob(self, x: Tensor) -> Tensor:
         if self.dimension not in POINTS:
             raise UserError(
-                f"Z of prior.f in {self.dimension} dimensions is not known: no likelihood; allowed: at most 2"
+                f"no likelihood: Z of prior.f is unknown in {self.dimension} dimensions; allowed: at most 2"
             )
         return -self.energy(x.double()) - self._quadrature[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoubleWell(Potential):
-    """f = height (x1^2/width^2 - 1)^2 + (|x|^2 - x1^2)/2: wells at x1 = +-width, the other coordinates normal."""
+    """The double well f = height (x1^2/width^2 - 1)^2 + (|x|^2 - x1^2)/2.
+
+    It has wells at x1 = +-width; the other coordinates are standard normal.
+    """
 
     f: str = ""
     height: float = 2.0

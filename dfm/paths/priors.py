@@ -1,7 +1,7 @@
-"""What stands at the noise end of the path: x_t = a(t) data + b(t) noise with ``noise`` drawn from a prior.
+"""Priors: the laws of ``noise`` in x_t = a(t) data + b(t) noise.
 
-For the standard normal the score is known from E[noise | x_t], and every sampler and bound applies. Any other prior
-serves flow matching: the velocity a' E[data|x_t] + b' E[noise|x_t] still carries the prior's law to that of the data.
+For the standard normal, E[noise | x_t] gives the score, and every sampler and every bound can be used. Any other prior
+works with flow matching: the velocity a' E[data|x_t] + b' E[noise|x_t] still carries the prior to the law of the data.
 """
 
 import math
@@ -22,11 +22,11 @@ from dfm.data.pixel_levels import dequantize
 
 
 class Prior(ABC):
-    """A law of noise of the shape of the data.
+    """A law of noise, with the shape of the data.
 
     Attributes:
-        gaussian: whether it is N(0, I).
-        is_potential: whether it is exp(-f)/Z, to which a Langevin process leads.
+        gaussian: whether the law is N(0, I).
+        is_potential: whether the law is exp(-f)/Z, to which a Langevin process leads.
     """
 
     gaussian: ClassVar[bool] = False
@@ -35,26 +35,26 @@ class Prior(ABC):
     @property
     @abstractmethod
     def mean(self) -> float:
-        """Mean of all coordinates."""
+        """The mean of all coordinates."""
 
     @property
     @abstractmethod
     def std(self) -> float:
-        """Root of the coordinates' average variance."""
+        """The root of the average variance of a coordinate."""
 
     @abstractmethod
     def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
-        """Independent draws (B, *shape).
+        """Draw independent samples (B, *shape).
 
         Raises:
-            UserError: the prior has no draws of this shape.
+            UserError: the prior has another shape.
         """
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log density in nats, float64 (B,), of x (B, *D).
+        """Return the log density in nats, float64 (B,), of x (B, *D).
 
         Raises:
-            UserError: it is not known.
+            UserError: the density is unknown.
         """
         raise UserError(
             f"prior '{type(self).__name__}' has no density in closed form, so there is no likelihood; "
@@ -64,7 +64,7 @@ class Prior(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianPrior(Prior):
-    """N(0, I): the noise of diffusion."""
+    """The standard normal N(0, I): the noise of diffusion."""
 
     gaussian: ClassVar[bool] = True
     mean: ClassVar[float] = 0.0
@@ -83,7 +83,7 @@ class UniformPrior(Prior):
     """Independent coordinates, uniform on [low, high]; the defaults have mean 0 and variance 1.
 
     Raises:
-        UserError: not low < high.
+        UserError: low is not below high.
     """
 
     low: float = -math.sqrt(3)
@@ -152,11 +152,11 @@ class MixturePrior(Prior):
     weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        _ = self.mixture  # it checks itself
+        _ = self.mixture  # the mixture checks its own numbers
 
     @cached_property
     def mixture(self) -> GaussianMixture:
-        """The law."""
+        """The exact law."""
         return mixture_of(self.means, self.covariances, self.weights)
 
     @property
@@ -170,7 +170,7 @@ class MixturePrior(Prior):
     def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
         d = self.mixture.means.shape[1]
         if shape != (d,):
-            raise UserError(f"prior mixture has {d} dimensions, the data have shape {shape}; try other prior.means")
+            raise UserError(f"prior mixture has {d} dimensions and the data have shape {shape}; try other prior.means")
         z, u = draws.normal(shape), draws.uniform(())
         weights, means, factors = (v.to(z) for v in (self.mixture.weights, self.mixture.means, self._factors))
         k = torch.searchsorted(weights.cumsum(0)[:-1].contiguous(), u.contiguous(), right=True)
@@ -186,12 +186,12 @@ class MixturePrior(Prior):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetPrior(Prior):
-    """Another data set: the flow carries its examples to the data (data-to-data translation).
+    """Another data set, whose examples the flow carries to the data (data-to-data translation).
 
-    Training draws from its train split, sampling from its test split (train where that is empty).
+    Training draws from its train split, and sampling from its test split (from train if test is empty).
 
     Args:
-        dataset: of examples of the same shape as the data.
+        dataset: the data set; its examples have the shape of the data.
     """
 
     dataset: Dataset
@@ -212,14 +212,14 @@ class DatasetPrior(Prior):
         split = self._split(draws.held_out)
         if tuple(split.values.shape[1:]) != shape:
             raise UserError(
-                f"prior=dataset: {self.dataset.name} has examples of shape {tuple(split.values.shape[1:])}, the data "
-                f"{shape}; try another dataset@prior.dataset"
+                f"prior=dataset: {self.dataset.name} has examples of shape {tuple(split.values.shape[1:])} and the "
+                f"data have shape {shape}; try another dataset@prior.dataset"
             )
         u = draws.uniform(())
-        picked = split.values[(u.cpu() * len(split)).long().clamp_max(len(split) - 1)].to(u.device)
+        values = split.values[(u.cpu() * len(split)).long().clamp_max(len(split) - 1)].to(u.device)
         if self.dataset.levels is None:
-            return picked.to(u)
-        return dequantize(picked, self.dataset.levels, draws.uniform(shape)).to(u)
+            return values.to(u)
+        return dequantize(values, self.dataset.levels, draws.uniform(shape)).to(u)
 
     def _split(self, held_out: bool) -> Split:
         test = self.dataset.split("test")

@@ -1,12 +1,12 @@
 """The path from data to noise: x_t = a(t) data + b(t) noise, noise ~ N(0, I).
 
-Time grows with noise: ``t_min`` is the data side, ``t_max`` the prior side. A schedule has three verbs (a and b, their
-derivatives, and the inverse of its noise-to-signal ratio); all else follows from them here, once:
+Time grows with noise: ``t_min`` is the data side, ``t_max`` the prior side. A schedule has three functions: a and b,
+their derivatives, and the inverse of the noise-to-signal ratio (nsr). Everything else follows from them, here:
 
-    nsr = b / a                                   log_nsr(t) strictly increasing
+    nsr = b / a                                   log_nsr(t) is strictly increasing
     f   = a'/a,   g^2 = 2 b (b' - f b)            dx = f x dt + g dB has the marginals of x_t
 
-Two schedules at equal nsr differ by a rescaling of x only: x / a is the same variable. Times are float64.
+At equal nsr, two schedules differ only by a factor of x: x / a is the same variable. Times are float64.
 """
 
 from abc import ABC, abstractmethod
@@ -25,11 +25,11 @@ CHECKED_TIMES = 257
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
-    """x_t = a(t) data + b(t) noise for t in [t_min, t_max]; t and results are float64 of shape () or (B,).
+    """The path x_t = a(t) data + b(t) noise for t in [t_min, t_max]; t and results are float64 of shape () or (B,).
 
     Raises:
-        UserError: when built with an empty or singular range of times, or where log_nsr does not increase (looked at
-            in 257 places), naming the place that is wrong.
+        UserError: the range of times is empty, or among 257 times there is one where log_nsr is not finite (at an end)
+            or does not increase.
     """
 
     t_min: float
@@ -39,19 +39,19 @@ class Schedule(ABC):
         if not self.t_min < self.t_max:
             raise UserError(f"{self._name}: t_min={self.t_min} and t_max={self.t_max}; allowed: t_min < t_max")
         t = torch.linspace(self.t_min, self.t_max, CHECKED_TIMES, dtype=torch.float64)
-        levels = self.log_nsr(t)
+        noise_levels = self.log_nsr(t)
         for end, place in (("t_min", 0), ("t_max", -1)):
-            if not bool(torch.isfinite(levels[place])):
+            if not bool(torch.isfinite(noise_levels[place])):
                 raise UserError(
-                    f"{self._name}: log(b/a) at {end}={float(t[place]):g} is {float(levels[place])}; allowed: finite "
-                    f"values; try a {end} a little further inside the range"
+                    f"{self._name}: log(b/a) at {end}={float(t[place]):g} is {float(noise_levels[place])}; "
+                    f"allowed: finite values; try a {end} a little further inside the range"
                 )
-        falls = (~(levels.diff() > 0)).nonzero().flatten().tolist()
+        falls = (~(noise_levels.diff() > 0)).nonzero().flatten().tolist()
         if falls:
             k = falls[0]
             raise UserError(
-                f"{self._name}: log(b/a) goes from {float(levels[k]):g} at t={float(t[k]):g} to "
-                f"{float(levels[k + 1]):g} at t={float(t[k + 1]):g}; allowed: strictly increasing, "
+                f"{self._name}: log(b/a) goes from {float(noise_levels[k]):g} at t={float(t[k]):g} to "
+                f"{float(noise_levels[k + 1]):g} at t={float(t[k + 1]):g}; allowed: strictly increasing, "
                 "so that more time is more noise"
             )
 
@@ -61,27 +61,27 @@ class Schedule(ABC):
 
     @abstractmethod
     def ab(self, t: Tensor) -> Coefficients:
-        """(a(t), b(t)): what multiplies data and noise."""
+        """Return (a(t), b(t)), the factors of data and noise."""
 
     @abstractmethod
     def derivatives(self, t: Tensor) -> Coefficients:
-        """(a'(t), b'(t))."""
+        """Return (a'(t), b'(t))."""
 
     @abstractmethod
     def time_of_log_nsr(self, log_nsr: Tensor) -> Tensor:
-        """The t with log(b(t)/a(t)) = log_nsr."""
+        """Return the t with log(b(t)/a(t)) = log_nsr."""
 
     def log_nsr(self, t: Tensor) -> Tensor:
-        """log(b/a), the network's measure of time: natural logarithm of the noise-to-signal ratio."""
+        """Return log(b/a), the natural logarithm of the noise-to-signal ratio: the time that the network sees."""
         a, b = self.ab(t)
         return b.log() - a.log()
 
     def drift_coefficient(self, t: Tensor) -> Tensor:
-        """f = a'/a of the noising equation dx = f x dt + g dB."""
+        """Return f = a'/a of the noising equation dx = f x dt + g dB."""
         return self.derivatives(t)[0] / self.ab(t)[0]
 
     def diffusion_squared(self, t: Tensor) -> Tensor:
-        """g^2 = 2 b (b' - f b) of the noising equation dx = f x dt + g dB."""
+        """Return g^2 = 2 b (b' - f b) of the noising equation dx = f x dt + g dB."""
         _, b = self.ab(t)
         _, db = self.derivatives(t)
         return 2 * b * (db - self.drift_coefficient(t) * b)

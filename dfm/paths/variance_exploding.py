@@ -1,4 +1,4 @@
-"""Paths that add noise and leave the data alone: a = 1, b grows."""
+"""Paths that add noise and do not shrink the data: a = 1, b grows."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dfm.paths.schedule import Coefficients, Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Edm(Schedule):
-    """a = 1, b = t: time is the noise level (Karras et al. 2022, table 1)."""
+    """The path a = 1, b = t: time is the noise level (Karras et al. 2022, table 1)."""
 
     t_min: float = 0.002
     t_max: float = 80.0
@@ -29,12 +29,12 @@ class Edm(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceExploding(Schedule):
-    """a = 1, b = s_min (s_max/s_min)^t: noise grows geometrically (Song et al. 2021, eq. 30).
+    """The path a = 1, b = s_min (s_max/s_min)^t: noise grows geometrically (Song et al. 2021, eq. 30).
 
-    Equal steps in t are the geometric levels of noise-conditional score networks (Song and Ermon 2019).
+    Equal steps in t give the geometric noise levels of noise-conditional score networks (Song and Ermon 2019).
 
     Raises:
-        UserError: not 0 < sigma_min < sigma_max.
+        UserError: 0 < sigma_min < sigma_max does not hold.
     """
 
     sigma_min: float = 0.01
@@ -66,9 +66,10 @@ class VarianceExploding(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomWalk(Schedule):
-    """a = 1, b = eps sqrt(k): x_k = x_{k-1} + eps z_k, the lecture's discrete noising; between steps, Brownian motion.
+    """The path a = 1, b = eps sqrt(k): the lecture's discrete noising x_k = x_{k-1} + eps z_k.
 
-    Time counts the steps, k = 1 .. t_max; ``grid=integers`` visits whole steps only.
+    Time counts the steps, k = 1 .. t_max. Between whole steps the path is Brownian motion; ``grid=integers`` uses whole
+    steps only.
 
     Raises:
         UserError: eps is not positive.

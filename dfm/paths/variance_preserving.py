@@ -1,7 +1,7 @@
 """Paths that preserve variance: a = e^-h, b = sqrt(1 - e^-2h) for an increasing ``damping`` h(t).
 
-They are one path, the Ornstein-Uhlenbeck process, run on different clocks h; a new one is its clock, the clock's rate
-and its inverse. ``SubVariancePreserving`` shares the clock of ``VariancePreserving`` but has b = 1 - a^2.
+They are all one path, the Ornstein-Uhlenbeck process, with different clocks h. A new one needs its clock h, the rate h'
+and the inverse of h. ``SubVariancePreserving`` has the clock of ``VariancePreserving`` but b = 1 - a^2.
 """
 
 import math
@@ -21,19 +21,19 @@ BISECTIONS = 54
 
 @dataclass(frozen=True, kw_only=True)
 class Preserving(Schedule):
-    """a = e^-h, b = sqrt(1 - a^2), so that a' = -h' a and b' = h' a^2/b."""
+    """The path a = e^-h, b = sqrt(1 - a^2), so that a' = -h' a and b' = h' a^2/b."""
 
     @abstractmethod
     def damping(self, t: Tensor) -> Tensor:
-        """h(t) = -log a, increasing from 0."""
+        """Return h(t) = -log a, which increases from 0."""
 
     @abstractmethod
     def rate(self, t: Tensor) -> Tensor:
-        """h'(t)."""
+        """Return h'(t)."""
 
     @abstractmethod
     def time_of_damping(self, h: Tensor) -> Tensor:
-        """The t with h(t) = h."""
+        """Return the t with h(t) = h."""
 
     def ab(self, t: Tensor) -> Coefficients:
         h = self.damping(t)
@@ -45,18 +45,18 @@ class Preserving(Schedule):
         return -dh * a, dh * a * a / b
 
     def log_nsr(self, t: Tensor) -> Tensor:
-        # not through a, which underflows long before its logarithm does
+        # We do not use a: it underflows long before its logarithm does.
         h = self.damping(t)
         return h + (-torch.expm1(-2 * h)).log() / 2
 
     def time_of_log_nsr(self, log_nsr: Tensor) -> Tensor:
-        # h = log(1 + nsr^2)/2, as a softplus, which does not overflow
+        # h = log(1 + nsr^2)/2, written as a softplus, which does not overflow
         return self.time_of_damping(torch.nn.functional.softplus(2 * log_nsr) / 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrnsteinUhlenbeck(Preserving):
-    """h = t: a = e^-t, b = sqrt(1 - e^-2t), the lecture's process dx = -x dt + sqrt2 dB (its eq. 1)."""
+    """The lecture's process dx = -x dt + sqrt2 dB (its eq. 1): h = t, a = e^-t, b = sqrt(1 - e^-2t)."""
 
     t_min: float = 5e-7
     t_max: float = 10.0
@@ -73,10 +73,12 @@ class OrnsteinUhlenbeck(Preserving):
 
 @dataclass(frozen=True, kw_only=True)
 class VariancePreserving(Preserving):
-    """h = t^2 (B - b0)/4 + t b0/2, the noise rate beta growing from b0 to B: Song et al. 2021 (Score SDE), eq. 33.
+    """The path of Song et al. 2021 (Score SDE), eq. 33: h = t^2 (B - b0)/4 + t b0/2.
+
+    The noise rate beta grows linearly from b0 = beta_min to B = beta_max.
 
     Raises:
-        UserError: not 0 <= beta_min <= beta_max, or beta_max is 0.
+        UserError: 0 <= beta_min <= beta_max does not hold, or beta_max is 0.
     """
 
     beta_min: float = 0.1
@@ -99,14 +101,14 @@ class VariancePreserving(Preserving):
         return t * (self.beta_max - self.beta_min) / 2 + self.beta_min / 2
 
     def time_of_damping(self, h: Tensor) -> Tensor:
-        # the root of the quadratic in the form that does not cancel near t = 0
+        # This form of the root of the quadratic does not cancel near t = 0.
         linear = self.beta_min / 2
         return 2 * h / (linear + (linear**2 + (self.beta_max - self.beta_min) * h).sqrt())
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubVariancePreserving(VariancePreserving):
-    """a as in ``vp``, b = 1 - a^2: less noise at every time than ``vp`` has (Song et al. 2021, eq. 29)."""
+    """The path with a as in ``vp`` and b = 1 - a^2: less noise than ``vp`` at every time (Song et al. 2021, eq. 29)."""
 
     t_min: float = 1e-3
 
@@ -129,7 +131,7 @@ class SubVariancePreserving(VariancePreserving):
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Preserving):
-    """a = cos(phi)/cos(phi_0), phi = (t + s)/(1 + s) pi/2, phi_0 = phi(0) (Nichol and Dhariwal 2021, eq. 17).
+    """The path a = cos(phi)/cos(phi_0), phi = (t + s)/(1 + s) pi/2, phi_0 = phi(0) (Nichol and Dhariwal 2021, eq. 17).
 
     Raises:
         UserError: s is not positive.
@@ -149,7 +151,7 @@ class Cosine(Preserving):
         return math.pi / 2 / (1 + self.s)
 
     def damping(self, t: Tensor) -> Tensor:
-        # cos phi_0 - cos phi as a product of sines: the difference would cancel at small t
+        # We write cos phi_0 - cos phi as a product of sines: the difference would cancel at small t.
         start, half = self.s * self._turn, t * (self._turn / 2)
         return -torch.log1p(-2 * (start + half).sin() * half.sin() / math.cos(start))
 
@@ -162,19 +164,19 @@ class Cosine(Preserving):
 
 @dataclass(frozen=True, kw_only=True)
 class Ddpm(Preserving):
-    """a_k = sqrt(prod_{j<=k} (1 - beta_j)), b_k = sqrt(1 - a_k^2), k = 1 .. steps (Ho et al. 2020, section 2).
+    """The chain a_k = sqrt(prod_{j<=k} (1 - beta_j)), b_k = sqrt(1 - a_k^2), k = 1 .. N (Ho et al. 2020, section 2).
 
-    Between whole steps h is a monotone cubic (Fritsch and Butland 1984), so the chain's levels are points of a smooth
-    path: with a rate of noise that jumps at every step, ODE solvers lose their order. ``grid=integers`` visits whole
-    steps only.
+    Between whole steps h is a monotone cubic (Fritsch and Butland 1984), so the noise levels of the chain are points of
+    a smooth path. If the rate of noise jumped at every step, ODE solvers would lose their order. ``grid=integers`` uses
+    whole steps only.
 
     Args:
-        beta: ``linear`` from beta_min to beta_max (Ho et al.); ``cosine`` (Nichol and Dhariwal, cut at 0.999);
-            ``sigmoid`` between beta_min and beta_max (over -6 .. 6).
+        beta: ``linear`` from beta_min to beta_max (Ho et al.), ``cosine`` (Nichol and Dhariwal, at most 0.999), or
+            ``sigmoid`` from beta_min to beta_max (over -6 .. 6).
         steps: N.
 
     Raises:
-        UserError: betas outside (0, 1), or times outside (0, steps].
+        UserError: betas are outside (0, 1), or times are outside (0, steps].
     """
 
     beta: Literal["linear", "cosine", "sigmoid"] = "linear"
@@ -216,7 +218,7 @@ class Ddpm(Preserving):
 
     @cached_property
     def _slopes(self) -> Tensor:
-        """h' at k = 0 .. N: harmonic means of the rates on both sides, which keep the cubics increasing."""
+        """h' at k = 0 .. N: the harmonic means of the rates on both sides, so that the cubics increase."""
         rates = self._knots.diff()
         inner = 2 / (1 / rates[1:] + 1 / rates[:-1])
         return torch.cat([rates[:1], inner, rates[-1:]])
@@ -231,7 +233,7 @@ class Ddpm(Preserving):
         return left + s * (2 * (3 * rise - 2 * left - right) + 3 * s * (left + right - 2 * rise))
 
     def time_of_damping(self, h: Tensor) -> Tensor:
-        """By bisection inside the interval that holds h."""
+        """Return the t with h(t) = h, by bisection inside its interval."""
         k = (torch.searchsorted(self._knots.to(h.device), h.contiguous()) - 1).clamp(0, self.steps - 1)
         low, high = torch.zeros_like(h), torch.ones_like(h)
         for _ in range(BISECTIONS):
@@ -241,15 +243,15 @@ class Ddpm(Preserving):
         return k + (low + high) / 2
 
     def _interval(self, t: Tensor) -> Tensor:
-        """The k with k <= t <= k + 1."""
+        """Return the k with k <= t <= k + 1."""
         return t.floor().long().clamp(0, self.steps - 1)
 
     def _piece(self, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """h(k), h(k + 1) - h(k), h'(k), h'(k + 1)."""
+        """Return h(k), h(k + 1) - h(k), h'(k), h'(k + 1)."""
         knots, slopes = self._knots.to(k.device), self._slopes.to(k.device)
         return knots[k], knots[k + 1] - knots[k], slopes[k], slopes[k + 1]
 
     def _cubic(self, k: Tensor, s: Tensor) -> Tensor:
-        """h(k + s), the cubic with the values and slopes of both ends of [k, k + 1]."""
+        """Return h(k + s): the cubic with the values and slopes of h at both ends of [k, k + 1]."""
         low, rise, left, right = self._piece(k)
         return low + s * (left + s * (3 * rise - 2 * left - right + s * (left + right - 2 * rise)))

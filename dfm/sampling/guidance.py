@@ -24,6 +24,7 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.denoising.denoiser import Denoiser, EvaluationCount
 from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.noise_end import NoiseEnd
 from dfm.paths.schedule import Schedule
 
 Ask = Callable[[Denoiser, Tensor, Tensor], tuple[Tensor, ...]]
@@ -112,8 +113,9 @@ class Guided(Denoiser):
     def counted(self, calls: EvaluationCount) -> Denoiser:
         return replace(self, strong=self.strong.counted(calls), weak=self.weak.counted(calls))
 
-    def moments_at_t_max(self) -> tuple[float, float]:
-        return self.strong.moments_at_t_max()
+    @property
+    def noise_end(self) -> NoiseEnd:
+        return self.strong.noise_end
 
 
 @dataclass(frozen=True, kw_only=True)

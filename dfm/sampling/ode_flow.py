@@ -100,7 +100,7 @@ def encode_batch(denoiser: Denoiser, data: Tensor, flow: OdeMap) -> OdeEnd:
     """
     check_real(denoiser, "data", data)
     x, nfe = _along(denoiser, data * _data_scale(denoiser), flow, lambda d: (d.t_min, d.t_max))
-    return OdeEnd(x=denoiser.to_latent(x), nfe=nfe)
+    return OdeEnd(x=denoiser.noise_end.to_latent(x), nfe=nfe)
 
 
 @torch.no_grad()
@@ -112,7 +112,7 @@ def decode_batch(denoiser: Denoiser, latent: Tensor, flow: OdeMap) -> OdeEnd:
             model without an ODE.
     """
     check_real(denoiser, "latents", latent)
-    x, nfe = _along(denoiser, denoiser.from_latent(latent), flow, lambda d: (d.t_max, d.t_min))
+    x, nfe = _along(denoiser, denoiser.noise_end.from_latent(latent), flow, lambda d: (d.t_max, d.t_min))
     return OdeEnd(x=x / _data_scale(denoiser), nfe=nfe)
 
 

@@ -50,7 +50,7 @@ def start(
         double: return float64 instead of float32.
     """
     latent = denoiser.prior.draw(NumberedDraws(seed, indices), denoiser.spec.shape)
-    return denoiser.from_latent(latent).to(device, torch.float64 if double else torch.float32)
+    return denoiser.noise_end.from_latent(latent).to(device, torch.float64 if double else torch.float32)
 
 
 class Sampler(ABC):

@@ -36,7 +36,8 @@ from dfm.training.objectives.loss_weights import (
 )
 from dfm.training.objectives.regression import Interpolation, Regression
 from dfm.training.objectives.uncertainty import FixedUncertainty, LearnedUncertainty, Uncertainty
-from dfm.training.trainer import StepReport, Trainer
+from dfm.training.step_report import StepReport
+from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Where a number went bad: at a step with a non-finite loss or gradient, which examples, noise levels and layer."""
+"""What is reported of a failed step: which examples, noise levels and layer went bad, or why a pass failed."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dfm.basics.errors import ProcessError, UserError
+from dfm.basics.processes import World
 from dfm.training.objectives.base import Loss, Model
 from dfm.training.trainer_config import TrainerConfig
 
@@ -18,8 +19,8 @@ class SkippedStep:
 
     Args:
         loss, grad_norm: the batch's; one of them is not finite.
-        indices: of the examples whose own loss is not finite (all of them where only the gradient is not).
-        log_nsr: their noise levels, where the objective has a density.
+        indices: of the examples whose own loss is not finite (of all, where only the gradient is not).
+        log_nsr: their noise levels, if the objective has a density of times.
         layer: the first layer with a non-finite output, or, where all outputs are finite, with a non-finite gradient
             (first as the gradient comes, from the output); "the loss" where neither has one.
     """
@@ -50,10 +51,10 @@ def diagnose(
     grad_norm: Tensor,
     again: Callable[[], object],
 ) -> SkippedStep:
-    """What is known of a bad step, before its gradients are dropped.
+    """Diagnose a bad step, before its gradients are dropped.
 
     Args:
-        modules: what is trained, by the beginning of its names; the network first.
+        modules: the trained modules, by the prefix of their names; the network first.
         losses: of the passes of the batch, in the order of ``indices`` (B,).
         density: of the times, or None.
         again: repeats the forward passes as they were.
@@ -77,17 +78,20 @@ def diagnose(
 
 
 def merge(parts: Sequence[SkippedStep]) -> SkippedStep:
-    """What several processes know of one bad step: of those whose own losses are not finite, if there are any."""
+    """Merge what several processes know of one bad step: only those whose own losses are not finite, if there are any."""
     bad = [part for part in parts if not math.isfinite(part.loss)] or list(parts)
     levels = [level for part in bad for level in part.log_nsr or ()]
     return SkippedStep(
-        loss=sum(part.loss for part in parts) / len(parts), grad_norm=parts[0].grad_norm,
-        indices=[index for part in bad for index in part.indices], log_nsr=levels or None, layer=bad[0].layer,
-    )  # fmt: skip
+        loss=sum(part.loss for part in parts) / len(parts),
+        grad_norm=parts[0].grad_norm,
+        indices=[index for part in bad for index in part.indices],
+        log_nsr=levels or None,
+        layer=bad[0].layer,
+    )
 
 
 def first_bad_output(modules: Mapping[str, nn.Module], again: Callable[[], object]) -> str | None:
-    """The name of the first module to give a non-finite output when ``again`` runs, or None."""
+    """Return the name of the first module with a non-finite output when ``again`` runs, or None."""
     found: list[str] = []
 
     def watch(name: str) -> Callable[[nn.Module, object, object], None]:
@@ -112,7 +116,7 @@ def first_bad_output(modules: Mapping[str, nn.Module], again: Callable[[], objec
 
 
 def first_bad_gradient(modules: Mapping[str, nn.Module]) -> str | None:
-    """The name of the parameter nearest to the output whose gradient is not finite, or None."""
+    """Return the name of the parameter nearest to the output whose gradient is not finite, or None."""
     bad = [
         f"{start}.{name}".strip(".")
         for start, whole in reversed(list(modules.items()))
@@ -126,24 +130,41 @@ class GivenUpError(UserError):
     """Too many steps in a row could not be taken: all processes meet it at the same step."""
 
 
-def too_many_skipped(step: int, trouble: SkippedStep | None, config: TrainerConfig) -> GivenUpError:
-    """What a run says that stops after too many steps which could not be taken."""
+def too_many_skipped(step: int, skipped: SkippedStep | None, config: TrainerConfig) -> GivenUpError:
+    """Return the error of a run that stops after too many skipped steps in a row."""
     return GivenUpError(
-        f"step {step}: {trouble}; {config.max_skipped} steps in a row were not taken and the weights are those from "
+        f"step {step}: {skipped}; {config.max_skipped} steps in a row were not taken and the weights are those from "
         f"before; try a smaller trainer.lr (now {config.lr:g}), a smaller trainer.clip_grad or trainer.precision=fp32"
     )
 
 
+def explain_failure(error: RuntimeError, config: TrainerConfig, device: torch.device, world: World) -> Exception:
+    """Return the error to raise where a forward or backward pass failed: in words where its kind is known."""
+    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):  # the latter of the CPU
+        return out_of_memory(config, device)
+    if "finished reduction" in str(error):
+        return unused_parameter()
+    return world.lost(error) or compile_failed(error) or error
+
+
+def unused_parameter() -> UserError:
+    """Return the error of DDP, which waits for the gradient of a parameter that has none."""
+    return UserError(
+        "a parameter of the network takes no part in a loss, which trainer.parallel=ddp does not allow; "
+        "try trainer.parallel=fsdp, or a network without it"
+    )
+
+
 def compile_failed(error: RuntimeError) -> UserError | None:
-    """What is said where ``torch.compile`` failed; None of an error of another kind."""
+    """Return the error of a failed ``torch.compile``; None for an error of another kind."""
     if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return None
-    words = " ".join(str(error).partition("Set TORCH")[0].split())  # its advice to developers apart
+    words = " ".join(str(error).partition("Set TORCH")[0].split())  # without its advice to developers
     return UserError(f"trainer.compile=true: torch.compile failed ({words[:300]}); try trainer.compile=false")
 
 
 def out_of_memory(config: TrainerConfig, device: torch.device) -> ProcessError:
-    """What a run says whose batch does not fit."""
+    """Return the error of a run whose batch does not fit."""
     size, parts = config.batch_size, config.accumulate
     tries = ["a smaller trainer.batch_size"]
     if config.precision != "bf16":
@@ -152,5 +173,5 @@ def out_of_memory(config: TrainerConfig, device: torch.device) -> ProcessError:
         tries.insert(0, f"trainer.accumulate={2 * parts}")
     if not config.activation_checkpointing:
         tries.append("trainer.activation_checkpointing=true")
-    given = f"trainer.batch_size={size} in {parts} parts"
-    return ProcessError(f"out of memory on {device} with {given}; try {', or '.join(tries)}")
+    batch = f"trainer.batch_size={size} in {parts} parts"
+    return ProcessError(f"out of memory on {device} with {batch}; try {', or '.join(tries)}")

@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,41 +24,25 @@ from dfm.training.batches import Augmentation, Batch, Batches
 from dfm.training.ema import Ema
 from dfm.training.objectives.base import Loss, Model, Objective, density_memory
 from dfm.training.optimizers import optimizer
-from dfm.training.parallel.strategy import check_parallel, hold_network, unused_parameter
-from dfm.training.step_failures import SkippedStep, compile_failed, diagnose, merge, out_of_memory, too_many_skipped
+from dfm.training.parallel.strategy import check_parallel, hold_network
+from dfm.training.step_failures import SkippedStep, diagnose, explain_failure, merge, too_many_skipped
+from dfm.training.step_report import StepReport
 from dfm.training.trainer_config import TrainerConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """One optimiser step. ``loss`` and ``grad_norm`` are tensors: float() waits for the device, so only to log.
-
-    ``skipped`` is set where the step was not taken; ``measurements`` come from a round that started with this step.
-    """
-
-    step: int
-    images: int
-    loss: Tensor
-    grad_norm: Tensor
-    learning_rate: float
-    seconds: float
-    skipped: SkippedStep | None = None
-    measurements: Mapping[str, float] = field(default_factory=dict)
-
-
 class Trainer:
-    """Trains a denoiser's network on a split by an objective.
+    """The training of a denoiser's network on a split by an objective, one optimiser step at a time.
 
     Args:
-        denoiser: or noisy classifier; its network is moved to ``device`` and trained in place.
+        denoiser: or a noisy classifier; its network is moved to ``device`` and trained in place.
         flip: mirror images left to right with chance 1/2.
         dequantization: how integer levels become real numbers.
-        label_dropout: share of the examples whose class is hidden, each by itself (Ho and Salimans 2022).
-        world: the processes that share the parts of each batch (``accumulate`` of them); how many processes there are
-            does not change a step but for the order in which floats are added.
+        label_dropout: chance that an example's class is hidden (Ho and Salimans 2022).
+        world: the processes that share the ``accumulate`` parts of each batch. Their number changes nothing of a step
+            but the order in which floats are added.
 
     Raises:
-        UserError: as ``Augmentation``; or parts that cannot be shared out.
+        UserError: as ``Augmentation``; or the processes cannot share the parts.
     """
 
     def __init__(
@@ -97,12 +81,12 @@ class Trainer:
         self.averaged_since, self.skipped_in_a_row = 0, 0
 
     def averaged(self, everywhere: bool = True) -> Any:
-        """The denoiser (or classifier) with the averaged weights: what is sampled from and scored.
+        """Return the denoiser (or classifier) with the averaged weights, from which samples and scores come.
 
         All processes ask together, since each may hold a share of the weights.
 
         Args:
-            everywhere: else only the first process is going to use it.
+            everywhere: whether every process uses it, or only the first.
         """
         return replace(self.denoiser, network=self.parallel.gathered_copy(self.ema.network, everywhere))
 
@@ -123,7 +107,7 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """The done share of the run, by steps or by minutes, whichever is further."""
+        """The done share of the run, by steps or by minutes, whichever is larger."""
         shares = [self.step / self.config.max_steps if self.config.max_steps else 1.0]
         if self.config.max_minutes is not None:
             shares.append(self.seconds / (60 * self.config.max_minutes))
@@ -132,33 +116,33 @@ class Trainer:
     def steps(self) -> Iterator[StepReport]:
         """Train to the end of the run, yielding after each optimiser step.
 
-        Time is counted between yields only: what the caller does with a report is not training. A step whose loss or
-        gradient is not finite is not taken: its report says why, and its batch is passed over.
+        Time counts between yields only: what the caller does with a report is not training. A step with an infinite or
+        undefined loss or gradient is not taken: its report says why, and the next batch follows.
 
         Raises:
-            UserError: after ``max_skipped`` such steps in a row, or where memory does not suffice.
+            UserError: ``max_skipped`` such steps came in a row, or memory does not suffice.
         """
         batches = self.batches.stream(self.step, self.config.num_workers)
         with contextlib.closing(batches):
             while self.progress < 1:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 report = self._take(next(batches))
-                self.seconds += time.perf_counter() - began
-                if self.config.max_minutes is not None:  # else clocks that differ would part the processes
+                self.seconds += time.perf_counter() - start
+                if self.config.max_minutes is not None:  # processes whose clocks differ must agree
                     self.seconds = self.world.all_max(self.seconds)
                 yield replace(report, seconds=self.seconds)
                 if self.skipped_in_a_row >= self.config.max_skipped:
                     raise too_many_skipped(report.step, report.skipped, self.config)
 
     def learning_rate(self) -> float:
-        """The rate of the coming step: linear warm-up, then cosine to zero or constant."""
+        """Return the rate of the coming step: linear warm-up, then cosine to zero or constant."""
         config = self.config
         rate = config.lr * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
         gone = self.objective.rounds.lr_progress(self.progress)
         return rate * (1 + math.cos(math.pi * gone)) / 2 if config.lr_schedule == "cosine" else rate
 
     def validation_loss(self, averaged: Model, split: Split, limit: int = 512) -> float:
-        """Mean loss of the ``averaged()`` weights on a split, with the same noise and times at every call."""
+        """Return the mean loss of the ``averaged()`` weights on a split, with the same noise and times at every call."""
         n = min(limit, len(split))
         total = 0.0
         with torch.no_grad():
@@ -170,7 +154,7 @@ class Trainer:
         return total / n
 
     def state(self) -> dict[str, Any]:
-        """Everything a run needs to go on, in tensors and plain numbers; all processes ask, the first one is told."""
+        """Return all that a run needs to go on, as tensors and numbers; call it on every process, only the first gets them."""
         gather = self.parallel.gather
         return {
             "step": self.step,
@@ -204,7 +188,7 @@ class Trainer:
         return {name: self.parallel.shard(value, own.get(name)) for name, value in weights.items()}
 
     def _take(self, batch: Batch) -> StepReport:
-        """One optimiser step, or none where the loss or the gradient is not finite."""
+        """Take one optimiser step, or none if the loss or the gradient is not finite."""
         measurements = self.objective.rounds.start_if_due(replace(self.denoiser, network=self.network), self.progress)
         if measurements is not None:
             self.ema.restart(self.network)
@@ -227,12 +211,18 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return StepReport(
-            step=self.step, images=self.step * self.config.batch_size, loss=loss, grad_norm=grad_norm,
-            learning_rate=rate, seconds=self.seconds, skipped=skipped, measurements=measurements or {},
-        )  # fmt: skip
+            step=self.step,
+            images=self.step * self.config.batch_size,
+            loss=loss,
+            grad_norm=grad_norm,
+            learning_rate=rate,
+            seconds=self.seconds,
+            skipped=skipped,
+            measurements=measurements or {},
+        )
 
     def _move(self, losses: Sequence[Loss], rate: float, grad_norm: Tensor) -> None:
-        """Take the step: weights, moving average, and what the objective notes."""
+        """Move the weights and their average, and show the losses to an objective that adapts."""
         if density_memory(self.objective.density_of_times()):
             shared = self.world.all_gather([part.to(torch.device("cpu")) for part in losses])
             losses = [part.to(self.device) for parts in zip(*shared, strict=True) for part in parts]
@@ -252,41 +242,35 @@ class Trainer:
         indices = batch.indices.chunk(self.config.accumulate)
         mine = torch.cat([indices[k] for k in self.world.own_parts(range(self.config.accumulate))])
         modules = {"": self.network, "objective": self.learned}
-        own = diagnose(
-            plain, modules, losses, density, mine, grad_norm, lambda: self._forward_and_back(batch, plain)
-        )  # fmt: skip
+        own = diagnose(plain, modules, losses, density, mine, grad_norm, lambda: self._forward_and_back(batch, plain))
         return merge(self.world.all_gather(own))
 
     def _forward_and_back(self, batch: Batch, denoiser: Model) -> list[Loss]:
-        """The losses of this process's parts of the batch; gradients add up. The same at every call.
+        """Return the losses of this process's parts of the batch; gradients add up. Every call does the same.
 
-        The draws of a part are a function of (seed, step, part): which process takes it makes no difference.
+        The draws of a part are a function of (seed, step, part), whichever process takes it.
 
         Raises:
-            UserError: the device has not enough memory.
+            UserError: the device has too little memory.
         """
         parts, seed = self.config.accumulate, self.config.seed
         labels = [None] * parts if batch.labels is None else batch.labels.chunk(parts)
         values, mine = batch.values.chunk(parts), self.world.own_parts(range(parts))
-        found = []
+        losses = []
         try:
             for k in mine:
                 generator = training_generator(self.device, seed, self.step, k, Purpose.TRAIN)
                 waits = self.parallel.no_sync() if k != mine[-1] else contextlib.nullcontext()
                 rounded = tf32(self.config.precision == "tf32")
                 with seeded(self.device, seed, self.step, k, Purpose.DROPOUT), waits, rounded:
-                    losses = self._losses(denoiser, values[k], labels[k], generator, self.progress)
-                    loss = losses.value.mean() / len(mine)  # the mean over the processes is formed on the way back
+                    part = self._losses(denoiser, values[k], labels[k], generator, self.progress)
+                    loss = part.value.mean() / len(mine)  # the mean over the processes is formed on the way back
                     if loss.requires_grad:
                         loss.backward()
-                found.append(Loss(value=losses.value.detach(), error=losses.error.detach(), u=losses.u))
+                losses.append(Loss(value=part.value.detach(), error=part.error.detach(), u=part.u))
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):  # the latter of the CPU
-                raise out_of_memory(self.config, self.device) from None
-            if "finished reduction" in str(error):
-                raise unused_parameter() from None
-            raise self.world.lost(error) or compile_failed(error) or error from None
-        return found
+            raise explain_failure(error, self.config, self.device, self.world) from None
+        return losses
 
     def _losses(
         self,
@@ -296,12 +280,12 @@ class Trainer:
         generator: torch.Generator,
         progress: float,
     ) -> Loss:
-        """Losses of a batch in the split's own numbers."""
+        """Return the losses of a batch, given in the split's own numbers."""
         data = values.to(self.device)
         if denoiser.spec.levels is not None:
             data = self.dequantization.training(data, denoiser.spec.levels, generator)
         if denoiser.spec.num_classes == 0:
             labels = None
-        given = denoiser.with_labels(None if labels is None else labels.to(self.device))
+        labelled = denoiser.with_labels(None if labels is None else labels.to(self.device))
         with products(self.config.precision, self.device):
-            return self.objective.loss(given, data, generator, progress)
+            return self.objective.loss(labelled, data, generator, progress)

@@ -31,7 +31,8 @@ from dfm.runs.parts import Parts
 from dfm.sampling.draw import sample_batches
 from dfm.sampling.samplers import GridSampler
 from dfm.sampling.steppers.ode import Heun
-from dfm.training.trainer import StepReport, Trainer
+from dfm.training.step_report import StepReport
+from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
 
 SPEC = DatasetSpec(name="noise", shape=(3, 32, 32), levels=256, num_classes=0, mean=0.0, std=0.5)

@@ -103,7 +103,7 @@ class Task:
         times = torch.tensor([self.denoiser.t_min, self.denoiser.t_max])
         with torch.no_grad():
             latents, integrals = odeint(derivative, (x, torch.zeros(len(x))), times, **options)
-        value = self.denoiser.start_log_density(latents[-1].double()) + integrals[-1].double() + log_a
+        value = self.denoiser.noise_end.log_density(latents[-1].double()) + integrals[-1].double() + log_a
         return value, calls.samples / len(x)
 
     def flow_matching(self, **options: Any) -> Solution:
@@ -118,7 +118,7 @@ class Task:
                 return (low - high) * counted.velocity(x, task.time(high + (low - high) * t.double()))
 
         def prior(x: Tensor) -> Tensor:
-            return task.denoiser.start_log_density(x.double())
+            return task.denoiser.noise_end.log_density(x.double())
 
         task = self
         # The package's probe is +1 where a normal draw is negative.

@@ -57,7 +57,7 @@ def test_mnist_is_read_from_files_at_hand(tmp_path, below, packed, validation):
 
 def test_fashion_mnist_of_the_system_is_found_by_itself(tmp_path, monkeypatch):
     write_mnist(tmp_path / "system", packed=True)
-    monkeypatch.setattr(FashionMNIST, "installed", (str(tmp_path / "system"),))
+    monkeypatch.setattr(FashionMNIST, "system_folders", (str(tmp_path / "system"),))
     assert_is_written(FashionMNIST(root=str(tmp_path / "nothing"), validation=3), 3)
 
 
@@ -138,7 +138,7 @@ def test_cifar_pickles_that_are_not_the_published_ones_are_never_opened(tmp_path
 
 @pytest.mark.parametrize("source", [MNIST, FashionMNIST, CIFAR10])
 def test_missing_files_are_an_error_at_once(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(FashionMNIST, "installed", ())
+    monkeypatch.setattr(FashionMNIST, "system_folders", ())
     with pytest.raises(UserError, match="download is off") as error:
         source(root=str(tmp_path), download=False)
     assert str(tmp_path) in one_line(error)
@@ -150,7 +150,7 @@ def test_without_a_network_the_error_says_where_to_put_the_files(source, tmp_pat
     def offline(*arguments: object, **options: object) -> None:
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(FashionMNIST, "installed", ())
+    monkeypatch.setattr(FashionMNIST, "system_folders", ())
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     dataset = source(root=str(tmp_path))
     with pytest.raises(UserError, match="no route to host") as error:

@@ -65,7 +65,7 @@ def test_every_part_of_a_misled_models_bound() -> None:
     for j, (low, high) in enumerate(pairwise(edges)):
         exact = D * scipy.integrate.quad(lambda u: expected_error(math.exp(u)), low, high)[0]
         assert within(budget.bins[:, j], exact), j
-    mean, std = denoiser.moments_at_t_max()
+    mean, std = denoiser.noise_end.moments
     a, b = 0.01, 0.99
     kl = kl_divergence(Normal(a * data, torch.tensor(b).double()), Normal(mean, std)).sum(1)
     assert torch.allclose(budget.prior, kl)
@@ -84,7 +84,7 @@ def test_the_bound_is_above_the_models_own_nats_by_the_path_divergence() -> None
     denoiser, data = believer(), examples(4000)
     low, high = math.log(0.01 / 0.99), math.log(99.0)
     levels = D * scipy.integrate.quad(lambda u: expected_error(math.exp(u)), low, high)[0]
-    mean, std = denoiser.moments_at_t_max()
+    mean, std = denoiser.noise_end.moments
     second = (0.01 * TRUE[1]) ** 2 + (0.01 * TRUE[0] - mean) ** 2 + 0.99**2
     prior = D * (second / std**2 - 1 - 2 * math.log(0.99 / std)) / 2
     nsr = 0.01 / 0.99

@@ -151,14 +151,20 @@ def test_the_default_sinusoids_go_from_ten_to_a_tenth_radian_per_unit() -> None:
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: unet((1, 7, 8)), "7x8 and 2 levels; allowed: height and width divisible by 2; try 1 of channel_mult"),
+        (
+            lambda: unet((1, 7, 8)),
+            "7x8 and 2 resolutions; allowed: height and width divisible by 2; try 1 of channel_mult",
+        ),
         (lambda: unet((1, 28, 28), channel_multipliers=(1, 1, 1, 1)), "divisible by 8; try 3 of channel_multipliers"),
         (lambda: unet((2,)), "(2,); allowed: images (C, H, W); try model=mlp"),
         (lambda: unet(channel_multipliers=()), "channel_multipliers=()"),
         (lambda: unet(channels=9, groups=3), "9 sines and cosines of time"),
-        (lambda: unet(groups=5), "groups=5 where levels have 8, 16 channels; allowed: a divisor of each; try groups=1"),
+        (
+            lambda: unet(groups=5),
+            "groups=5 where the resolutions have 8, 16 channels; allowed: a divisor of each; try groups=1",
+        ),
         (lambda: unet(groups=0), "groups=0"),
-        (lambda: unet(attention_levels=(2,)), "attention_levels=[2]; allowed: levels 0 (full resolution) to 1"),
+        (lambda: unet(attention_levels=(2,)), "attention_levels=[2]; allowed: 0 (full resolution) to 1"),
         (lambda: unet(up_attention_levels=(-1,)), "up_attention_levels=[-1]"),
         (lambda: unet(num_heads=3), "num_heads=3 where attention has 16 channels; allowed: a divisor; try 1"),
         (lambda: unet(head_channels=0), "head_channels=0"),

@@ -116,8 +116,8 @@ def test_start_and_latent_are_inverse_and_have_the_moments_of_x() -> None:
     for source in (GaussianPrior(), LaplacePrior(), MIXTURE):
         case = network(source)
         y = source.draw(NumberedDraws(0, range(4000)), (2,))
-        x = case.from_latent(y)
-        assert torch.allclose(case.to_latent(x), y, atol=1e-12)
+        x = case.noise_end.from_latent(y)
+        assert torch.allclose(case.noise_end.to_latent(x), y, atol=1e-12)
         a, b = (float(c) for c in Linear().ab(torch.tensor(case.t_max, dtype=torch.float64)))
         spread = math.hypot(a * 0.5, b * source.std)
         assert float(x.var(0).mean().sqrt()) == pytest.approx(spread, rel=0.06)

@@ -89,7 +89,7 @@ def test_measured_order_is_the_stated_order(stepper: Stepper, name: str, mixture
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda g: type(g).__name__)
 def test_every_grid_converges_to_the_exact_map(stepper: Stepper, grid: Grid, schedule: Schedule) -> None:
     """Halving the steps four times must cut the error on the whole path, from end to end, by at least 2^2 in all."""
-    x = torch.tensor([[1.0, -0.4]], dtype=torch.float64) * oracle(GAUSSIAN, schedule).moments_at_t_max()[1]
+    x = torch.tensor([[1.0, -0.4]], dtype=torch.float64) * oracle(GAUSSIAN, schedule).noise_end.moments[1]
     exact = x * gaussian_map(schedule, schedule.t_max, schedule.t_min)
     # Uniform steps in t cannot resolve [1e-7, 1e-2] of ou and vp: start where they can.
     many = 1024 if isinstance(grid, UniformGrid) else 256
@@ -135,7 +135,7 @@ def test_euler_maruyama_obeys_its_variance_recursion(strength: float, schedule: 
     sampler = GridSampler(stepper=EulerMaruyama(strength=strength), grid=LogNsrGrid(), steps=steps, noise=quick(1))
     *_, (end, _) = sampler.path(denoiser, x, 1, range(n))
     times = sampler.time_grid(denoiser)
-    expected = em_variance(schedule, times, strength, denoiser.moments_at_t_max()[1] ** 2)
+    expected = em_variance(schedule, times, strength, denoiser.noise_end.moments[1] ** 2)
     assert float(end.square().mean()) == pytest.approx(expected, rel=4.5 * math.sqrt(2 / (2 * n)))
 
 

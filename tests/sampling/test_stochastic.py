@@ -53,7 +53,7 @@ def test_ddim_with_noise_obeys_its_variance_recursion(eta: float, schedule: Sche
     """Variance of 20,000 numbers against the recursion, within 4.5 standard errors."""
     n = 10_000
     x, end, times = run(Ddim(eta=eta), schedule, 20, n, noise=quick(2))
-    variance = oracle(GAUSSIAN, schedule).moments_at_t_max()[1] ** 2
+    variance = oracle(GAUSSIAN, schedule).noise_end.moments[1] ** 2
     for t, s in pairwise(times):
         factor, fresh = factor_of_ddim(schedule, t, s, eta)
         variance = factor**2 * variance + fresh
@@ -149,7 +149,7 @@ def variance_of_sde_2m(schedule: Schedule, times: Tensor, strength: float, varia
 def test_the_sde_of_dpm_solver_2m_obeys_its_covariance_recursion(strength: float, schedule: Schedule) -> None:
     n = 10_000
     _, end, times = run(DpmSolver2M(strength=strength), schedule, 20, n, noise=quick(5))
-    expected = variance_of_sde_2m(schedule, times, strength, oracle(GAUSSIAN, schedule).moments_at_t_max()[1] ** 2)
+    expected = variance_of_sde_2m(schedule, times, strength, oracle(GAUSSIAN, schedule).noise_end.moments[1] ** 2)
     assert float(end.square().mean()) == pytest.approx(expected, rel=4.5 / math.sqrt(n))
 
 

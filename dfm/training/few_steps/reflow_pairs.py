@@ -62,10 +62,10 @@ def make_pairs(teacher: NetworkDenoiser, n: int, steps: int, seed: int, device: 
     for first in range(0, n, BATCH):
         part = range(first, min(first + BATCH, n))
         draws = NumberedDraws(seed, part, Purpose.PAIRS)
-        x = teacher.from_latent(teacher.prior.draw(draws, teacher.spec.shape)).to(device, torch.float32)
+        x = teacher.noise_end.from_latent(teacher.prior.draw(draws, teacher.spec.shape)).to(device, torch.float32)
         given = teacher.with_labels(None if labels is None else labels[list(part)].to(device))
         data.append(sampler.run(given, x, seed, part).x.cpu())
-        noise.append(teacher.to_latent(x).cpu())
+        noise.append(teacher.noise_end.to_latent(x).cpu())
     return Pairs(
         data=torch.cat(data), noise=torch.cat(noise), labels=labels, num_classes=teacher.spec.num_classes
     )  # fmt: skip

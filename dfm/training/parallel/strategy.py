@@ -21,14 +21,6 @@ def hold_network(kind: str, network: nn.Module, average: nn.Module, world: World
     return Sharded(network, average, world)
 
 
-def unused_parameter() -> UserError:
-    """What is said where DDP waits for the gradient of a parameter that has none."""
-    return UserError(
-        "a parameter of the network takes no part in a loss, which trainer.parallel=ddp does not allow; "
-        "try trainer.parallel=fsdp, or a network without it"
-    )
-
-
 def check_parallel(config: TrainerConfig, shardable: bool, world: World) -> None:
     """Refuse what the processes of ``world`` cannot share.
 

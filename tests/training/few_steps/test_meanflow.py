@@ -97,7 +97,7 @@ def test_the_exact_map_samples_in_any_number_of_calls(path: str, steps: int) -> 
     """Latents z end at m + S z whatever the steps and the path."""
     model = exact() if path == "linear" else exact().on_schedule(SCHEDULES[path])
     x = start(model, 0, range(100), CPU, double=True)
-    mean, std = model.moments_at_t_max()
+    mean, std = model.noise_end.moments
     state = JumpSampler(steps=steps).run(model, x)
     assert state.nfe == steps
     # the latent's own scale at t_max, and at t_min a little noise is left (one thousandth)
@@ -132,7 +132,7 @@ def test_training_finds_the_flow_map_and_keeps_the_density() -> None:
         pass
     found = trainer.averaged()
     x = start(found, 0, range(500), CPU)
-    mean, std = found.moments_at_t_max()
+    mean, std = found.noise_end.moments
     exact_end = MEAN + STD * (x - mean) / std
     with torch.no_grad():
         one = JumpSampler(steps=1).run(found, x).x

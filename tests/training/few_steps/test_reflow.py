@@ -67,7 +67,7 @@ def test_straightness_of_a_gaussian_by_quadrature(name: str) -> None:
         return length * (t - (1 - t) * STD**2) / s(t)
 
     z = start(model, 3, range(500), CPU).double()
-    mean, std = model.moments_at_t_max()
+    mean, std = model.noise_end.moments
     z2 = float(((z - mean) / std).square().mean())
     by_hand = (quad(lambda u: speed(u) ** 2, 0, 1)[0] - (s(high) - s(low)) ** 2) * z2
     errors = [abs(straightness(model, 500, n, 3, CPU) - by_hand) / by_hand for n in (100, 400)]

@@ -21,7 +21,8 @@ from dfm.runs.directory import checkpoint_files, checkpoints, environment
 from dfm.runs.images import picture
 from dfm.runs.recorder import Recorder
 from dfm.sampling.draw import check_count, check_labels, draw_samples, stored
-from dfm.training.trainer import StepReport, Trainer
+from dfm.training.step_report import StepReport
+from dfm.training.trainer import Trainer
 
 
 class TrainingRun:
