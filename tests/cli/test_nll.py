@@ -61,6 +61,7 @@ def test_each_dequantisation(noise: str, tiny_run: Path, command: Command) -> No
     assert 0 < found["prior_gap"] < 1e-5, "of order 1/nsr^2 at the other end, where nsr is 999"
 
 
+@pytest.mark.wide
 def test_two_processes_give_what_one_gives(tiny_run: Path, command: Command, tmp_path: Path) -> None:
     """torchrun with two processes: the same values to 1e-5, one run directory, one last line."""
     arguments = ["nll", f"ckpt={tiny_run}", "n=7", "batch_size=2", "likelihood.steps=2", "audit=4"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
-from support.oracles import SCHEDULES, oracle, quick
+from support.oracles import SCHEDULES, on_every_schedule, oracle, quick
 from torch import Tensor
 
 from dfm.basics.errors import UserError
@@ -67,7 +67,7 @@ def scipy_end(denoiser: MixtureDenoiser, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("stepper", [*ODE_STEPPERS, *MULTISTEP], ids=repr)
-@pytest.mark.parametrize("name", ["edm", "trig", "vp"])
+@pytest.mark.parametrize("name", ["edm", *(pytest.param(name, marks=pytest.mark.wide) for name in ("trig", "vp"))])
 def test_measured_order_is_the_stated_order(stepper: Stepper, name: str, mixture: GaussianMixture) -> None:
     """The log-log slope of the error against the step, on a smooth stretch of a mixture's path, against scipy."""
     schedule = dataclasses.replace(SCHEDULES[name], t_min=0.3, t_max={"edm": 3.0}.get(name, 0.9))
@@ -85,6 +85,7 @@ def test_measured_order_is_the_stated_order(stepper: Stepper, name: str, mixture
     assert slope == pytest.approx(stepper.order, abs=0.3)
 
 
+@on_every_schedule
 @pytest.mark.parametrize("stepper", ODE_STEPPERS, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda g: type(g).__name__)
 def test_every_grid_converges_to_the_exact_map(stepper: Stepper, grid: Grid, schedule: Schedule) -> None:
@@ -127,6 +128,7 @@ def em_variance(schedule: Schedule, times: Tensor, strength: float, variance: fl
     return variance
 
 
+@on_every_schedule
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 def test_euler_maruyama_obeys_its_variance_recursion(strength: float, schedule: Schedule) -> None:
     """Variance of 20,000 numbers against the recursion: within 4.5 standard errors, sqrt(2/n) of the variance."""
@@ -185,6 +187,7 @@ def network_around(
     )
 
 
+@on_every_schedule
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda p: type(p).__name__)
 def test_all_predictions_of_one_oracle_sample_alike(
     prediction: Prediction, schedule: Schedule, mixture: GaussianMixture
