@@ -164,10 +164,10 @@ def test_eight_euler_steps_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     default = result_of(exam(model, split), OdeLikelihood(), tmp_path / "default")
     assert default["converged"] is True
     assert default["solver_error"] < 0.005
-    assert "not converged" not in capsys.readouterr().out
+    assert "not converged" not in capsys.readouterr().err
     euler = result_of(exam(model, split), EULER, tmp_path / "euler")
     assert euler["converged"] is False
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "not converged: more steps change the result" in out
     assert "try more likelihood.steps" in out
     off = abs(euler["bits_per_dim"] - default["bits_per_dim"])
@@ -181,7 +181,7 @@ def test_negative_bits_are_an_error_of_the_setting(tmp_path: Path, capsys: pytes
     found = result_of(exam(model, split), EULER, tmp_path / "euler")
     assert found["bits_per_dim"] < 0
     assert found["converged"] is False
-    assert "error of the setting" in capsys.readouterr().out
+    assert "error of the setting" in capsys.readouterr().err
 
 
 def test_images_without_levels_have_no_bits() -> None:

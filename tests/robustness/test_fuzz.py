@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.cli import TINY, Command
+from support.cli import TINY, Command, one_error
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
@@ -229,7 +229,7 @@ def check_line(command: Command, capsys: Any, line: list[str]) -> None:
     out, err = capsys.readouterr()
     assert code in (0, 1), (line, code)
     if code == 1:
-        assert len(err.strip().splitlines()) == 1, (line, err, out)
+        assert one_error(err)
 
 
 @pytest.mark.wide

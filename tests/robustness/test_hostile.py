@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
         {"cut": data[: len(data) // 2], "empty": b"", "text": b"hello", "swap": data[::-1]}.get(damage, bytes(data))
     )
     outcome = command("sample", f"ckpt={run}", "n=1", "sampler.steps=1")
-    assert f"{path} is not a whole checkpoint" in outcome.out
+    assert f"{path} is not a whole checkpoint" in outcome.err
     assert json.loads((outcome.run / "sample.json").read_text())["checkpoint_step"] == 1
 
 

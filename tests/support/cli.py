@@ -31,6 +31,20 @@ class Outcome:
         assert last.startswith("run directory: "), self.out
         return Path(last.removeprefix("run directory: "))
 
+    @property
+    def problem(self) -> str:
+        """The line that says what is wrong."""
+        return one_error(self.err)
+
+
+def one_error(err: str) -> str:
+    """Return the one error on stderr: the last line, after log lines at most, and no traceback."""
+    lines = err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert errors == lines[-1:], err
+    assert "Traceback" not in err, err
+    return errors[0]
+
 
 Command = Callable[..., Outcome]
 Trained = Callable[..., Outcome]

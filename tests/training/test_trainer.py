@@ -161,7 +161,7 @@ def test_resume_through_the_command_line_is_exact(command: Command, tmp_path: Pa
         file.write('{"step": 3, "loss": 99.0}\n{"step": 4, "lo')
     outcome = command("train", f"resume={part}", "trainer.max_steps=4")
     assert outcome.run == part
-    assert "resumed at step 2" in outcome.out
+    assert "resumed at step 2" in outcome.err
     states = [checkpoint.read(run_dir.checkpoints(run)[0]).state for run in (whole, part)]
     assert states[0]["step"] == states[1]["step"] == 4
     for kind in ("network", "ema"):
