@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.cli import QUICK, TINY, Command
+from support.cli import QUICK, TINY, Command, Trained, options
 
 from dfm.cli.command_line import composed
-from dfm.cli.config_dirs import config_dir
 from dfm.runs.parts import Parts
 from dfm.sampling.draw import DEFAULT_SAMPLER
 
@@ -84,28 +83,33 @@ def test_sample_k_is_the_same_alone_and_at_any_batch_size(tiny_run: Path, comman
     assert np.array_equal(draw("index=5"), whole[5:6])
 
 
+EULER = ("likelihood.solver=euler", "likelihood.steps=3")
+
+
 def test_the_likelihood_does_not_depend_on_the_batch_size(tiny_run: Path, command: Command) -> None:
     def values(size: int) -> np.ndarray:
-        run = command("nll", f"ckpt={tiny_run}", "n=7", "likelihood.steps=3", f"batch_size={size}").run
+        run = command("nll", f"ckpt={tiny_run}", "n=7", "audit=1", *EULER, f"batch_size={size}").run
         return np.genfromtxt(run / "nll.csv", delimiter=",", skip_header=1)[:, 1]
 
     assert np.allclose(values(7), values(2), rtol=1e-5)
 
 
-def test_any_schedule_on_one_checkpoint(tiny_run: Path, command: Command) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in ("edm", "vp") else pytest.mark.wide) for n in options("schedule")]
+)
+def test_any_schedule_on_one_checkpoint(name: str, tiny_run: Path, command: Command) -> None:
     """Every schedule by its SDE and its ODE (the likelihood's), on what was trained on the linear path.
 
     Every sampler in this way: see test_presets.
     """
-    for schedule in [p.stem for p in (config_dir() / "schedule").glob("*.yaml")]:
-        words = [f"ckpt={tiny_run}", f"schedule={schedule}", "n=2"]
-        run = command("sample", *words, "sampler=ancestral", "sampler.steps=2").run
-        assert (run / "samples.npz").exists()
-        command("nll", *words, *QUICK)
+    words = [f"ckpt={tiny_run}", f"schedule={name}", "n=2"]
+    run = command("sample", *words, "sampler=ancestral", "sampler.steps=2").run
+    assert (run / "samples.npz").exists()
+    command("nll", *words, *QUICK)
 
 
-def test_a_conditional_model(command: Command) -> None:
-    run = command("train", "conditional=true", *TINY).run
+def test_a_conditional_model(trained: Trained, command: Command) -> None:
+    run = trained(*TINY, "conditional=true").run
     sampled = command("sample", f"ckpt={run}", "label=3", "n=4", "sampler.steps=2").run
     assert np.load(sampled / "samples.npz")["labels"].tolist() == [3, 3, 3, 3]
     sampled = command("sample", f"ckpt={run}", "n=12", "sampler.steps=2").run

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.cli import TINY, Command
+from support.cli import TINY, Command, Trained
 
 import dfm
 
@@ -51,17 +51,17 @@ def test_images_there_and_back(tiny_run: Path, command: Command) -> None:
     assert (width - 2, height - 2) == (4 * 50, 2 * 50)
 
 
-def test_classes_go_with_the_latents(command: Command, tmp_path: Path) -> None:
-    trained = command("train", "conditional=true", *TINY).run
-    run = command("encode", f"ckpt={trained}", "n=4", "flow.solver=heun", "flow.steps=8").run
+def test_classes_go_with_the_latents(trained: Trained, command: Command, tmp_path: Path) -> None:
+    model = trained(*TINY, "conditional=true").run
+    run = command("encode", f"ckpt={model}", "n=4", "flow.solver=heun", "flow.steps=8").run
     stored = dict(np.load(run / "latents.npz"))
     assert read(run, "encode.json")["nfe"] == 16
     for arguments, expected in (([], stored["labels"].tolist()), (["label=3"], [3, 3, 3, 3])):
-        back = command("decode", f"ckpt={trained}", f"latents={run}", "flow.solver=euler", "flow.steps=2", *arguments)
+        back = command("decode", f"ckpt={model}", f"latents={run}", "flow.solver=euler", "flow.steps=2", *arguments)
         assert np.load(back.run / "samples.npz")["labels"].tolist() == expected
     for labels in (np.full(4, 10), np.arange(3)):
         np.savez(tmp_path / "bad.npz", latents=stored["latents"], labels=labels)
-        outcome = command("decode", f"ckpt={trained}", f"latents={tmp_path / 'bad.npz'}", code=1)
+        outcome = command("decode", f"ckpt={model}", f"latents={tmp_path / 'bad.npz'}", code=1)
         assert "one a latent, 0 to 9" in outcome.err
         assert outcome.problem
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cli import TINY, Command
+from support.cli import TINY, Command, Trained
 from support.image_files import overrides_for, truncate, write_image
 
 from dfm.cli.config_dirs import config_dir
@@ -59,8 +59,8 @@ def test_stored_samples_have_the_figures_of_those_drawn(
     assert (fewer["num_samples"], fewer["samples"], fewer["checkpoint"]) == (5, str(drawn), None)
 
 
-def test_a_class_is_compared_with_itself(kept_features: ClassifierFeatures, command: Command) -> None:
-    run = command("train", "conditional=true", *TINY).run
+def test_a_class_is_compared_with_itself(kept_features: ClassifierFeatures, trained: Trained, command: Command) -> None:
+    run = trained(*TINY, "conditional=true").run
     facts = facts_of(command("eval", f"ckpt={run}", "n=6", "label=3", "sampler.steps=2").run)
     labels = Digits().split("test").labels
     assert labels is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.cli import TINY, Command, one_error
+from support.cli import TINY, Command, Trained, one_error
 from support.image_files import write_image
 from support.interpolants import exact as interpolant
 from support.oracles import oracle
@@ -145,9 +145,9 @@ def test_a_latent_on_the_path_is_not_replaced() -> None:
 
 
 @pytest.fixture
-def conditional_run(command: Command) -> Path:
+def conditional_run(trained: Trained) -> Path:
     """Two steps of a conditional model that never saw a hidden class."""
-    return command("train", *TINY, "conditional=true").run
+    return trained(*TINY, "conditional=true").run
 
 
 def test_a_model_that_never_saw_a_hidden_class_is_not_asked_without(conditional_run: Path) -> None:

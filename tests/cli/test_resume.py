@@ -55,6 +55,7 @@ def test_a_signal_lets_the_step_end_and_a_requeue_goes_on(
     assert {p: p.stat().st_mtime_ns for p in (Path("run") / "checkpoints").iterdir()} == stamp, "it was done"
 
 
+@pytest.mark.wide
 def test_the_second_signal_leaves_at_once() -> None:
     code = (
         "import time\nfrom dfm.cli.commands.train.signals import watch_signals\n"
@@ -99,6 +100,7 @@ def test_auto_on_a_done_run_does_nothing_again(command: Command) -> None:
     assert "done already" not in command("train", *longer).err
 
 
+@pytest.mark.wide
 def test_a_multirun_that_was_killed_goes_on_with_the_jobs_not_done(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +239,7 @@ def test_two_processes_never_work_in_one_directory(command: Command) -> None:
     command("train", *TINY, "hydra.run.dir=run", "nll.n=0")
 
 
+@pytest.mark.wide
 def test_runs_of_one_moment_have_directories_of_their_own(tmp_path: Path) -> None:
     """Three at once: three directories, and latest is one of them while they write."""
     words = [sys.executable, "-m", "dfm", "train", *TINY, "nll.n=0"]

@@ -95,6 +95,7 @@ def test_a_mistake_with_a_checkpoint_is_one_line(
     assert says in outcome.err
 
 
+@pytest.mark.wide
 def test_full_error_shows_the_traceback(dfm: Dfm, tmp_path: Path) -> None:
     done = dfm("sample", "ckpt=nowhere", cwd=tmp_path, code=1, HYDRA_FULL_ERROR="1")
     assert "Traceback" in done.stderr

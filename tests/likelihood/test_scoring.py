@@ -210,6 +210,7 @@ def test_the_rows_of_a_bound_add_up(tmp_path: Path) -> None:
     assert (tmp_path / "levels.png").stat().st_size > 0
 
 
+@pytest.mark.wide
 def test_memory_does_not_grow_with_the_number_of_examples() -> None:
     """What a pass keeps is one number an example: no tensor as large as a batch is alive between batches."""
     import gc

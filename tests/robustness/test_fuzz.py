@@ -232,24 +232,28 @@ def check_line(command: Command, capsys: Any, line: list[str]) -> None:
         assert one_error(err)
 
 
+@pytest.mark.wide
 @given(st.sampled_from(["x.pt", "x.safetensors"]), damage())
 @settings(max_examples=150, **QUIET)  # type: ignore[arg-type]
 def test_mangled_files(files: dict[str, bytes], tmp_path: Path, name: str, edits: Any) -> None:
     check_files(files, name, edits, tmp_path)
 
 
+@pytest.mark.wide
 @given(mangled())
 @settings(max_examples=150, **QUIET)  # type: ignore[arg-type]
 def test_mangled_configurations(config: dict[str, Any]) -> None:
     check_config(config)
 
 
+@pytest.mark.wide
 @given(wrong_states())
 @settings(max_examples=50, **QUIET)  # type: ignore[arg-type]
 def test_wrong_states_under_right_checksums(tmp_path: Path, state: dict[str, Any]) -> None:
     check_state(state, tmp_path)
 
 
+@pytest.mark.wide
 @given(lines)
 @settings(max_examples=25, **QUIET)  # type: ignore[arg-type]
 def test_mangled_command_lines(command: Command, capsys: Any, line: list[str]) -> None:

@@ -26,9 +26,12 @@ NOT_ALONE = (
 )  # fmt: skip
 
 
+QUICK_GROUPS = ("objective", "likelihood")  # every objective and every estimator are in the quick tests
+
+
 @pytest.mark.parametrize(
     ("group", "option"),
-    [(g, o)
+    [pytest.param(g, o, marks=[] if g in QUICK_GROUPS else pytest.mark.wide)
      for g in ("schedule", "prediction", "density", "weight", "coupling", "prior", "latent", "uncertainty", "objective",
                "grid", "logger", "likelihood", "dequantization", "trainer")
      for o in options(g) if (g, o) not in NOT_ALONE],
@@ -51,11 +54,13 @@ def test_options_that_go_with_the_default(group: str, option: str, command: Comm
     assert (run / "checkpoints" / "step_00000002.pt").exists()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("schedule", ["ddpm", "random_walk"])
 def test_the_grid_of_whole_steps(schedule: str, command: Command) -> None:
     command("train", f"schedule={schedule}", "grid=integers", *UNET, *FAST)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("option", options("sampler"))
 def test_samplers(option: str, tiny_run: Path, command: Command) -> None:
     """On another schedule than the one of the training."""
@@ -65,6 +70,7 @@ def test_samplers(option: str, tiny_run: Path, command: Command) -> None:
     assert (run / "samples.npz").exists()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("option", options("dataset"))
 def test_datasets(option: str, command: Command, tmp_path: Path) -> None:
     where = overrides_for(option, tmp_path)
@@ -75,6 +81,7 @@ def test_datasets(option: str, command: Command, tmp_path: Path) -> None:
     command("train", f"dataset={option}", *model, *where, *FAST)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("option", sorted(set(options("model")) - {"oracle"}))
 def test_models(option: str, command: Command, tmp_path: Path) -> None:
     """The layouts as they are, but thin where they are wide."""
@@ -84,6 +91,7 @@ def test_models(option: str, command: Command, tmp_path: Path) -> None:
     command("train", f"model={option}", *where, *thin, *FAST)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("option", options("experiment"))
 def test_experiments(option: str, command: Command, tmp_path: Path) -> None:
     """Two steps of each, at full width but for the sampling and the large U-Nets."""
