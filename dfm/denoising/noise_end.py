@@ -24,7 +24,7 @@ class NoiseEnd:
 
     @property
     def moments(self) -> tuple[float, float]:
-        """(mean, std)."""
+        """The mean and standard deviation of x at t_max."""
         return self.mean, self.std
 
     def from_latent(self, latent: Tensor) -> Tensor:
