@@ -42,6 +42,7 @@ def test_options_that_go_with_the_default(group: str, option: str, command: Comm
     Those that do not go alone have tests of their own: students of a teacher in test_students, importance in test_nll.
     """
     shorter = ("trainer.max_steps=2", "trainer.batch_size=16") if group == "trainer" else ()
+    shorter += ("trainer.compile=false", "trainer.precision=fp32") if option == "gpu_long" else ()  # without a card
     beside = NEEDS.get(f"{group}={option}", ())
     thin = () if "model=mlp" in beside else UNET
     no_density = ("nll.n=0",) if option == "dataset" else ()  # a prior whose density is not known
