@@ -206,12 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--points", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("outputs/gallery"))
-    chosen = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     start = time.perf_counter()
     try:
-        for name in chosen.dataset or DEFAULT:
-            drawing = subject(name, chosen.schedule, chosen.points, chosen.seed)
-            folder = chosen.out / f"{name}_{chosen.schedule}"
+        for name in args.dataset or DEFAULT:
+            drawing = subject(name, args.schedule, args.points, args.seed)
+            folder = args.out / f"{name}_{args.schedule}"
             folder.mkdir(parents=True, exist_ok=True)
             for figure in FIGURES:
                 file = folder / f"{figure.__name__}.png"

@@ -69,7 +69,7 @@ def peak() -> Iterator[list[float]]:
 
 def measure(options: argparse.Namespace) -> None:
     """Train in this process, and print {image, memory, start} as JSON."""
-    launch = time.time() if options.began is None else options.began
+    launch = time.time() if options.launch is None else options.launch
     with peak() as memory:
         trainer = make_trainer(options)
         steps = trainer.steps()
@@ -142,7 +142,7 @@ def measure_apart(axis: str, value: int, options: argparse.Namespace, folder: st
     line += [text for name, number in numbers.items() for text in (f"--{name}", str(number))]
     threads = 1 if axis == "processes" else options.threads
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    line += ["--began", str(time.time())]
+    line += ["--launch", str(time.time())]
     process = subprocess.run(line, capture_output=True, text=True, env=environment)
     if process.returncode:
         raise SystemExit(f"{axis}={value} failed:\n{process.stderr[-2000:]}")
@@ -153,10 +153,10 @@ def measure_apart(axis: str, value: int, options: argparse.Namespace, folder: st
 def folder_of(count: int, out: Path) -> Path:
     """Return a folder of ``count`` PNGs of 32x32 in a hundred sub-folders; make it if there is none."""
     folder = out / f"images_{count}"
-    if not (folder / "made").exists():
+    if not (folder / "done").exists():
         with ProcessPoolExecutor() as pool:
             list(pool.map(write_images, [(folder / f"{k:02d}", k, len(range(k, count, 100))) for k in range(100)]))
-        (folder / "made").touch()
+        (folder / "done").touch()
     return folder
 
 
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of each process, but not of torchrun's; default: torch's")
     for name, number in BASE.items():
         parser.add_argument(f"--{name}", type=int, default=number, help=argparse.SUPPRESS)
-    for hidden, kind in (("folder", str), ("began", float)):
+    for hidden, kind in (("folder", str), ("launch", float)):
         parser.add_argument(f"--{hidden}", type=kind, help=argparse.SUPPRESS)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
