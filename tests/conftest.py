@@ -98,9 +98,9 @@ def digits_features(shared: Path) -> ClassifierFeatures:
         patch.setenv("DFM_DATA", str(cache))
         found = features_for(Digits(), device="cpu")
         assert isinstance(found, ClassifierFeatures)
-        if not found.path.exists():
+        if not found.file.exists():
             assert sum(1 for _ in found.prepare()) == found.steps == 203, "20 passes through 1,297 digits"
-    assert found.path.parent == cache / "features"
+    assert found.file.parent == cache / "features"
     return found
 
 
