@@ -108,8 +108,8 @@ def test_a_multirun_that_was_killed_goes_on_with_the_jobs_not_done(
     real, draws = TrainingRun.draw, []
 
     def draw(self: TrainingRun) -> None:
-        draws.append(self.trainer_config.seed)
-        if self.trainer_config.seed == 1 and len(draws) < 7:
+        draws.append(self.parts.trainer.seed)
+        if self.parts.trainer.seed == 1 and len(draws) < 7:
             os.kill(os.getpid(), signal.SIGTERM)
         real(self)
 

@@ -216,7 +216,7 @@ def test_a_teacher_must_know_what_it_teaches(trained: Trained, command: Command)
     assert "other data" in command(*words, "dataset=eight_gaussians", f"init={moons}", code=1).err
     noise = command("train", *points, "dataset=moons", "objective=noise").run
     refused = command(*words, "dataset=moons", "prediction=noise", f"init={noise}", code=1).err
-    assert "says nothing of the data at t_max" in refused
+    assert "tells nothing about the data at t_max" in refused
     plain = [*TRAIN, "conditional=true", "nll.n=0"]
     teacher = trained(*TINY, "conditional=true").run
     again = ["train", *plain, "objective=progressive", "objective.start=4", f"init={teacher}", "label_dropout=0.1"]

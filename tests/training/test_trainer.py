@@ -60,7 +60,7 @@ def test_accumulated_passes_are_one_batch() -> None:
     class Plain(Regression):
         def loss(self, denoiser, data, generator, progress=1.0):  # type: ignore[no-untyped-def]
             t = torch.full((len(data),), 0.5, dtype=torch.float64)
-            value = self.at(denoiser, torch.zeros_like(data) + 0.3, torch.ones_like(data) * 0.1, t)
+            value = self.errors_at(denoiser, torch.zeros_like(data) + 0.3, torch.ones_like(data) * 0.1, t)
             return Loss(value=value, error=value, u=t)
 
     runs = [trainer(accumulate=k, clip_grad=None) for k in (1, 4)]

@@ -137,9 +137,10 @@ def test_both_calls_see_the_same_dropout() -> None:
     objective = Consistency(density=LogNormalDensity(), pacing=Same())
     data = torch.randn(16, 1)
     seed = 3
-    ends = [objective._ends(net, data, data.flip(0), torch.full((16,), 1.0, dtype=torch.float64), seed) for _ in "ab"]
+    nsr = torch.ones(16, dtype=torch.float64)
+    ends = [objective._data_end(net, data, data.flip(0), nsr, seed) for _ in "ab"]
     assert torch.equal(*ends)
-    other = objective._ends(net, data, data.flip(0), torch.full((16,), 1.0, dtype=torch.float64), seed + 1)
+    other = objective._data_end(net, data, data.flip(0), nsr, seed + 1)
     assert not torch.equal(ends[0], other)
 
 
