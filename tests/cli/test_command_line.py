@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.cli import QUICK, TINY, Command, Trained, options
+from support.cli import QUICK, TINY, Command, Trained
 
 from dfm.cli.command_line import composed
+from dfm.cli.config_dirs import options
 from dfm.runs.parts import Parts
 from dfm.sampling.draw import DEFAULT_SAMPLER
 

@@ -69,7 +69,7 @@ def test_classes_go_with_the_latents(trained: Trained, command: Command, tmp_pat
 def test_points_there_and_back(command: Command) -> None:
     """The exact denoiser: its latents are those of the Python function, and so are the decoded points."""
     trained = command("train", "experiment=mixture_oracle", "trainer.max_steps=2", "samples.n=4", "nll.n=4").run
-    run = command("encode", f"ckpt={trained}", "n=1000000", "flow.rtol=1e-3", "flow.atol=1e-3").run
+    run = command("encode", f"ckpt={trained}", "n=1000000", "batch_size=5000", "flow.rtol=1e-3", "flow.atol=1e-3").run
     facts, latents = read(run, "encode.json"), torch.from_numpy(np.load(run / "latents.npz")["latents"])
     assert facts["n"] == len(latents) == 10_000, "more than there are: all there are"
     assert facts["same_levels"] is None

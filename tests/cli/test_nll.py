@@ -107,7 +107,8 @@ def test_the_path_divergence_is_above_kl(command: Command) -> None:
     for steps in (20, 300):
         run = command("train", *MIXTURE, f"trainer.max_steps={steps}", f"trainer.checkpoint_every={steps}").run
         runs[steps] = run
-        scored = command("nll", f"ckpt={run}", "against=oracle", "n=600", "audit=8", "likelihood.divergence=exact").run
+        words = ["against=oracle", "n=600", "batch_size=600", "audit=8", "likelihood.divergence=exact"]
+        scored = command("nll", f"ckpt={run}", *words).run
         found = read(scored, "path.json")
         divergence[steps] = found["path_divergence"]
         margin = 3 * math.hypot(found["path_divergence_stderr"], found["kl_stderr"])
@@ -117,7 +118,7 @@ def test_the_path_divergence_is_above_kl(command: Command) -> None:
         assert total + found["start_gap"] == pytest.approx(found["path_divergence"], rel=1e-6)
         Image.open(scored / "path.png").verify()
     assert divergence[300] < divergence[20] / 2
-    given = [f"ckpt={runs[20]}", "n=200", "audit=8", "likelihood.steps=4"]
+    given = [f"ckpt={runs[20]}", "n=200", "batch_size=200", "audit=8", "likelihood.steps=4"]
     forth = read(command("nll", *given, f"against={runs[300]}").run, "path.json")
     assert forth["gain"] > 3 * forth["gain_stderr"], "the longer trained one is nearer"
     itself = read(command("nll", *given, f"against={runs[20]}").run, "path.json")

@@ -226,7 +226,7 @@ def check_line(command: Command, capsys: Any, line: list[str]) -> None:
         code = int(stop.code or 0)
     finally:
         sys.argv = before
-    out, err = capsys.readouterr()
+    _, err = capsys.readouterr()
     assert code in (0, 1), (line, code)
     if code == 1:
         assert one_error(err)
