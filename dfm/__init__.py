@@ -1,9 +1,9 @@
 """dfm: train, sample and score diffusion and flow-matching models.
 
-From Python: ``dfm.load(ckpt)`` gives a Denoiser, ``dfm.sample(denoiser, n)`` draws from it and
-``dfm.log_likelihood(denoiser, data)`` scores data under it; ``dfm.encode(denoiser, data)`` and
-``dfm.decode(denoiser, latents)`` go between data and latents. They are imported on first use, so that the command
-line's help and completion never pay for torch.
+In Python, ``dfm.load(ckpt)`` returns a Denoiser. ``dfm.sample(denoiser, n)`` draws samples from it, and
+``dfm.log_likelihood(denoiser, data)`` scores data under it. ``dfm.encode(denoiser, data)`` maps data to latents, and
+``dfm.decode(denoiser, latents)`` maps them back. Each function is imported when it is first used, so the help and the
+completion of the command line never wait for torch.
 """
 
 import importlib
@@ -22,6 +22,7 @@ HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    """Return a public function, imported from the room that it lives in."""
     if name in HOMES:
         return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module 'dfm' has no attribute '{name}'")

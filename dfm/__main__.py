@@ -1,4 +1,4 @@
-"""``python -m dfm``: the same as the command ``dfm``."""
+"""``python -m dfm`` does the same as the command ``dfm``."""
 
 from dfm.cli.main import main
 

@@ -1,4 +1,4 @@
-"""A run: its configuration made into parts, and what it leaves on disk."""
+"""A run: the parts that its configuration describes, and the files that it leaves on disk."""
 
 from dfm.runs.loggers import Logger, NoLogger, TensorBoard
 

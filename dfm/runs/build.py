@@ -1,4 +1,4 @@
-"""From a node of a configuration to an object: its ``_target_`` built, every value checked against the parameter's type."""
+"""Build objects from nodes of a configuration. Every value is checked against the type of its parameter."""
 
 import dataclasses
 import importlib
@@ -11,18 +11,17 @@ from dfm.basics.errors import UserError, unknown
 from dfm.runs.old_names import current_target
 
 Node = Mapping[str, Any]
-
-
 SettingsT = TypeVar("SettingsT")
 
 
 def settings(node: Node, kind: type[SettingsT], where: str = "") -> SettingsT:
-    """Return the keys of a node that a dataclass names, each checked against the type of its field.
+    """Return a dataclass filled from the keys of a node. Each value is checked against the type of its field.
 
-    A field that is a dataclass takes a node of its own; a key that is missing takes the field's default.
+    A field whose type is a dataclass takes a nested node. A missing key takes the default of its field. Other keys of
+    the node are ignored.
 
     Raises:
-        UserError: a value of another type, or a missing key without a default.
+        UserError: a value has another type, or a key without a default is missing.
     """
     hints, prefix = get_type_hints(kind), f"{where}." if where else ""
     values: dict[str, Any] = {}
@@ -33,24 +32,28 @@ def settings(node: Node, kind: type[SettingsT], where: str = "") -> SettingsT:
             check = settings if nested else conform
             values[name] = check(node[name], hint, f"{prefix}{name}")
         elif field.default is dataclasses.MISSING:
-            raise UserError(f"{prefix}{name} is not given; allowed: a configuration that has it")
+            raise UserError(f"{prefix}{name} is missing in this configuration; try {prefix}{name}=VALUE")
     return kind(**values)
 
 
 def build(node: Node, where: str, trusted: Sequence[str] = ("dfm",), **offered: Any) -> Any:
-    """The object that a node describes: its ``_target_`` called with the other keys, nested nodes built first.
+    """Return the object that a node describes: call its ``_target_`` with the other keys. Nested nodes come first.
 
     Args:
         node: plain containers.
-        where: the node's place in the configuration, for messages.
-        trusted: packages from which a target may come (a configuration out of a checkpoint names code).
-        offered: values that only the program knows (the data's shape, say), given to targets that take them.
+        where: the place of the node in the configuration, for messages.
+        trusted: the packages that a target may come from. A checkpoint's configuration names code, and anyone may have
+            written it.
+        offered: values that only the program knows, such as the shape of the data. A target that has a parameter of
+            this name receives the value.
 
     Raises:
-        UserError: an untrusted or missing target, an unknown key, or a value of another type than the parameter's.
+        UserError: the target is missing or not trusted, a key is unknown, or a value has another type than its
+            parameter.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
-        raise UserError(f"{where}: no _target_ in {dict(node) if isinstance(node, Mapping) else node!r}")
+        content = dict(node) if isinstance(node, Mapping) else repr(node)
+        raise UserError(f"{where}: no _target_ in {content}; allowed: a node with _target_: PACKAGE.CLASS")
     target = target_of(str(node["_target_"]), where, trusted)
     parameters = inspect.signature(target).parameters
     hints = get_type_hints(target.__init__)
@@ -61,21 +64,25 @@ def build(node: Node, where: str, trusted: Sequence[str] = ("dfm",), **offered: 
         if key not in parameters:
             raise unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in parameters if name not in offered])
         nested = isinstance(value, Mapping) and "_target_" in value
-        built = build(value, f"{where}.{key}", trusted) if nested else value
-        arguments[key] = conform(built, hints.get(key, Any), f"{where}.{key}")
-    missing = [
-        n for n, p in parameters.items() if p.default is p.empty and n not in arguments and p.kind != p.VAR_KEYWORD
-    ]
-    if missing:
-        raise UserError(f"{where}: {', '.join(f'{where}.{n}' for n in missing)} not given")
+        argument = build(value, f"{where}.{key}", trusted) if nested else value
+        arguments[key] = conform(argument, hints.get(key, Any), f"{where}.{key}")
+    _refuse_missing(parameters, arguments, where)
     return target(**arguments)
 
 
+def _refuse_missing(parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse arguments that lack a parameter without a default."""
+    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD]
+    missing = [f"{where}.{name}" for name in required if name not in arguments]
+    if missing:
+        raise UserError(f"{', '.join(missing)} not given; try {' '.join(f'+{name}=VALUE' for name in missing)}")
+
+
 def conform(value: Any, hint: Any, where: str) -> Any:
-    """``value`` as a parameter of type ``hint`` takes it: lists become tuples, whole numbers floats, and no more.
+    """Return ``value`` as the type ``hint`` needs it. Only lists become tuples, and whole numbers become floats.
 
     Raises:
-        UserError: it is of another type.
+        UserError: the value has another type.
     """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
@@ -96,15 +103,14 @@ def conform(value: Any, hint: Any, where: str) -> Any:
 
 
 def _first_that_fits(value: Any, hints: Sequence[Any], union: Any, where: str) -> Any:
-    # A whole number must stay one where int is allowed too, so exact types are tried before conversions.
+    # Exact types are tried before conversions, because a whole number must stay an int where int is allowed too.
     for hint in sorted(hints, key=lambda hint: type(value) is not hint):
         try:
             return conform(value, hint, where)
         except UserError:
             continue
-    raise UserError(
-        f"{where}={value!r}; allowed: {str(union).replace('types.NoneType', 'null').replace('None', 'null')}"
-    )
+    allowed = str(union).replace("types.NoneType", "null").replace("None", "null")
+    raise UserError(f"{where}={value!r}; allowed: {allowed}")
 
 
 def _fits(value: Any, hint: Any, origin: Any) -> bool:
@@ -119,19 +125,23 @@ def _fits(value: Any, hint: Any, origin: Any) -> bool:
 
 
 def target_of(path: str, where: str, trusted: Sequence[str]) -> type[Any]:
-    """The class that a dotted path names, by today's path or that of dfm 0.1."""
+    """Return the class that a dotted path names: a path of today, or a path of dfm 0.1.
+
+    Raises:
+        UserError: there is no such class, or it is not from a trusted package.
+    """
     path = current_target(path)
     module, _, name = path.rpartition(".")
     if path.split(".")[0] not in trusted:
         raise UserError(
-            f"{where}._target_={path}: refused, since it names code outside {', '.join(trusted)}; "
-            "a package of your own must be named on the command line: trust=PACKAGE"
+            f"{where}._target_={path}: refused, because it is code outside {', '.join(trusted)}; to allow your own "
+            f"package, try trust={path.split('.')[0]}"
         )
     try:
-        found = getattr(importlib.import_module(module), name)
+        target = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{where}._target_={path}: no such class ({error})") from None
-    # what a module merely imports is not its own: dfm.anything.Popen names a class of another package
-    if not inspect.isclass(found) or found.__module__.split(".")[0] not in trusted:
-        raise UserError(f"{where}._target_={path}: not a class of {', '.join(trusted)}")
-    return found
+    # a class that a module only imports does not count as the module's: dfm.anything.Popen is another package's class
+    if not inspect.isclass(target) or target.__module__.split(".")[0] not in trusted:
+        raise UserError(f"{where}._target_={path}: not a class; allowed: a class of {', '.join(trusted)}")
+    return target

@@ -1,4 +1,4 @@
-"""Figures drawn by matplotlib, as arrays: the one module with matplotlib. It knows nothing of what it draws."""
+"""Charts as arrays of pixels. This is the only module with matplotlib, and it knows nothing of what it draws."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,26 +14,30 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 MARKERS = "osD^v<>pPX*h8d"
 DPI = 110
 
-# One meaning, one colour, in all figures.
+# Each meaning has one colour in all figures.
 DATA, NOISY, MARK, INK, HEAT = "#1f4e9c", "#7a7f87", "#d1341f", "#222222", "Blues"
 
 
 class Layer(Protocol):
-    """What can be drawn into a panel."""
+    """Something that can be drawn into a panel."""
 
     def draw(self, axes: Axes) -> None:
-        """Add it to the axes, whose limits are set."""
+        """Add it to the axes. Their limits are set already."""
 
 
-def rendered(figure: Figure) -> np.ndarray:
-    """A figure as uint8 (H, W, 3)."""
+def render(figure: Figure) -> np.ndarray:
+    """Return a figure as uint8 (H, W, 3)."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def curves(series: Series, xlabel: str, ylabel: str, title: str, log: bool = True) -> np.ndarray:
-    """One marked line a series, x and y each a sequence; both axes logarithmic where ``log``: uint8 (H, W, 3)."""
+    """Draw one line with markers for each series (x, y); return uint8 (H, W, 3).
+
+    Args:
+        log: whether both axes are logarithmic.
+    """
     figure = Figure(figsize=(9, 5.5), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     colours = colormaps["tab20"]
@@ -47,17 +51,17 @@ def curves(series: Series, xlabel: str, ylabel: str, title: str, log: bool = Tru
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(True, which="both", alpha=0.25, linewidth=0.5)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-    return rendered(figure)
+    return render(figure)
 
 
 def bars(edges: np.ndarray, heights: np.ndarray, xlabel: str, ylabel: str, title: str) -> np.ndarray:
-    """Bars of the heights (n,) between the edges (n + 1,): uint8 (H, W, 3)."""
+    """Draw bars of heights (n,) between edges (n + 1,); return uint8 (H, W, 3)."""
     figure = Figure(figsize=(9, 4.5), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.bar(edges[:-1], heights, np.diff(edges), align="edge", color=DATA, edgecolor="white", linewidth=0.5)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xlim=(edges[0], edges[-1]))
     axes.grid(True, axis="y", alpha=0.25, linewidth=0.5)
-    return rendered(figure)
+    return render(figure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +76,25 @@ class Dots:
     label: str | None = None
 
     def draw(self, axes: Axes) -> None:
-        """Scatter them; a marker of its own lies above all else."""
+        """Scatter the points. Points with a marker other than ``o`` lie above everything else."""
         above = 2 if self.marker == "o" else 7
         x, y = self.points.T
         axes.scatter(
-            x, y, s=self.size, c=self.colour, alpha=self.alpha, marker=self.marker, linewidths=0, label=self.label,
+            x,
+            y,
+            s=self.size,
+            c=self.colour,
+            alpha=self.alpha,
+            marker=self.marker,
+            linewidths=0,
+            label=self.label,
             zorder=above,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lines:
-    """Paths (moves + 1, n, 2), each in a colour of its own, with a ring where it starts and a dot where it ends."""
+    """Lines (moves + 1, n, 2), each in its own colour, with a ring at the start and a dot at the end."""
 
     paths: np.ndarray
     width: float = 1.2
@@ -91,7 +102,7 @@ class Lines:
     marker_size: float = 4.5
 
     def draw(self, axes: Axes) -> None:
-        """Path by path; few paths in colours far apart, many in a rainbow, in the order in which they come."""
+        """Draw one line after the other. Up to 20 lines have clearly different colours; more lines form a rainbow."""
         n = self.paths.shape[1]
         few, many = colormaps["tab20"], colormaps["turbo"]
         for k in range(n):
@@ -104,9 +115,11 @@ class Lines:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrows:
-    """Vectors (m, 2) at places (m, 2), in the middle of a cell; lengths to the power ``compress``, the longest a cell.
+    """Arrows for vectors (m, 2) at the places ``at`` (m, 2), each with its middle at its place.
 
-    The longest is taken as the 98th percentile, so that a few do not make the others invisible.
+    The drawn length is proportional to the length of the vector to the power ``compress``. The longest arrow is about
+    as long as a cell of the raster of places. The 98th percentile counts as the longest, so that a few long vectors do
+    not make the others invisible.
     """
 
     at: np.ndarray
@@ -115,7 +128,7 @@ class Arrows:
     compress: float = 1.0
 
     def draw(self, axes: Axes) -> None:
-        """Draw them in the unit of the axes."""
+        """Draw the arrows in the unit of the axes."""
         length = np.linalg.norm(self.vectors, axis=1, keepdims=True)
         longest = np.quantile(length, 0.98) or 1.0
         share = np.minimum(length / longest, 1) ** self.compress
@@ -123,35 +136,59 @@ class Arrows:
         cell = np.ptp(self.at[:, 0]) / max(1, columns - 1)
         u, v = (self.vectors / np.maximum(length, 1e-300) * share * cell * 1.1).T
         axes.quiver(
-            *self.at.T, u, v, color=self.colour, angles="xy", scale_units="xy", scale=1, pivot="mid", width=0.0042,
-            headwidth=3.6, headlength=4.2, headaxislength=3.8, minlength=0.4, zorder=3,
-        )  # fmt: skip
+            *self.at.T,
+            u,
+            v,
+            color=self.colour,
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            pivot="mid",
+            width=0.0042,
+            headwidth=3.6,
+            headlength=4.2,
+            headaxislength=3.8,
+            minlength=0.4,
+            zorder=3,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shades:
-    """A raster (H, W) of log densities, rows from the bottom, over the whole panel; the square root of the density."""
+    """A raster (H, W) of log densities over the whole panel, with the rows from the bottom to the top.
+
+    The shade is proportional to the square root of the density, so that thin parts can be seen.
+    """
 
     log_density: np.ndarray
 
     def draw(self, axes: Axes) -> None:
-        """Fill the panel, white where there is nothing; the densest cell is darkest."""
+        """Fill the panel. Empty cells are white, and the densest cell is the darkest."""
         left, right = axes.get_xlim()
         bottom, top = axes.get_ylim()
         shade = np.exp((self.log_density - self.log_density.max()) / 2)
         axes.imshow(
-            shade, cmap=HEAT, vmin=0, vmax=1, extent=(left, right, bottom, top), origin="lower",
-            interpolation="bilinear", aspect="equal", zorder=0,
-        )  # fmt: skip
+            shade,
+            cmap=HEAT,
+            vmin=0,
+            vmax=1,
+            extent=(left, right, bottom, top),
+            origin="lower",
+            interpolation="bilinear",
+            aspect="equal",
+            zorder=0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One picture: its layers from the back to the front, in the frame (left, right, bottom, top).
+    """One picture in a figure.
 
     Args:
+        extent: the frame (left, right, bottom, top).
+        layers: the layers, from the back to the front.
         equal: whether the units of both axes have the same length.
-        xlabel: under the panel.
+        xlabel: the text under the panel.
     """
 
     title: str
@@ -162,12 +199,12 @@ class Panel:
 
     @property
     def aspect(self) -> float:
-        """Height over width."""
+        """Height divided by width."""
         left, right, bottom, top = self.extent
         return abs(top - bottom) / abs(right - left) if self.equal else 0.6
 
     def draw(self, axes: Axes) -> None:
-        """Frame, then layers."""
+        """Draw the frame, then the layers."""
         left, right, bottom, top = self.extent
         axes.set(xlim=(left, right), ylim=(bottom, top))
         for layer in self.layers:
@@ -181,12 +218,12 @@ class Panel:
 
 
 def panels(rows: Sequence[Sequence[Panel]], title: str, names: Sequence[str] = (), width: float = 2.9) -> np.ndarray:
-    """Panels row by row under one title: uint8 (H, W, 3).
+    """Draw panels row by row under one title; return uint8 (H, W, 3).
 
     Args:
-        rows: of equal length.
-        names: of the rows, written on their left.
-        width: of a panel, in inches.
+        rows: rows of panels, all of the same length.
+        names: the names of the rows, written at their left.
+        width: the width of a panel in inches.
     """
     heights = [width * max(panel.aspect for panel in row) for row in rows]
     size = (len(rows[0]) * (width + 0.3), sum(heights) + 0.45 * len(rows) + 0.6)
@@ -201,4 +238,4 @@ def panels(rows: Sequence[Sequence[Panel]], title: str, names: Sequence[str] = (
     handles, labels = grid[0, 0].get_legend_handles_labels()
     if labels:
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9, markerscale=2.5)
-    return rendered(figure)
+    return render(figure)

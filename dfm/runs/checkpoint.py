@@ -1,7 +1,8 @@
-"""Checkpoints: one self-contained file a step, written whole or not at all, read without running any code in it.
+"""Checkpoints: one self-contained file per step. It is written whole or not at all, and no code in it ever runs.
 
-Each file stores the SHA-256 of its contents and is verified when read: a single flipped bit is found. A run's
-``weights.safetensors`` holds the averaged weights of its newest checkpoint, for other tools and for ``ckpt=``.
+Each file stores the SHA-256 of its contents and is verified when it is read, so a single flipped bit is found. The
+file ``weights.safetensors`` of a run holds the averaged weights of its newest checkpoint, for other tools and for
+``ckpt=``.
 """
 
 import hashlib
@@ -28,18 +29,18 @@ from dfm.runs.directory import checkpoint_files, checkpoints, step_of
 from dfm.runs.old_names import current_config
 
 FORMAT = 2
-LARGEST = 2**28  # numbers in one example: a file may claim any shape
+LARGEST = 2**28  # numbers in one example, at most; a file may claim any shape
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A training state with all that is needed to use it.
+    """A training state, and everything that is needed to use it.
 
     Args:
-        config: the run's resolved configuration, plain containers.
-        spec: of the data.
+        config: the resolved configuration of the run, in plain containers.
+        spec: the form of the data.
         state: ``Trainer.state()``: step, seconds, network, ema, optimizer.
-        path: where it was read from, if it was.
+        path: the file that it was read from, or None.
     """
 
     config: dict[str, Any]
@@ -49,15 +50,19 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Optimiser steps taken."""
+        """The number of optimiser steps taken."""
         return int(self.state["step"])
 
 
 def save(checkpoint: Checkpoint, directory: Path, keep: int, best: int | None = None) -> Path:
-    """Write ``directory/step_00001000.pt`` atomically, then remove all but the newest ``keep`` and that of ``best``.
+    """Write ``directory/step_00001000.pt`` whole or not at all, then remove old checkpoints.
+
+    Args:
+        keep: how many of the newest checkpoints stay.
+        best: the step of a checkpoint that stays as well.
 
     Raises:
-        OSError: the file could not be written; those that were there are untouched.
+        OSError: the file could not be written. The other files are unchanged.
     """
     directory.mkdir(parents=True, exist_ok=True)
     content = {"config": checkpoint.config, "spec": asdict(checkpoint.spec), "state": checkpoint.state}
@@ -72,67 +77,68 @@ def save(checkpoint: Checkpoint, directory: Path, keep: int, best: int | None = 
 
 
 def save_weights(checkpoint: Checkpoint, run: Path) -> None:
-    """Write ``weights.safetensors``: the averaged weights, with what is needed to use them as metadata.
+    """Write ``weights.safetensors``: the averaged weights, and as metadata everything that is needed to use them.
 
     Raises:
-        OSError: the file could not be written; the one that was there is untouched.
+        OSError: the file could not be written. The earlier one is unchanged.
     """
-    # copies: parameters may share memory, which this format refuses
+    # copies, because parameters may share memory, and this format refuses shared memory
     ema = checkpoint.state["ema"]
     weights = {name: ema[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(ema)}
     spec = {**asdict(checkpoint.spec), "shape": list(checkpoint.spec.shape)}
     numbers = {name: value.item() for name, value in checkpoint.state.get("objective", {}).items() if value.ndim == 0}
     facts = {"config": checkpoint.config, "spec": spec, "step": checkpoint.step, "objective": numbers}
-    facts = json.loads(json.dumps(facts))  # as they are read
+    facts = json.loads(json.dumps(facts))  # in the form in which they will be read
     metadata = {"dfm": json.dumps(facts), "sha256": digest([facts, weights])}
     write_atomically(run / WEIGHTS, safetensors.torch.save(weights, metadata=metadata))
 
 
 def set_aside(run: Path, step: int) -> list[Path]:
-    """Rename the checkpoints of later steps, which a run that goes on from this one found damaged.
+    """Rename the checkpoints of later steps to ``*.damaged`` and return their former names.
 
-    Else they would count among the newest, and whole ones would be removed in their place.
+    A resumed run starts from ``step`` because the later checkpoints are damaged. With their old names they would count
+    as the newest ones, and whole checkpoints would be removed instead of them.
     """
-    found = [path for path in checkpoints(run) if step_of(path) > step]
-    for path in found:
+    damaged = [path for path in checkpoints(run) if step_of(path) > step]
+    for path in damaged:
         path.rename(path.with_name(f"{path.name}.damaged"))
-    return found
+    return damaged
 
 
 WEIGHTS = "weights.safetensors"
 
 
 def digest(content: Any) -> str:
-    """SHA-256 of plain containers, numbers and tensors: types, keys, shapes and bytes, in their order."""
-    found = hashlib.sha256()
-    _feed(found, content)
-    return found.hexdigest()
+    """Return the SHA-256 of plain containers, numbers and tensors: of types, keys, shapes and bytes, in their order."""
+    sha = hashlib.sha256()
+    _feed(sha, content)
+    return sha.hexdigest()
 
 
-def _feed(found: Any, value: Any) -> None:
+def _feed(sha: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
         if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-            raise UserError("a tensor that claims more numbers than it has; allowed: files that 'dfm train' wrote")
-        found.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            raise UserError("a tensor claims more numbers than it holds; allowed: files that 'dfm train' wrote")
+        sha.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     elif isinstance(value, dict):
-        found.update(f"dict {len(value)} ".encode())
+        sha.update(f"dict {len(value)} ".encode())
         for key, item in value.items():
-            _feed(found, key)
-            _feed(found, item)
+            _feed(sha, key)
+            _feed(sha, item)
     elif isinstance(value, (list, tuple)):
-        found.update(f"list {len(value)} ".encode())
+        sha.update(f"list {len(value)} ".encode())
         for item in value:
-            _feed(found, item)
+            _feed(sha, item)
     else:
-        found.update(f"{type(value).__name__} {value!r} ".encode())
+        sha.update(f"{type(value).__name__} {value!r} ".encode())
 
 
 def read(path: Path) -> Checkpoint:
-    """Read one checkpoint file, or weights.
+    """Read a checkpoint file, or a file of weights.
 
     Raises:
-        UserError: it is not a whole one of dfm.
+        UserError: the file is damaged, or dfm did not write it.
     """
     try:
         content = _unpacked(path) if path.suffix == ".safetensors" else _loaded(path)
@@ -140,11 +146,10 @@ def read(path: Path) -> Checkpoint:
         if math.prod(spec["shape"]) > LARGEST:
             raise UserError(f"{path}: data of shape {spec['shape']}; allowed: at most {LARGEST} numbers an example")
         config = without_downloads(current_config(content["config"]))
-        found = Checkpoint(config=config, spec=DatasetSpec(**spec), state=content["state"], path=path)
-        state = found.state
-        if not (isinstance(found.config, dict) and isinstance(state["step"], int) and isinstance(state["ema"], dict)):
-            raise TypeError("config, step or ema is of another type")
-        return found
+        state = content["state"]
+        if not (isinstance(config, dict) and isinstance(state["step"], int) and isinstance(state["ema"], dict)):
+            raise TypeError("config, step or ema has another type")
+        return Checkpoint(config=config, spec=DatasetSpec(**spec), state=state, path=path)
     except UserError:
         raise
     except Exception as error:  # torch raises half a dozen types on a damaged file
@@ -152,7 +157,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def without_downloads(config: Any) -> Any:
-    """A configuration whose data sets read and do not write: no download, and no cache but where all caches are."""
+    """Return a configuration whose data sets download nothing, and keep their cache in the common data folder."""
     if isinstance(config, list):
         return [without_downloads(item) for item in config]
     if not isinstance(config, dict):
@@ -162,11 +167,11 @@ def without_downloads(config: Any) -> Any:
 
 
 def may_be_dataset(node: Node) -> bool:
-    """Whether a node may name a data set: a class of dfm that is one, or any class that cannot be looked at here."""
+    """Whether a node may name a data set: a data set of dfm, or any class outside dfm, which is not imported here."""
     try:
         return issubclass(target_of(str(node["_target_"]), "dataset", ("dfm",)), Dataset)
     except UserError:
-        return True  # a package of the user's own, which only the command line may have imported
+        return True  # the user's own package: only trust= on the command line allows its import
     except KeyError:
         return False
 
@@ -174,35 +179,39 @@ def may_be_dataset(node: Node) -> bool:
 def _loaded(path: Path) -> dict[str, Any]:
     _refuse_bomb(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what torch thinks of a file that is refused anyway: the refusal is one line
+        warnings.simplefilter("ignore")  # torch warns of files that are refused below, and the refusal is one line
         content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path} is not a checkpoint of dfm; allowed: files that 'dfm train' wrote")
     if content["format"] != FORMAT:
-        raise UserError(f"{path}: a checkpoint of format {content['format']}; this dfm reads format {FORMAT}")
-    kept = {name: content[name] for name in ("config", "spec", "state")}
-    if digest(kept) != content["sha256"]:
-        raise UserError(f"{path} is not a whole checkpoint (its checksum is another one); try an older one")
-    return kept
+        raise UserError(
+            f"{path}: a checkpoint of format {content['format']}; allowed: format {FORMAT}; try another version of dfm"
+        )
+    body = {name: content[name] for name in ("config", "spec", "state")}
+    if digest(body) != content["sha256"]:
+        raise UserError(f"{path} is not a whole checkpoint (its checksum is wrong); try an older one")
+    return body
 
 
 def _refuse_bomb(path: Path) -> None:
-    """Refuse a file whose parts would grow when they are read: torch's own are stored as they are."""
+    """Refuse a file with compressed parts, which could grow without limit when read. torch never compresses them."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise UserError(f"{path}: packed, as no checkpoint of dfm is; allowed: files that 'dfm train' wrote")
+                raise UserError(
+                    f"{path}: compressed, unlike every checkpoint of dfm; allowed: files that 'dfm train' wrote"
+                )
 
 
 def _unpacked(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         facts = json.loads(metadata["dfm"])
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
     if digest([facts, dict(sorted(weights.items()))]) != metadata["sha256"]:
-        raise UserError(f"{path} is not a whole file of weights (its checksum is another one); try its checkpoint")
+        raise UserError(f"{path} is not a whole file of weights (its checksum is wrong); try its checkpoint")
     numbers = facts.get("objective") or {}
-    if facts.get("round") is not None:  # as dfm 0.1 wrote it
+    if facts.get("round") is not None:  # written by dfm 0.1
         numbers = {"teacher.round": int(facts["round"])}
     objective = {name: torch.tensor(number) for name, number in numbers.items()}
     state = {"step": facts["step"], "ema": weights, "objective": objective}
@@ -210,11 +219,11 @@ def _unpacked(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def blame_checkpoint(found: Checkpoint) -> Iterator[None]:
+def blame_checkpoint(checkpoint: Checkpoint) -> Iterator[None]:
     """Report any error inside this block as a fault of the checkpoint, which anyone may have written.
 
     Raises:
-        UserError: instead of any other exception.
+        UserError: in place of any other exception.
     """
     try:
         yield
@@ -222,32 +231,36 @@ def blame_checkpoint(found: Checkpoint) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(
-            f"{found.path}: its configuration is not one of dfm's ({_first_line(error)}); try another checkpoint"
+            f"{checkpoint.path}: dfm cannot use its configuration ({_first_line(error)}); try another checkpoint"
         ) from None
 
 
 def find(ckpt: str | None, key: str = "ckpt") -> tuple[Checkpoint, list[str]]:
-    """The newest whole checkpoint that ``ckpt`` (a file, a run directory, ``latest``) means, and what was passed over.
+    """Return the newest whole checkpoint that ``ckpt`` means, and a message about each newer one that is damaged.
+
+    Args:
+        ckpt: a file, a run directory or ``latest``.
+        key: the name of ``ckpt`` on the command line, for messages.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no whole checkpoint.
     """
     return first_whole(checkpoint_files(ckpt, key))
 
 
 def first_whole(paths: Iterable[Path]) -> tuple[Checkpoint, list[str]]:
-    """The first of ``paths`` that can be read, and the messages of those before it.
+    """Return the first of ``paths`` that can be read, and the error messages of the files before it.
 
     Raises:
-        UserError: none can.
+        UserError: none can be read.
     """
-    refused: list[str] = []
+    messages: list[str] = []
     for path in paths:
         try:
-            return read(path), refused
+            return read(path), messages
         except UserError as error:
-            refused.append(str(error))
-    raise UserError(refused[0] if refused else "no checkpoint")
+            messages.append(str(error))
+    raise UserError(messages[0] if messages else "no checkpoint")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What lands on disk: run directories, their small files, and finding a run or checkpoint again."""
+"""Run directories: their small files, their lock, and the search for a run or a checkpoint."""
 
 import os
 import platform
@@ -16,17 +16,17 @@ CHECKPOINT_NAME = re.compile(r"step_(\d{8})\.pt")
 
 
 def outputs() -> Path:
-    """Where runs are put: ``outputs/`` below the working directory."""
+    """Return the directory of all runs: ``outputs/`` below the working directory."""
     return Path("outputs")
 
 
 def write_overrides(directory: Path, overrides: Sequence[str]) -> None:
-    """``overrides.txt``: what was given on the command line, one a line."""
+    """Write ``overrides.txt``: the overrides of the command line, one per line."""
     write_atomically(directory / "overrides.txt", "".join(f"{text}\n" for text in overrides).encode())
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What the run ran on: versions, platform, device, git revision of the working directory."""
+    """Return what a run depends on: versions, platform, device, command, git revision of the working directory."""
     import importlib.metadata as metadata
 
     names = ("dfm", "torch", "torchvision", "numpy", "hydra-core", "omegaconf")
@@ -54,42 +54,42 @@ def _installed(name: str) -> bool:
 
 def _git_revision() -> str | None:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, timeout=5
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return process.stdout.strip() or None if process.returncode == 0 else None
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest (highest step) first, whole or not."""
-    found = [p for p in (run / "checkpoints").glob("step_*.pt") if CHECKPOINT_NAME.fullmatch(p.name)]
-    return sorted(found, reverse=True)
+    """Return the checkpoint files of a run, highest step first. Some may be damaged."""
+    files = [p for p in (run / "checkpoints").glob("step_*.pt") if CHECKPOINT_NAME.fullmatch(p.name)]
+    return sorted(files, reverse=True)
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's name."""
-    found = CHECKPOINT_NAME.fullmatch(path.name)
-    assert found is not None
-    return int(found[1])
+    """Return the step in the name of a checkpoint file."""
+    match = CHECKPOINT_NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
 
 
 def latest_run(root: Path) -> Path:
-    """The training run below ``root`` whose newest checkpoint was written last.
+    """Return the training run below ``root`` whose newest checkpoint was written last.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no run with a checkpoint.
     """
-    found = list(root.glob("**/checkpoints/step_*.pt")) if root.is_dir() else []
-    dated = [(_written(p), p.parent.parent) for p in found if CHECKPOINT_NAME.fullmatch(p.name)]
-    if not dated or max(dated)[0] == 0:
+    files = list(root.glob("**/checkpoints/step_*.pt")) if root.is_dir() else []
+    runs = [(_time_written(p), p.parent.parent) for p in files if CHECKPOINT_NAME.fullmatch(p.name)]
+    if not runs or max(runs)[0] == 0:
         raise UserError(f"'latest': no run with a checkpoint below {root.resolve()}; try 'dfm train' first, or a path")
-    return max(dated)[1]
+    return max(runs)[1]
 
 
-def _written(path: Path) -> int:
-    """When a file was written, in ns; 0 for one that its run has removed meanwhile."""
+def _time_written(path: Path) -> int:
+    """Return the time in ns when a file was written; 0 if its run has removed the file by now."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
@@ -97,26 +97,27 @@ def _written(path: Path) -> int:
 
 
 def lock_run(run: Path) -> IO[bytes]:
-    """Lock a run's directory until the returned file is closed or the process ends, however it ends.
+    """Lock a run's directory until the returned file is closed or the process ends in any way.
 
     Raises:
-        UserError: another process has the lock.
+        UserError: another process holds the lock.
     """
     run.mkdir(parents=True, exist_ok=True)
     try:
         return lock(run / ".lock", wait=False)
     except BlockingIOError:
-        raise UserError(f"{run}: another process is at work in it; try another hydra.run.dir, or wait") from None
+        raise UserError(f"{run}: another process is working in it; try another hydra.run.dir=DIR, or wait") from None
 
 
 def checkpoint_files(ckpt: str | None, key: str = "ckpt") -> Iterator[Path]:
-    """The checkpoint files that ``ckpt`` may mean, best first: a file, a run directory, or ``latest``.
+    """Return the checkpoint files that ``ckpt`` may mean, newest first.
 
     Args:
-        key: what the user gave it by, for the messages.
+        ckpt: a file, a run directory or ``latest``.
+        key: the name of ``ckpt`` on the command line, for messages.
 
     Raises:
-        UserError: it names nothing that exists, or a directory without checkpoints.
+        UserError: the path does not exist, or the directory has no checkpoints.
     """
     allowed = "a checkpoint file, a run directory or 'latest'"
     if not ckpt:
@@ -126,12 +127,12 @@ def checkpoint_files(ckpt: str | None, key: str = "ckpt") -> Iterator[Path]:
         return iter([path])
     if not path.exists():
         raise UserError(f"{key}={ckpt}: no such file or directory; allowed: {allowed}")
-    found = checkpoints(path)
-    if not found:
-        raise UserError(f"{key}={ckpt}: no checkpoints/step_*.pt in this directory; allowed: a training run's")
-    return iter(found)
+    files = checkpoints(path)
+    if not files:
+        raise UserError(f"{key}={ckpt}: no checkpoints/step_*.pt in it; allowed: the directory of a training run")
+    return iter(files)
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a directory is that of a training run."""
+    """Whether a directory belongs to a training run."""
     return (directory / "config.yaml").is_file()

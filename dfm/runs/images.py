@@ -1,4 +1,4 @@
-"""Pictures: grids of samples, clouds of points, single images. With the folder reader, the one module with Pillow."""
+"""Pictures: grids of samples, clouds of points, single images. Only this module and data/image_folder.py use Pillow."""
 
 import io
 import math
@@ -21,7 +21,7 @@ SHOWN = 200
 
 
 def save_png(image: np.ndarray, path: Path) -> None:
-    """Write an image uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) as PNG, atomically."""
+    """Write an image uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) as a PNG, whole or not at all."""
     picture = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
@@ -29,10 +29,10 @@ def save_png(image: np.ndarray, path: Path) -> None:
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Return images uint8 (N, H, W, C) side by side on a mid-grey ground, row by row; small ones enlarged without blur.
+    """Return images uint8 (N, H, W, C) row by row on a mid-grey background. Small images are enlarged without blur.
 
     Args:
-        columns: default the smallest number that makes the grid at least as wide as high.
+        columns: the number of columns; by default the smallest that makes the grid at least as wide as high.
     """
     n, height, width, channels = images.shape
     factor = max(1, math.ceil(SMALLEST_CELL / max(height, width)))
@@ -44,8 +44,8 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 def cloud(points: np.ndarray, low: float, high: float, size: int = 480) -> np.ndarray:
     """Draw points (N, d) as a picture uint8 (size, size): a histogram of the first two coordinates over [low, high]^2.
 
-    Dark is dense; the grey is the square root of the count, so that thin parts show. One-dimensional points are drawn
-    as bars of their histogram.
+    Dark cells are dense. The darkness is the square root of the count, so that thin parts can be seen. One-dimensional
+    points are drawn as the bars of their histogram.
     """
     if points.shape[1] == 1:
         counts, _ = np.histogram(points[:, 0], bins=size // 4, range=(low, high))
@@ -66,41 +66,44 @@ def nhwc(images: Tensor) -> np.ndarray:
 
 
 def read_images(folder: Path, channels: int) -> np.ndarray:
-    """Read the ``*.png`` of a folder by name, uint8 (n, H, W, channels): grey (1), RGB (3) or RGB with opacity (4).
+    """Read the ``*.png`` of a folder in the order of their names, uint8 (n, H, W, channels).
+
+    Args:
+        channels: 1 for grey, 3 for RGB, 4 for RGB with opacity.
 
     Raises:
-        UserError: one cannot be read, or is of another size than the first.
+        UserError: a file cannot be read, or has another size than the first.
     """
-    found: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     for path in sorted(folder.glob("*.png")):
         try:
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
         except (OSError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path}: not a picture that can be read ({error}); allowed: a PNG") from None
-        if found and pixels.shape[:2] != found[0].shape[:2]:
-            raise UserError(f"{path}: {pixels.shape[:2]} pixels; allowed: as the first one, {found[0].shape[:2]}")
-        found.append(pixels.reshape(*pixels.shape[:2], channels))
-    return np.stack(found)
+            raise UserError(f"{path}: cannot be read as a picture ({error}); allowed: a PNG") from None
+        if images and pixels.shape[:2] != images[0].shape[:2]:
+            raise UserError(f"{path}: {pixels.shape[:2]} pixels; allowed: {images[0].shape[:2]}, as in the first file")
+        images.append(pixels.reshape(*pixels.shape[:2], channels))
+    return np.stack(images)
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Read a mask: 1 where a picture is bright (above 127), else 0: float64 (H, W).
+    """Read a picture as a mask, float64 (H, W): 1 where it is bright (above 127), else 0.
 
     Raises:
-        UserError: no picture there.
+        UserError: the file is not a picture.
     """
     try:
         with Image.open(path) as picture:
             return (np.asarray(picture.convert("L")) > 127).astype(np.float64)
     except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"mask={path}: not a picture that can be read ({error}); allowed: a PNG") from None
+        raise UserError(f"mask={path}: cannot be read as a picture ({error}); allowed: a PNG") from None
 
 
 def picture(samples: Tensor, spec: DatasetSpec, columns: int | None = None) -> np.ndarray:
     """Return stored samples (uint8 images or float points) as one picture.
 
-    Points are drawn over mean +- 3 standard deviations, the same window for any model of the same data.
+    Points are drawn over mean +- 3 standard deviations: all models of the same data have the same window.
     """
     if spec.levels is not None:
         return grid(nhwc(samples), columns)
@@ -110,14 +113,15 @@ def picture(samples: Tensor, spec: DatasetSpec, columns: int | None = None) -> n
 def side_by_side(sets: Sequence[Tensor], spec: DatasetSpec) -> np.ndarray:
     """Return two sets of stored samples in one picture, at most ``SHOWN`` images of each.
 
-    Each image of the first set stands above that of the second, in 8 columns; clouds of points stand side by side.
+    Each image of the first set stands above its partner of the second set, in 8 columns. Clouds of points stand side by
+    side.
     """
     if spec.levels is None:
         clouds = [picture(samples, spec) for samples in sets]
         return np.concatenate([clouds[0], np.full((len(clouds[0]), GAP), GROUND, np.uint8), clouds[1]], 1)
     n = min(SHOWN, len(sets[0]))
     columns = min(8, n)
-    # the last pair of rows is filled up with the grey of the ground
+    # the last pair of rows is filled with the grey of the background
     filling = torch.full((-n % columns, *spec.shape), GROUND, dtype=torch.uint8)
     rows = [torch.cat([samples[:n], filling]).unflatten(0, (-1, columns)) for samples in sets]
     return picture(torch.stack(rows, 1).flatten(0, 2), spec, columns)

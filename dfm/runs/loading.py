@@ -1,4 +1,4 @@
-"""A checkpoint into the model that it holds: ``dfm.load``, and what the commands load."""
+"""Make models from checkpoints: ``dfm.load``, and the functions by which the commands do it."""
 
 import logging
 from collections.abc import Sequence
@@ -21,35 +21,35 @@ log = logging.getLogger("dfm")
 
 
 def load(ckpt: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> NetworkDenoiser:
-    """Return the denoiser of a checkpoint, with its averaged weights, ready for use.
+    """Return the denoiser of a checkpoint with its averaged weights, ready for use.
 
     Args:
         ckpt: a checkpoint file, a run directory (its newest whole checkpoint), or ``"latest"``.
-        trust: packages beside dfm whose classes the checkpoint may name.
+        trust: further packages whose classes the checkpoint may name. dfm is always trusted.
 
     Raises:
-        UserError: there is no whole checkpoint, or it holds a classifier.
+        UserError: there is no whole checkpoint, or the checkpoint holds a classifier.
     """
     return denoiser_of(find_checkpoint(str(ckpt)), resolve_device(device), ("dfm", *trust))
 
 
 def find_checkpoint(ckpt: str | None, key: str = "ckpt") -> Checkpoint:
-    """Return the newest whole checkpoint that ``ckpt`` means; warn of those that are passed over.
+    """Return the newest whole checkpoint that ``ckpt`` means. Warn of each newer one that is damaged.
 
     Args:
         key: the name of ``ckpt`` on the command line.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no whole checkpoint.
     """
-    checkpoint, refused = find(ckpt, key)
-    for message in refused:
+    checkpoint, messages = find(ckpt, key)
+    for message in messages:
         log.warning(message)
     return checkpoint
 
 
 def denoiser_of(checkpoint: Checkpoint, device: torch.device, trusted: Sequence[str]) -> NetworkDenoiser:
-    """Return the denoiser with a checkpoint's averaged weights, on a device.
+    """Return the denoiser with a checkpoint's averaged weights on a device.
 
     Raises:
         UserError: the checkpoint holds a classifier, or names a class that is not trusted.
@@ -58,16 +58,16 @@ def denoiser_of(checkpoint: Checkpoint, device: torch.device, trusted: Sequence[
         parts = Parts(checkpoint.config, trusted)
         if parts.objective.trains != "denoiser":
             raise UserError(
-                f"{checkpoint.path}: a noisy classifier, which neither samples nor scores; allowed here: a run of "
-                "another objective; try guidance=classifier guidance.ckpt=RUN for it"
+                f"{checkpoint.path}: a noisy classifier, which cannot draw samples or score data; allowed here: a run "
+                "of another objective; a classifier can guide one: try guidance=classifier guidance.ckpt=RUN"
             )
         outcome = outcome_of(checkpoint, parts)
         own = Parts({"sampler": own_sampler(checkpoint, outcome)}, trusted).sampler if outcome.few_steps else None
-        fresh = _fresh_model(checkpoint, parts)
-        assert isinstance(fresh, NetworkDenoiser)
+        _check_form(checkpoint, parts)
+        fresh = parts.denoiser(checkpoint.spec)
         return replace(
             fresh,
-            network=_trained(fresh.module(), checkpoint, device),
+            network=_with_weights(fresh.module(), checkpoint, device),
             has_ode=outcome.has_ode,
             can_omit_label=not checkpoint.spec.num_classes or bool(checkpoint.config.get("label_dropout")),
             own_sampler=own if own is not None and (outcome.has_ode or own.jumps) else None,
@@ -75,22 +75,22 @@ def denoiser_of(checkpoint: Checkpoint, device: torch.device, trusted: Sequence[
 
 
 def classifier_of(checkpoint: Checkpoint, device: torch.device, trusted: Sequence[str]) -> NoisyClassifier:
-    """Return the noisy classifier with a checkpoint's averaged weights, on a device.
+    """Return the noisy classifier with a checkpoint's averaged weights on a device.
 
     Raises:
-        UserError: the checkpoint holds something else.
+        UserError: the checkpoint holds another kind of model.
     """
     with blame_checkpoint(checkpoint):
         parts = Parts(checkpoint.config, trusted)
         if parts.objective.trains != "classifier":
             raise UserError(f"{checkpoint.path}: not a noisy classifier; allowed here: a run of objective=classifier")
-        fresh = _fresh_model(checkpoint, parts)
-        assert isinstance(fresh, NoisyClassifier)
-        return replace(fresh, network=_trained(fresh.module(), checkpoint, device))
+        _check_form(checkpoint, parts)
+        fresh = parts.classifier(checkpoint.spec)
+        return replace(fresh, network=_with_weights(fresh.module(), checkpoint, device))
 
 
 def outcome_of(checkpoint: Checkpoint, parts: Parts) -> Outcome:
-    """Return what the checkpoint's run left: its kind of model, and the steps that it is made for."""
+    """Return what the checkpoint's run has trained: the kind of model, and the number of steps it is made for."""
     with blame_checkpoint(checkpoint):
         return parts.objective.outcome(checkpoint.state.get("objective", {}))
 
@@ -101,27 +101,31 @@ def own_sampler(checkpoint: Checkpoint, outcome: Outcome) -> Config:
     return own if outcome.steps is None else {**own, "steps": outcome.steps}
 
 
-def _fresh_model(checkpoint: Checkpoint, parts: Parts) -> NetworkDenoiser | NoisyClassifier:
-    """The model that the configuration describes; refused before it takes memory if its weights have another form.
+def _check_form(checkpoint: Checkpoint, parts: Parts) -> None:
+    """Refuse a checkpoint whose weights do not fit its own network, before that network takes memory.
 
-    dfm's networks can be built without memory, but for the oracle, which computes meanwhile; a network of the user's
-    own says so by ``shapes_without_memory``.
+    The shapes come from a network on the device ``meta``, which takes no memory. The networks of dfm can be built
+    there, except the oracle, which computes while it is built. A user's own network can be built there if it has the
+    attribute ``shapes_without_memory = True``.
+
+    Raises:
+        UserError: the weights have other names or shapes than the network.
     """
     kind = target_of(str(checkpoint.config["model"].get("_target_")), "model", parts.trusted)
     if getattr(kind, "shapes_without_memory", kind.__module__.startswith("dfm.")):
         form = parts.model(checkpoint.spec, torch.device("meta")).module().state_dict()
-        asked, there = ({n: tuple(value.shape) for n, value in w.items()} for w in (form, checkpoint.state["ema"]))
-        wrong = sorted(name for name in {*asked, *there} if asked.get(name) != there.get(name))
+        expected, actual = ({n: tuple(w.shape) for n, w in ws.items()} for ws in (form, checkpoint.state["ema"]))
+        wrong = sorted(name for name in {*expected, *actual} if expected.get(name) != actual.get(name))
         if wrong:
             name = wrong[0]
             raise UserError(
-                f"{checkpoint.path}: its configuration asks for another network than its weights are of ({name}: "
-                f"{asked.get(name, 'none')} and {there.get(name, 'none')}, {len(wrong)} in all); try another checkpoint"
+                f"{checkpoint.path}: its weights do not fit its configuration ({name}: shape "
+                f"{actual.get(name, 'none')} instead of {expected.get(name, 'none')}; {len(wrong)} such weights); "
+                "try another checkpoint"
             )
-    return parts.model(checkpoint.spec)
 
 
-def _trained(network: nn.Module, checkpoint: Checkpoint, device: torch.device) -> nn.Module:
-    """The network with the checkpoint's averaged weights, for use alone."""
+def _with_weights(network: nn.Module, checkpoint: Checkpoint, device: torch.device) -> nn.Module:
+    """Return the network with the checkpoint's averaged weights, for evaluation only."""
     network.load_state_dict(checkpoint.state["ema"])
     return network.to(device).eval().requires_grad_(False)

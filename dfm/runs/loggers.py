@@ -1,4 +1,4 @@
-"""Where numbers and pictures go besides ``metrics.jsonl`` (config group ``logger``)."""
+"""Loggers: further places for the numbers and pictures of training (config group ``logger``)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,27 +10,27 @@ if TYPE_CHECKING:  # help and completion import this room, and need no NumPy
 
 
 class Logger(ABC):
-    """Takes what a training run reports."""
+    """A place where a training run reports numbers and pictures."""
 
     @abstractmethod
     def open(self, directory: Path, step: int) -> None:
-        """Start in a run directory, at a step (after 0: the run is resumed)."""
+        """Start in a run directory at a step. A step above 0 means that the run is resumed."""
 
     @abstractmethod
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers at a step."""
+        """Report numbers at a step."""
 
     @abstractmethod
     def image(self, step: int, name: str, picture: "np.ndarray") -> None:
-        """A picture uint8 (H, W) or (H, W, C) at a step."""
+        """Report a picture uint8 (H, W) or (H, W, C) at a step."""
 
     @abstractmethod
     def close(self) -> None:
-        """Write what is left."""
+        """Write everything that is still in memory."""
 
 
 class NoLogger(Logger):
-    """Keeps nothing."""
+    """A logger that keeps nothing."""
 
     def open(self, directory: Path, step: int) -> None: ...
 
@@ -42,25 +42,28 @@ class NoLogger(Logger):
 
 
 class TensorBoard(Logger):
-    """Event files below ``tensorboard/``. Its writer is imported at the first number: it must not slow the start."""
+    """A logger that writes event files below ``tensorboard/``.
+
+    Its writer is imported at the first number, so that it does not slow the start of the run.
+    """
 
     def __init__(self) -> None:
         self._directory: Path | None = None
         self._purge: int | None = None
-        self._opened: Any = None
+        self._summary_writer: Any = None
 
     def open(self, directory: Path, step: int) -> None:
-        # Events after the step of a run that goes on, or begins again, are superseded by those that come now.
+        # A resumed or restarted run writes the events after this step again; TensorBoard must drop the old ones.
         self._directory = directory / "tensorboard"
         self._purge = step + 1 if self._directory.exists() else None
 
     @property
     def _writer(self) -> Any:
-        if self._opened is None:
+        if self._summary_writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._opened = SummaryWriter(str(self._directory), purge_step=self._purge)
-        return self._opened
+            self._summary_writer = SummaryWriter(str(self._directory), purge_step=self._purge)
+        return self._summary_writer
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -70,5 +73,5 @@ class TensorBoard(Logger):
         self._writer.add_image(name, picture, step, dataformats="HW" if picture.ndim == 2 else "HWC")
 
     def close(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
+        if self._summary_writer is not None:
+            self._summary_writer.close()

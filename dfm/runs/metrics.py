@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: what training writes of its steps, and reading it again."""
+"""``metrics.jsonl``: the numbers of each training step. This module writes the file and reads it."""
 
 import json
 import os
@@ -10,41 +10,41 @@ from dfm.basics.files import write_atomically
 
 
 class MetricsFile:
-    """``metrics.jsonl``: one JSON object a line, each on disk when ``write`` returns.
+    """``metrics.jsonl``, open for writing: one JSON object per line, each on disk when ``write`` returns.
 
     Args:
-        path: the file, continued if it is there.
-        after_step: a run that resumes at this step drops later lines first, so that none stands twice.
+        path: the file. If it exists, it is continued.
+        after_step: the step where the run goes on. Lines of later steps are dropped, so that none appears twice.
     """
 
     def __init__(self, path: Path, after_step: int = 0) -> None:
         if path.exists():
-            kept = [line for line in read_metrics(path) if line["step"] <= after_step]
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            lines = [line for line in read_metrics(path) if line["step"] <= after_step]
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file = path.open("ab", buffering=0)
         self._pending = b""
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line; it must have ``step``.
+        """Append a line; it must have the key ``step``.
 
         Raises:
-            OSError: the disk took less than the whole of it; the rest is kept and goes first at the next write.
+            OSError: the disk did not take the whole line. The rest stays in memory and is written first next time.
         """
         self._pending += (json.dumps(line) + "\n").encode()
         self.flush()
 
     def flush(self) -> None:
-        """Write what an earlier write could not."""
+        """Write the rest that an earlier write could not."""
         while self._pending:
             self._pending = self._pending[self._file.write(self._pending) or 0 :]
 
     def sync(self) -> None:
-        """Have all lines on disk, power cut or not: before a checkpoint that stands for them."""
+        """Bring all lines to the disk, safe from a power cut: a checkpoint that counts on them may follow."""
         self.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file, with what was pending if the disk takes it now."""
+        """Write what is left, if the disk takes it now, and close the file."""
         try:
             self.flush()
         finally:
@@ -52,7 +52,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    """Return the lines of a ``metrics.jsonl``. A last line that a crash cut short is left out."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -63,7 +63,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def best_step(run: Path, steps: Iterable[int]) -> int | None:
-    """Of these steps the one with the lowest ``validation_loss`` in the run's metrics; None where none has one."""
+    """Return the step, among ``steps``, with the lowest ``validation_loss`` in the run's metrics; None without any."""
     path, wanted = run / "metrics.jsonl", set(steps)
     lines = read_metrics(path) if path.exists() else []
     losses = {line["step"]: line["validation_loss"] for line in lines if line.get("validation_loss") is not None}

@@ -1,9 +1,9 @@
-"""Where the classes of dfm 0.1 are today: checkpoints, runs and YAML files of your own may still name them."""
+"""Today's paths of the classes of dfm 0.1. Old checkpoints, old runs and your own YAML files may still name them."""
 
 import json
 from typing import Any
 
-# A module's classes by the beginning of their path, a class that has another name by the whole of it.
+# A key that ends with a dot stands for all classes of a module; a whole path stands for one class with a new name.
 MOVED = {
     "dfm.adaptive.": "dfm.sampling.",
     "dfm.consistency.": "dfm.training.",
@@ -72,7 +72,7 @@ MOVED = {
 
 
 def current_target(path: str) -> str:
-    """Return today's dotted path of a class; a path that never moved comes back as it is."""
+    """Return today's dotted path of a class. A path that never moved is returned unchanged."""
     if path in MOVED:
         return MOVED[path]
     module = ".".join(path.split(".")[:2]) + "."
@@ -92,7 +92,7 @@ def current_config(config: Any) -> Any:
 
 
 def current_json(text: str) -> str:
-    """Return the JSON of one node with today's paths; text that is not JSON comes back as it is."""
+    """Return the JSON of one node with today's paths. Text that is not JSON is returned unchanged."""
     try:
         return json.dumps(current_config(json.loads(text)), sort_keys=True)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A configuration into its parts: data set, denoiser, objective, sampler, likelihood. Each is built once and checked."""
+"""The parts of a configuration: data set, denoiser, objective, sampler, likelihood. Each is built once and checked."""
 
 import inspect
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ PartT = TypeVar("PartT")
 CPU = torch.device("cpu")
 DFM = ("dfm",)
 
-# The options of groups that a configuration may lack, because it is older than they are.
+# The options of groups that an old configuration may lack, because the groups came later.
 ABSENT = {
     "latent": {"_target_": "dfm.paths.NoLatent"},
     "prior": {"_target_": "dfm.paths.GaussianPrior"},
@@ -50,23 +50,23 @@ ABSENT = {
 
 
 class Parts:
-    """The parts of a configuration, each built when it is first asked for.
+    """The parts of a configuration. Each is built when it is first used.
 
     Args:
-        config: plain containers, of a command line or of a checkpoint.
+        config: the configuration of a command line or of a checkpoint, in plain containers.
         trusted: the packages whose classes it may name.
 
     Raises:
-        UserError: (all members) a part is missing, of another kind, or cannot be built.
+        UserError: (all members) a part is missing, has another kind, or cannot be built.
     """
 
     def __init__(self, config: Config, trusted: Sequence[str] = DFM) -> None:
         self.config, self.trusted = {**ABSENT, **config}, trusted
 
     def part(self, group: str, kind: type[PartT], **offered: Any) -> PartT:
-        """Build the part that a group's node names, and check that it is a ``kind``."""
+        """Return the part that a group's node describes. It must be a ``kind``."""
         if group not in self.config:
-            raise UserError(f"this configuration has no {group}; allowed: one that 'dfm train' wrote")
+            raise UserError(f"this configuration has no {group}; allowed: a configuration that 'dfm train' wrote")
         part = build(self.config[group], group, self.trusted, **offered)
         if not isinstance(part, kind):
             raise UserError(f"{group}: a {type(part).__name__}; allowed: a {kind.__name__}")
@@ -74,22 +74,22 @@ class Parts:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set; its files are checked, not yet read."""
+        """The data set. Its files are checked, but not read yet."""
         return self.part("dataset", Dataset)
 
     @cached_property
     def dequantization(self) -> Dequantization:
-        """How integer levels become real numbers."""
+        """The noise that makes real numbers of integer pixel levels."""
         return self.part("dequantization", Dequantization)
 
     @cached_property
     def schedule(self) -> Schedule:
-        """The path."""
+        """The noising path."""
         return self.part("schedule", Schedule)
 
     @cached_property
     def objective(self) -> Objective:
-        """The training loss, with its density and weight."""
+        """The training objective, with its density and its loss weight."""
         return self.part("objective", Objective)
 
     @cached_property
@@ -99,7 +99,7 @@ class Parts:
 
     @cached_property
     def guidance(self) -> Guidance:
-        """How sampling is guided."""
+        """The guidance of sampling."""
         return self.part("guidance", Guidance)
 
     @cached_property
@@ -109,30 +109,30 @@ class Parts:
 
     @cached_property
     def flow(self) -> OdeMap:
-        """How encode and decode follow the ODE."""
+        """The map between data and latents along the ODE, which encode and decode use."""
         return self.part("flow", OdeMap)
 
     @cached_property
     def likelihood(self) -> Estimators:
-        """The likelihood estimator, or several."""
+        """The likelihood estimator, or several of them."""
         return self.part("likelihood", Estimators)
 
     @cached_property
     def trainer(self) -> TrainerConfig:
-        """The numbers of the training run."""
+        """The settings of the trainer."""
         return self.part("trainer", TrainerConfig)
 
     @cached_property
     def logger(self) -> Logger:
-        """Where numbers and pictures go besides the run directory."""
+        """The logger: a further place for numbers and pictures, beside the run directory."""
         return self.part("logger", Logger)
 
     def features(self, data: Dataset, device: torch.device) -> Features:
-        """The numbers in which examples of a data set are compared."""
+        """Return the features in which examples of a data set are compared."""
         return self.part("features", Features, data=data, device=device)
 
     def spec(self, conditional: bool) -> DatasetSpec:
-        """Return what the model must know of the data: without classes unless it is conditional on them."""
+        """Return the form of the data for the model. It has no classes unless the model is conditional on them."""
         spec = self.dataset.spec
         if conditional and not spec.num_classes:
             raise UserError(f"conditional=true: dataset {spec.name} has no classes; try conditional=false")
@@ -142,18 +142,19 @@ class Parts:
         """Return the model that the objective trains, with fresh weights: a function of the training seed.
 
         Args:
-            device: where the weights are made; on ``meta`` they have shapes and take no memory.
+            device: where the weights are made. On ``meta`` they have shapes and take no memory.
         """
-        return self._classifier(spec, device) if self.objective.trains == "classifier" else self._denoiser(spec, device)
+        return self.classifier(spec, device) if self.objective.trains == "classifier" else self.denoiser(spec, device)
 
     def _fresh(self, device: torch.device) -> ExitStack:
-        """Return a context in which the weights of a network are made."""
+        """Return a context for making the weights of a network: the device, and the seed of the training run."""
         stack = ExitStack()
         stack.enter_context(device)
         stack.enter_context(seeded(CPU, int(self.config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS))
         return stack
 
-    def _denoiser(self, spec: DatasetSpec, device: torch.device) -> NetworkDenoiser:
+    def denoiser(self, spec: DatasetSpec, device: torch.device = CPU) -> NetworkDenoiser:
+        """Return the denoiser that the objective trains, with fresh weights; see ``model``."""
         prediction, latent = self.part("prediction", Prediction), self.part("latent", InterpolantLatent)
         prediction.check(self.schedule, spec.std)
         independent = self.part("coupling", Coupling).independent and self.objective.outcome({}).independent
@@ -186,20 +187,22 @@ class Parts:
             network = self.part("model", nn.Module, **offered)
         if two_times and "two_times" not in inspect.signature(type(network)).parameters:
             raise UserError(
-                "this objective needs a network of two times, and this model takes one; try model=unet... or mlp"
+                f"model: {type(network).__name__} takes one time, and this objective needs a network of two times; "
+                "allowed: a network with the parameter two_times; try model=unet_small, or model=mlp for points"
             )
         return network
 
-    def _classifier(self, spec: DatasetSpec, device: torch.device) -> NoisyClassifier:
-        """A noisy classifier in the form of the configuration's network, whose options it shares."""
+    def classifier(self, spec: DatasetSpec, device: torch.device = CPU) -> NoisyClassifier:
+        """Return a noisy classifier with fresh weights, built like the configuration's network and with its options."""
         options = dict(self.config["model"])
         kind = CLASSIFIERS.get(target_of(str(options.pop("_target_")), "model", self.trusted))
         if kind is None:
             raise UserError(
-                "objective=classifier: this model has no classifier; allowed: model=unet..., or mlp for points"
+                "objective=classifier: this model has no classifier; allowed: a unet for images, mlp for points; try "
+                "model=unet_small, or model=mlp"
             )
         if self.config.get("label_dropout"):
-            raise UserError("objective=classifier: label_dropout hides what it learns; allowed: label_dropout=0")
+            raise UserError("objective=classifier: label_dropout would hide the labels; allowed: label_dropout=0")
         shared = {name: value for name, value in options.items() if name in inspect.signature(kind).parameters}
         node = {"_target_": f"{kind.__module__}.{kind.__name__}", **shared}
         with self._fresh(device):

@@ -1,4 +1,7 @@
-"""What a training run leaves in its directory. A full disk costs a warning, not the run: what is there stays intact."""
+"""The files that a training run writes into its directory.
+
+When the disk is full, the recorder warns and the run goes on. Files that are there already stay intact.
+"""
 
 import logging
 import math
@@ -24,12 +27,12 @@ class Recorder:
     """The files of a run while it trains, and the lock on its directory.
 
     Args:
-        directory: of the run.
-        logger: where numbers and pictures go besides.
-        keep: how many checkpoints stay, besides that of the lowest validation loss.
+        directory: the directory of the run.
+        logger: a further place for numbers and pictures.
+        keep: how many checkpoints stay, beside the one with the lowest validation loss.
 
     Raises:
-        UserError: another process is at work in the directory.
+        UserError: another process is working in the directory.
     """
 
     def __init__(self, directory: Path, logger: Logger, keep: int) -> None:
@@ -40,33 +43,33 @@ class Recorder:
         remove_unfinished(directory)
 
     def open(self, step: int) -> None:
-        """Go on after optimiser step ``step``: what was written of later steps is dropped."""
+        """Go on after optimiser step ``step``. Lines of later steps are dropped."""
         self.step = step
         self._metrics = MetricsFile(self.directory / "metrics.jsonl", after_step=step)
         self.logger.open(self.directory, step)
 
     def numbers(self, line: dict[str, Any]) -> None:
-        """Write a line of ``metrics.jsonl``, and its numbers to the logger; ``line`` has ``step``."""
-        # JSON has no infinity, and a gradient may be unbounded for one line.
+        """Write a line of ``metrics.jsonl``, and its numbers to the logger. The line must have the key ``step``."""
+        # null for infinity and NaN: JSON has neither, and a gradient may be infinite at one step
         self.line({key: value if math.isfinite(value) else None for key, value in line.items()})
         numbers = {key: value for key, value in line.items() if key not in ("step", "images")}
         self._try("logger's numbers", lambda: self.logger.scalars(line["step"], numbers))
 
     def line(self, line: dict[str, Any]) -> None:
-        """Write a line of ``metrics.jsonl`` alone."""
+        """Write a line of ``metrics.jsonl`` only."""
         self.step = max(self.step, line["step"])
         if self._metrics is not None:
             self._try("metrics", partial(self._metrics.write, line))
 
     def picture(self, step: int, image: np.ndarray) -> None:
-        """Write ``samples/step_00001000.png``, and the picture to the logger."""
+        """Write a picture as ``samples/step_00001000.png``, and to the logger."""
         file = self.directory / "samples" / f"step_{step:08d}.png"
         self._try("sample grid", lambda: file.parent.mkdir(exist_ok=True))
         self._try("sample grid", lambda: save_png(image, file))
         self._try("logger's picture", lambda: self.logger.image(step, "samples", image))
 
     def checkpoint(self, content: Checkpoint) -> None:
-        """Write a checkpoint and the weights, after all lines of the steps before; remove old checkpoints."""
+        """Write a checkpoint and its weights, after all lines of earlier steps. Remove old checkpoints."""
         self.step = content.step
         if self._metrics is not None:
             self._try("metrics", self._metrics.sync)
@@ -78,7 +81,7 @@ class Recorder:
         self._try("weights", lambda: checkpoint.save_weights(content, self.directory))
 
     def close(self) -> None:
-        """Close the files and give the directory free."""
+        """Close the files and release the lock on the directory."""
         if self._metrics is not None:
             self._try("metrics", self._metrics.close)
         self._try("logger's numbers", self.logger.close)
@@ -94,6 +97,6 @@ class Recorder:
             write()
         except OSError as error:
             log.warning(
-                f"{what} of step {self.step} not written ({error.strerror or error}); "
-                "what is on disk is intact and the run goes on; free some space"
+                f"{what} of step {self.step} not written ({error.strerror or error}); the files on disk are intact and "
+                "the run goes on; try to free some space"
             )

@@ -1,4 +1,4 @@
-"""The files of samples and latents, ``samples.npz`` and ``latents.npz``: written piece by piece, and read back."""
+"""The files of samples and of latents, ``samples.npz`` and ``latents.npz``: how they are written and read."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ GRID_LIMIT = 400  # images
 
 
 class NpzWriter:
-    """A .npz file whose one large array is written piece by piece; see ``npz_writer``."""
+    """A .npz file with one large array, which is written piece by piece; see ``npz_writer``."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str, count: int) -> None:
         self.archive, self.name, self.count = archive, name, count
@@ -33,7 +33,7 @@ class NpzWriter:
         self._member: IO[bytes] | None = None
 
     def write(self, values: np.ndarray) -> None:
-        """Append rows."""
+        """Append rows to the large array."""
         if self._member is None:
             self._member = self.archive.open(f"{self.name}.npy", "w", force_zip64=True)
             header = {"descr": values.dtype.str, "fortran_order": False, "shape": (self.count, *values.shape[1:])}
@@ -42,7 +42,7 @@ class NpzWriter:
         self.written += len(values)
 
     def close(self) -> None:
-        """End the large array."""
+        """Finish the large array."""
         if self._member is not None:
             self._member.close()
             self._member = None
@@ -56,7 +56,10 @@ class NpzWriter:
 
 @contextlib.contextmanager
 def npz_writer(path: Path, name: str, count: int) -> Iterator[NpzWriter]:
-    """Write ``name``, an array of ``count`` rows, as its rows come; the file gets its name when it is whole."""
+    """Open a .npz file and write the array ``name`` of ``count`` rows into it piece by piece.
+
+    The file has another name until it is whole.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
@@ -64,7 +67,7 @@ def npz_writer(path: Path, name: str, count: int) -> Iterator[NpzWriter]:
             try:
                 yield writer
             finally:
-                writer.close()  # else the archive's own closing hides what went wrong
+                writer.close()  # otherwise an error when the archive closes would hide the first error
         assert writer.written == count, f"{writer.written} of {count} rows"
         os.replace(partial, path)
     finally:
@@ -72,29 +75,29 @@ def npz_writer(path: Path, name: str, count: int) -> Iterator[NpzWriter]:
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays compressed, atomically."""
+    """Write arrays into a compressed .npz file, whole or not at all."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(path, buffer.getvalue())
 
 
 def prior_of(config: Mapping[str, Any]) -> str:
-    """Return a run's prior as JSON, to stand beside latents: a latent of one prior means nothing to another."""
+    """Return a run's prior as JSON. It is stored with latents, which mean nothing to a model with another prior."""
     return json.dumps(config.get("prior") or ABSENT["prior"], sort_keys=True)
 
 
-def read_latents(given: str | None) -> tuple[Tensor, Tensor | None, str | None]:
-    """Read latents float32 (n, *D), labels (n,) or None, and ``prior_of`` their run if it stands there.
+def read_latents(source: str | None) -> tuple[Tensor, Tensor | None, str | None]:
+    """Read latents float32 (n, *D), their labels (n,) or None, and ``prior_of`` their run or None.
 
     Args:
-        given: a file or a run directory of ``dfm encode``.
+        source: ``latents.npz``, or the run directory of ``dfm encode``.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no latents.
     """
-    if given is None:
-        raise UserError("latents= is not given; allowed: latents.npz of dfm encode, or its run directory")
-    path = Path(given)
+    if source is None:
+        raise UserError("latents= is not source; allowed: latents.npz of 'dfm encode', or its run directory")
+    path = Path(source)
     path = path / "latents.npz" if path.is_dir() else path
     try:
         with np.load(path, allow_pickle=False) as content:
@@ -103,11 +106,11 @@ def read_latents(given: str | None) -> tuple[Tensor, Tensor | None, str | None]:
             prior = current_json(str(content["prior"])) if "prior" in content.files else None
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"latents={given}: no latents there ({type(error).__name__}); allowed: latents.npz of dfm encode, or its "
-            "run directory"
+            f"latents={source}: no latents there ({type(error).__name__}); allowed: latents.npz of 'dfm encode', or "
+            "its run directory"
         ) from None
     if latents.ndim < 2 or len(latents) == 0:
-        raise UserError(f"latents={given}: no latent in it; allowed: an array (n, *D)")
+        raise UserError(f"latents={source}: shape {tuple(latents.shape)}; allowed: (n, *D) with at least one latent")
     return latents, labels, prior
 
 
@@ -122,31 +125,33 @@ def store_samples(
     columns: int | None = None,
     by_class: bool = False,
 ) -> None:
-    """Write ``samples.npz`` and ``grid.png``, and ``png/000000.png`` ... if asked for, as the samples come.
+    """Write ``samples.npz`` and ``grid.png``, piece by piece.
 
     Args:
-        pieces: stored samples in order, uint8 images (m, C, H, W) or float points (m, d) each.
+        pieces: stored samples in order, each piece uint8 images (m, C, H, W) or float points (m, d).
+        labels: the classes int64 (n,) of the samples, or None.
         indices: the numbers of the samples.
-        columns: of the grid.
-        by_class: a row of the grid is a class; ``samples.npz`` stays in the order of the samples' numbers.
+        png: whether to write ``png/000000.png`` ... as well.
+        columns: the number of columns of the grid.
+        by_class: whether each row of the grid shows one class. ``samples.npz`` keeps the order of the numbers.
     """
     limit = GRID_LIMIT if spec.levels is not None else len(indices)
-    shown: list[Tensor] = []
+    beginning: list[Tensor] = []
     with npz_writer(directory / "samples.npz", "samples", len(indices)) as file:
         for piece in pieces:
-            done = file.written
+            start = file.written
             values = nhwc(piece) if spec.levels is not None else piece.numpy()
             file.write(values)
             if png and spec.levels is not None:
-                _save_pngs(values, indices[done : done + len(piece)], directory / "png")
-            shown.append(piece[: max(0, limit - done)].clone())  # not a view: the rest of the piece is let go
+                _save_pngs(values, indices[start : start + len(piece)], directory / "png")
+            beginning.append(piece[: max(0, limit - start)].clone())  # a view would keep the whole piece in memory
         if labels is not None:
             file.add("labels", labels.numpy())
-    first = torch.cat(shown)
-    if by_class and labels is not None:  # classes come in turn, so each has its samples among the first
+    first = torch.cat(beginning)
+    if by_class and labels is not None:  # sample k has class k modulo the number of classes, so each class is here
         columns = max(1, len(first) // spec.num_classes)
-        own = labels[: len(first)]
-        first = torch.cat([first[own == c][:columns] for c in range(spec.num_classes)])
+        classes = labels[: len(first)]
+        first = torch.cat([first[classes == c][:columns] for c in range(spec.num_classes)])
     save_png(picture(first, spec, columns), directory / "grid.png")
 
 
@@ -156,46 +161,52 @@ def _save_pngs(images: np.ndarray, numbers: Sequence[int], folder: Path) -> None
         save_png(image, folder / f"{number:06d}.png")
 
 
-def read_samples(given: str, spec: DatasetSpec) -> Tensor:
-    """Read samples that ``dfm sample`` stored, as ``Split`` has examples: levels uint8 (n, C, H, W), points float32 (n, d).
+def read_samples(source: str, spec: DatasetSpec) -> Tensor:
+    """Read the samples that ``dfm sample`` stored, in the form of the examples of a ``Split``.
 
     Args:
-        given: a file, a run directory, or a folder of PNGs; images uint8 (n, H, W, C) over 0 .. 255, points (n, d).
-        spec: of the data that they are to be like.
+        source: a file, a run directory or a folder of PNGs, with images uint8 (n, H, W, C) over 0 .. 255 or points
+            (n, d).
+        spec: the form of the data that the samples are compared with.
+
+    Returns:
+        Pixel levels uint8 (n, C, H, W), or points float32 (n, d).
 
     Raises:
-        UserError: there are none, or they are of another form.
+        UserError: there are no samples, or they have another form.
     """
-    found = _stored(given, spec)
-    if spec.levels is not None and found.ndim == 4:
-        found = found.permute(0, 3, 1, 2)
-    fits = found.is_floating_point() if spec.levels is None else found.dtype == torch.uint8
-    if found.shape[1:] != spec.shape or not fits:
+    values = _read_array(source, spec)
+    if spec.levels is not None and values.ndim == 4:
+        values = values.permute(0, 3, 1, 2)
+    fits = values.is_floating_point() if spec.levels is None else values.dtype == torch.uint8
+    if values.shape[1:] != spec.shape or not fits:
+        kind = "floats" if spec.levels is None else "uint8"
         raise UserError(
-            f"samples={given}: {found.dtype}, each of shape {tuple(found.shape[1:])}; allowed for dataset {spec.name}: "
-            f"those of dfm sample, each of shape {spec.shape}; try another dataset=NAME"
+            f"samples={source}: {values.dtype}, each of shape {tuple(values.shape[1:])}; allowed for dataset "
+            f"{spec.name}: {kind}, each of shape {spec.shape}; try another dataset=NAME"
         )
     try:
-        return found.float() if spec.levels is None else from_eight_bits(found, spec.levels)
+        return values.float() if spec.levels is None else from_eight_bits(values, spec.levels)
     except UserError as error:
-        raise UserError(f"samples={given}: {error}") from None
+        raise UserError(f"samples={source}: {error}") from None
 
 
-def read_labels(given: str, n: int) -> Tensor | None:
-    """Read the classes int64 (n,) of n stored samples; None where the file has none."""
-    path = Path(given) / "samples.npz" if Path(given).is_dir() else Path(given)
+def read_labels(source: str, n: int) -> Tensor | None:
+    """Return the classes int64 (n,) of n stored samples, or None if the file has no classes."""
+    path = Path(source) / "samples.npz" if Path(source).is_dir() else Path(source)
     if not path.is_file():  # a folder of PNGs
         return None
     try:
         with np.load(path, allow_pickle=False) as content:
             labels = torch.from_numpy(content["labels"]) if "labels" in content else None
-    except (ValueError, TypeError):  # objects or words: no classes
+    except (ValueError, TypeError):  # objects or text cannot be classes
         return None
     return labels if labels is not None and labels.shape == (n,) else None
 
 
-def _stored(given: str, spec: DatasetSpec) -> Tensor:
-    path = Path(given)
+def _read_array(source: str, spec: DatasetSpec) -> Tensor:
+    """Read the array of a file, a run directory or a folder of PNGs as it is stored."""
+    path = Path(source)
     if spec.levels is not None and next(path.glob("*.png"), None) and not (path / "samples.npz").exists():
         return torch.from_numpy(read_images(path, spec.shape[0]))
     path = path / "samples.npz" if path.is_dir() else path
@@ -204,6 +215,6 @@ def _stored(given: str, spec: DatasetSpec) -> Tensor:
             return torch.from_numpy(content["samples"])
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"samples={given}: no samples there ({type(error).__name__}); allowed: samples.npz of dfm sample, its run "
-            "directory, or a folder of PNGs"
+            f"samples={source}: no samples there ({type(error).__name__}); allowed: samples.npz of 'dfm sample', its "
+            "run directory, or a folder of PNGs"
         ) from None
