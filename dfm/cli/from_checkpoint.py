@@ -86,8 +86,8 @@ def load_drawing(job: Job) -> Drawing:
 def own_sampler(job: Job, checkpoint: Checkpoint) -> tuple[Sampler, dict[str, Any], str]:
     """Return (sampler, its settings, its name): the job's, or a few-step model's own if the job names none.
 
-    A few-step model's own sampler has as many steps as the model is made for; ``sampler.steps=`` and the other keys that
-    it shares with the command's default hold for it too.
+    A few-step model's own sampler has as many steps as the model is made for. ``sampler.steps=`` and the other keys
+    that it shares with the command's default hold for it too.
     """
     outcome = outcome_of(checkpoint, Parts(checkpoint.config, job.trusted))
     if not outcome.few_steps:

@@ -1,4 +1,4 @@
-"""The command ``dfm``: a table of commands, help and completion. No torch is imported, nor Hydra before it is needed."""
+"""The command ``dfm``: a table of commands, help and completion. It imports no torch, and Hydra only when needed."""
 
 import os
 import sys
