@@ -15,6 +15,7 @@ from dfm.data.gaussian_mixture import GaussianMixture
 from dfm.denoising.denoiser import Denoiser, EvaluationCount
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
+from dfm.likelihood.ode import OdeLikelihood
 from dfm.models.unet import UNet
 from dfm.paths.schedule import Schedule
 from dfm.sampling.adaptive_solver import BogackiShampine
@@ -164,7 +165,7 @@ def test_autoguidance_is_two_models_and_moves_between_schedules() -> None:
 def test_a_guided_model_is_any_denoiser() -> None:
     """dfm.sample and dfm.log_likelihood take it."""
     model = ClassifierFree(scale=1.5).guide(network()).with_labels(torch.tensor([0, 1]))
-    assert dfm.log_likelihood(model, torch.rand(2, 1, 8, 8)).isfinite().all()
+    assert dfm.log_likelihood(model, torch.rand(2, 1, 8, 8), OdeLikelihood(steps=2)).isfinite().all()
 
 
 # ---- label dropout ---------------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_both_calls_see_the_same_dropout() -> None:
     assert not torch.equal(ends[0], other)
 
 
-@pytest.mark.parametrize("pacing", ["easy", "doubling"])
+@pytest.mark.parametrize("pacing", ["easy", pytest.param("doubling", marks=pytest.mark.wide)])
 def test_a_student_is_tuned_from_a_teacher_and_drawn_from(pacing: str, tiny_run: Path, command: Command) -> None:
     consistency = ("objective=consistency", f"pacing={pacing}", "sampler=consistency")
     tiny = [text for text in TINY if "likelihood" not in text]
