@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.cli import console
 from dfm.cli.config_dirs import options
@@ -20,7 +19,6 @@ from dfm.evaluation.known_law import (
     start_gap,
     starting_points,
 )
-from dfm.likelihood.estimator import Likelihood
 from dfm.runs.charts import curves
 from dfm.runs.images import save_png
 from dfm.sampling.samplers import Sampler
@@ -34,9 +32,7 @@ def check_sampler(job: Job) -> None:
     rows = sampler_rows(oracle, parts.sampler, wanted)
     marginals = marginal_rows(oracle, parts.sampler, wanted)
     few = data.split("test").values[: min(wanted.n, 500)].double()
-    if not isinstance(parts.likelihood, Likelihood):
-        raise UserError("likelihood=all: dfm check takes one estimator; allowed: ode, ode_exact, bound_sde")
-    bias = likelihood_bias(oracle, parts.likelihood, few, wanted.seed)
+    bias = likelihood_bias(oracle, parts.likelihood.single(), few, wanted.seed)
     gap = start_gap(oracle, few, wanted.seed)
     print_report(job.choice("sampler"), rows, marginals, bias, gap)
     series = {

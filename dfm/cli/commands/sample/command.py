@@ -11,7 +11,7 @@ from dfm.basics.devices import check_precision, products
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.cli import console
-from dfm.cli.commands.sample.inverse_task import conditioned, restore_known, write_comparison
+from dfm.cli.commands.sample.inverse_task import conditioned, write_comparison
 from dfm.cli.from_checkpoint import load_drawing
 from dfm.cli.job import Job
 from dfm.cli.settings import SampleSettings
@@ -115,7 +115,7 @@ class Draw:
                 convert=lambda x: x,
                 watch=lambda moment: show(moment.state.step),
             )
-        values = stored(restore_known(denoiser, result.samples, torch.arange(len(places))), denoiser.spec)
+        values = stored(self.job.parts.task.restore(denoiser, result.samples), denoiser.spec)
         return values, result.nfe * len(places)
 
 

@@ -46,11 +46,6 @@ def conditioned(job: Job, drawing: Drawing, indices: range) -> tuple[Denoiser, S
     return task.observe(drawing.denoiser, centres(truth.values, spec.levels).float()), truth
 
 
-def restore_known(denoiser: Denoiser, data: Tensor, rows: Tensor) -> Tensor:
-    """Return samples ``rows`` of the draw with their known part exact."""
-    return denoiser.select(rows).restore(data) if isinstance(denoiser, Conditioned) else data
-
-
 def write_comparison(denoiser: Denoiser, truth: Split, samples: Tensor, directory: Path) -> dict[str, float]:
     """Write ``task.png``: the images, what is known of them, the samples.
 
