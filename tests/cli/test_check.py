@@ -30,6 +30,7 @@ def test_check_on_a_model(tiny_run: Path, command: Command) -> None:
     assert (done.run / "quality_against_nfe.png").exists()
 
 
+@pytest.mark.wide
 def test_check_tells_a_wrong_network_from_a_wrong_sampler(command: Command) -> None:
     """The exact denoiser as a checkpoint: path divergence next to nothing; a network of two steps: a lot."""
     exact = command("train", "experiment=mixture_oracle", "trainer.max_steps=1", "nll.n=0", "samples.n=10").run

@@ -32,9 +32,9 @@ def test_a_training_run_leaves_what_the_contract_says(tiny_run: Path) -> None:
     assert set(step) == {
         "step", "images", "loss", "learning_rate", "grad_norm", "images_per_second", "seconds",
     }  # fmt: skip
-    assert step["images"] == 16
+    assert step["images"] == 64
     assert any("validation_loss" in line for line in lines)
-    assert "trainer.batch_size=8" in (tiny_run / "overrides.txt").read_text().splitlines()
+    assert "trainer.batch_size=32" in (tiny_run / "overrides.txt").read_text().splitlines()
     environment = json.loads((tiny_run / "environment.json").read_text())
     assert environment["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert "run directory" in (tiny_run / "train.log").read_text()

@@ -97,6 +97,7 @@ MIXTURE = ("dataset=mixture", "model=mlp", "trainer.batch_size=256", "samples.n=
            "trainer.sample_every=0")  # fmt: skip
 
 
+@pytest.mark.wide
 def test_the_path_divergence_is_above_kl(command: Command) -> None:
     """A network on the mixture, briefly and longer trained: KL(data, model) <= path divergence, each +- its error.
 

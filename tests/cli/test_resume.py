@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.cli import TINY, Command, one_error
+from support.cli import TINY, Command, Trained, one_error
 from support.runs import assert_same
 
 from dfm.cli.commands.train.signals import watch_signals
@@ -37,7 +37,9 @@ def signalled(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals
     monkeypatch.setattr(TrainingRun, "log_step", log_step)
 
 
-@pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3)])
+@pytest.mark.parametrize(
+    ("number", "code", "step"), [(signal.SIGTERM, 143, 2), pytest.param(signal.SIGINT, 130, 3, marks=pytest.mark.wide)]
+)
 def test_a_signal_lets_the_step_end_and_a_requeue_goes_on(
     number: signal.Signals, code: int, step: int, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,9 +139,11 @@ def test_a_multirun_that_was_killed_goes_on_with_the_jobs_not_done(
         (["hydra.run.dir=run"], "already holds a run"),
     ],
 )
-def test_a_resume_of_another_run_is_one_line(arguments: list[str], says: str, command: Command) -> None:
+def test_a_resume_of_another_run_is_one_line(
+    arguments: list[str], says: str, trained: Trained, command: Command
+) -> None:
     plain = ["trainer.lr=0.001", *TINY]
-    command("train", *plain, "hydra.run.dir=run")
+    trained(*plain).run.rename("run")
     again = plain if any("auto" in a for a in arguments) else []
     given = [*[w for w in again if not any(a.startswith(w.split("=")[0] + "=") for a in arguments)], *arguments]
     outcome = command("train", *given, code=1)
@@ -147,9 +151,9 @@ def test_a_resume_of_another_run_is_one_line(arguments: list[str], says: str, co
     assert outcome.problem
 
 
-def test_what_may_change_and_what_is_the_same_passes(command: Command) -> None:
+def test_what_may_change_and_what_is_the_same_passes(tiny_run: Path, command: Command) -> None:
     """An unchanged key, null, and a run that was begun before a key existed."""
-    command("train", *TINY, "hydra.run.dir=run")
+    tiny_run.rename("run")
     same = ["resume=run", "model.channels=8", "trainer.max_minutes=null", "trainer.max_steps=3", "nll.n=0"]
     assert "resumed at step 2" in command("train", *same).err
     stored = (Path("run") / "config.yaml").read_text()

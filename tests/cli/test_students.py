@@ -31,7 +31,9 @@ def student_of(trained: Trained, objective: str) -> Outcome:
     return trained(*TRAIN, f"objective={objective}", *SMALL[objective], "nll.n=2", teacher=TINY)
 
 
-@pytest.mark.parametrize("objective", SMALL)
+@pytest.mark.parametrize(
+    "objective", [pytest.param(o, marks=pytest.mark.wide if o in ("reflow", "progressive") else ()) for o in SMALL]
+)
 def test_a_student_samples_in_its_own_way_and_none_need_be_named(
     objective: str, tiny_run: Path, trained: Trained, command: Command
 ) -> None:

@@ -156,6 +156,7 @@ def test_uniform_dequantisation_is_what_quadrature_says() -> None:
     assert uniform_nats(nsr) > exact_nats(nsr) + 0.05, "the price of Jensen's inequality is not small here"
 
 
+@pytest.mark.wide
 def test_importance_weights_close_the_gap() -> None:
     """The excess over the exact -log P(v) falls with k as 1/k, to within 4 standard errors; never below it.
 

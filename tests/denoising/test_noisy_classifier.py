@@ -110,6 +110,7 @@ def test_outside_the_interval_the_classifier_is_not_called(mixture: GaussianMixt
     assert torch.equal(zero.data(x, t), bare[0]), "scale 0 is the model, bit for bit"
 
 
+@pytest.mark.wide
 def test_training_finds_bayes_rule(mixture: GaussianMixture) -> None:
     """A perceptron on the mixture: within 0.02 nats of the exact classifier's cross-entropy, which nobody can beat."""
     path = SCHEDULES["linear"]

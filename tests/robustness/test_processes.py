@@ -238,6 +238,7 @@ def test_parts_that_cannot_be_shared_are_refused_in_one_line(tmp_path: Path) -> 
     assert "not divisible" in told[0]
 
 
+@pytest.mark.wide
 def test_samples_are_shared(tiny_run: Path, command: Command, tmp_path: Path) -> None:
     words = ["sample", f"ckpt={tiny_run}", "n=7", "batch_size=2", "sampler=churn", "sampler.steps=3"]
     alone = command(*words).run

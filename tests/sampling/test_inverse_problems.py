@@ -115,9 +115,7 @@ def test_rows_labels_calls_and_schedules_reach_the_denoiser_inside() -> None:
 
 
 @pytest.mark.parametrize("method", ["replacement", "dps"])
-@pytest.mark.parametrize(
-    "mask", ["left", "mine.png", *(pytest.param(m, marks=pytest.mark.wide) for m in MASKS if m != "left")]
-)
+@pytest.mark.parametrize("mask", ["mine.png", *(pytest.param(m, marks=pytest.mark.wide) for m in MASKS)])
 def test_known_pixels_are_exact_in_the_result(mask: str, method: str, tiny_run: Path, command: Command) -> None:
     mine = np.zeros((8, 8), np.uint8)
     mine[::2] = 255

@@ -72,6 +72,7 @@ def trained(path: str, pacing: EasyPacing | DoublingPacing, steps: int) -> Denoi
     return trainer.averaged()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("path", "pacing"),
     [("edm", EasyPacing(stages=6)), pytest.param("linear", DoublingPacing(s1=80), marks=pytest.mark.faults)],

@@ -122,6 +122,7 @@ def small(seed: int = 1) -> FlowMapDenoiser:
     )
 
 
+@pytest.mark.wide
 def test_training_finds_the_flow_map_and_keeps_the_density() -> None:
     """One call leads near m + S z, which the velocity alone misses by far; at equal times it is a flow, with nats."""
     points = MEAN + STD * torch.randn(8192, 1, generator=torch.Generator().manual_seed(0))
