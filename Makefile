@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo gallery test test-faults lint format types check clean
+.PHONY: help install demo gallery test test-wide test-all test-faults lint format types check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +25,19 @@ demo: .venv/.installed ## train, sample and score the handwritten digits (about 
 gallery: .venv/.installed ## draw the lecture's figures for two data sets in the plane (about 20 s)
 	@$(BIN)/python scripts/gallery.py
 
-test: .venv/.installed-dev ## the whole test suite, a process per core (one thread each: they would get in each other's way)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-test-faults: .venv/.installed-dev ## the long set: runs killed at random, mangled files, more pairs of processes, coverage of intervals
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses auto
+test: .venv/.installed-dev ## the quick tests, a process per core (one thread each: they would get in each other's way)
+	$(PYTEST)
+
+test-wide: .venv/.installed-dev ## breadth: every preset, the commands of README and docs, pairs of processes, kills
+	$(PYTEST) -m "wide and not faults"
+
+test-all: .venv/.installed-dev ## the quick and the wide tests
+	$(PYTEST) -m "not faults"
+
+test-faults: .venv/.installed-dev ## the long set: runs killed at random, mangled files, more pairs of processes
+	$(PYTEST) -m faults
 
 lint: .venv/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff check .

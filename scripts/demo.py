@@ -1,6 +1,6 @@
-"""What `make demo` runs: train, sample and score on the embedded digits, then say where everything is.
+"""The demo of `make demo`: train, sample and score on the embedded digits, then print where the results are.
 
-Usage: python scripts/demo.py [OVERRIDE ...]   (overrides go to dfm train, e.g. trainer.max_steps=200)
+Usage: python scripts/demo.py [OVERRIDE ...]   (overrides of dfm train, e.g. trainer.max_steps=200)
 """
 
 import json
@@ -12,23 +12,23 @@ from pathlib import Path
 
 
 def dfm(*arguments: str) -> None:
-    """Run one command of dfm as a user would, and stop where it fails."""
+    """Run one command of dfm as a user does; stop if it fails."""
     print(f"\n$ dfm {' '.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "dfm", *arguments])
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    code = subprocess.run([sys.executable, "-m", "dfm", *arguments]).returncode
+    if code:
+        raise SystemExit(code)
 
 
 def main() -> None:
     """Train, sample, score, report."""
     root = Path("outputs") / f"demo-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     run, samples, nll = (root / name for name in ("train", "sample", "nll"))
-    began = time.perf_counter()
+    start = time.perf_counter()
     dfm("train", "experiment=digits_flow", f"hydra.run.dir={run}", *sys.argv[1:])
     dfm("sample", f"ckpt={run}", f"hydra.run.dir={samples}")
     dfm("nll", f"ckpt={run}", f"hydra.run.dir={nll}")
     result = json.loads((nll / "nll.json").read_text())
-    print(f"\nThe demo took {time.perf_counter() - began:.0f} s. It made:")
+    print(f"\nThe demo took {time.perf_counter() - start:.0f} s. Results:")
     print(f"  the model            {run / 'checkpoints'}")
     print(f"  grids over training  {run / 'samples'}")
     print(f"  the curves           {run / 'metrics.jsonl'}")

@@ -2,8 +2,9 @@
 
     python scripts/make_digits.py [OUT]
 
-OUT is the file to write; by default dfm/data/digits.npz beside this script's folder. Needs scikit-learn, a second
-and no network; the same input gives the same bytes with the same NumPy and zlib. The file holds no pickled objects:
+OUT is the file to write; the default is dfm/data/digits.npz of this repository. The script needs scikit-learn and one
+second, but no network. The same input gives the same bytes with the same NumPy and zlib. The file holds no pickled
+objects:
 
     images  uint8 (1797, 8, 8)  grey levels 0 to 16, in the order of the UCI's optdigits.tes
     labels  uint8 (1797,)       0 to 9
@@ -20,18 +21,18 @@ from sklearn.datasets import load_digits
 VALIDATION, TEST = 200, 300
 
 
-def spread(total: int, chosen: int) -> np.ndarray:
-    """bool (total,) with exactly ``chosen`` True, as evenly spaced as whole positions allow."""
-    edges = np.arange(total + 1) * chosen // total
+def spread(total: int, count: int) -> np.ndarray:
+    """Return bool (total,) with exactly ``count`` True, as evenly spaced as possible."""
+    edges = np.arange(total + 1) * count // total
     return np.diff(edges) == 1
 
 
 def assign(labels: np.ndarray) -> np.ndarray:
-    """The split of each example, uint8 (N,), stratified by class and free of any random number generator.
+    """Return the split of each example, uint8 (N,), stratified by class and without a random number generator.
 
-    Examples are put in order by class and, inside a class, by the SHA-256 of their index, which mixes the writers. An
-    evenly spaced choice along that order is the test split, and one along the rest is validation: each class gets its
-    share to within one example.
+    Examples are sorted by class and, inside a class, by the SHA-256 of their index, which mixes the writers. Evenly
+    spaced examples of this order are the test split; evenly spaced examples of the rest are validation. So each class
+    has its share of each split, to within one example.
     """
     digest = [hashlib.sha256(str(index).encode()).hexdigest() for index in range(len(labels))]
     order = np.array(sorted(range(len(labels)), key=lambda index: (labels[index], digest[index])))

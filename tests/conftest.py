@@ -1,14 +1,14 @@
 """Fixtures that many tests need; the helpers that they stand on are in tests/support."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from support.cli import TINY, Command, Dfm, Outcome
+from filelock import FileLock
+from support.cli import TINY, Command, Dfm, Outcome, Trained, in_this_process, train_once
 from support.oracles import SCHEDULES
 
 from dfm.data.digits import Digits
@@ -54,56 +54,53 @@ def _no_test_depends_on_the_global_seed() -> None:
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command line's entry point in this process, which is spared torch's import: same parser, same files."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str, code: int = 0) -> Outcome:
-        from hydra.core.global_hydra import GlobalHydra
-
-        from dfm.cli.main import main
-
-        monkeypatch.setattr(sys, "argv", ["dfm", *arguments])
-        GlobalHydra.instance().clear()
-        found = 0
-        try:
-            main()
-        except SystemExit as stop:
-            found = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        assert found == code, f"dfm {' '.join(arguments)}: exit {found}\n{out}{err}"
-        return Outcome(found, out, err)
+        return in_this_process(*arguments, code=code)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def _kept_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kept")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all tests share, those of the other processes of this session included."""
+    own = tmp_path_factory.getbasetemp()
+    path = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "shared"
+    path.mkdir(exist_ok=True)
+    return path
 
 
 @pytest.fixture
-def tiny_run(command: Command, _kept_run: Path, tmp_path: Path) -> Path:
-    """A training run of two steps on the digits, the test's own copy of one that is trained once."""
-    if not (_kept_run / "outputs").exists():
-        command("train", *TINY)
-        shutil.copytree(tmp_path / "outputs", _kept_run / "outputs")
-    else:
-        shutil.copytree(_kept_run / "outputs", tmp_path / "outputs")
-    (run,) = tmp_path.glob("outputs/*/*-train")
+def trained(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """``dfm train`` for tests that only read the run: the same words are run once for all, and each gets a copy."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str, teacher: tuple[str, ...] = ()) -> Outcome:
+        return train_once(shared, words, teacher).copied_to(tmp_path)
+
     return run
 
 
+@pytest.fixture
+def tiny_run(trained: Trained) -> Path:
+    """A training run of two steps on the digits, the test's own copy of one that is trained once."""
+    return trained(*TINY).run
+
+
 @pytest.fixture(scope="session")
-def digits_features(tmp_path_factory: pytest.TempPathFactory) -> ClassifierFeatures:
+def digits_features(shared: Path) -> ClassifierFeatures:
     """The digits' features by the recipe that ``dfm eval`` takes, trained in a cache of the tests' own."""
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
+    cache = shared / "cache"
+    with pytest.MonkeyPatch.context() as patch, FileLock(shared / "cache.lock"):
         patch.setenv("DFM_DATA", str(cache))
         found = features_for(Digits(), device="cpu")
         assert isinstance(found, ClassifierFeatures)
-        assert sum(1 for _ in found.prepare()) == found.steps == 203, "20 passes through 1,297 digits"
-    assert found.path.parent == cache / "features"
+        if not found.file.exists():
+            assert sum(1 for _ in found.prepare()) == found.steps == 203, "20 passes through 1,297 digits"
+    assert found.file.parent == cache / "features"
     return found
 
 

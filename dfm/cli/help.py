@@ -27,7 +27,6 @@ ROOMS = {
     "evaluation": ("features",),
     "run": ("logger",),
 }
-YOURS = "yours"  # the room of the groups that only the user's own directory has
 WIDTH, KEY, VALUE = 120, 26, 15  # widths of a line and of its first two columns
 FOOTER = """
 GROUP=OPTION --help describes all options of GROUP and shows the keys of OPTION. YAML files of your own: -cd DIR.
@@ -60,7 +59,7 @@ class Composed:
         here = {group for group in self.choices if "@" not in group and not group.startswith("hydra")}
         own = {file.parent.name for folder in self.folders[1:] for file in folder.glob("*/*.yaml")} - {"hydra"}
         rooms = {room: [group for group in groups if group in here] for room, groups in ROOMS.items()}
-        rooms[YOURS] = sorted((here | own).difference(*ROOMS.values()))
+        rooms["yours"] = sorted((here | own).difference(*ROOMS.values()))
         return {room: groups for room, groups in rooms.items() if groups}
 
 
@@ -108,8 +107,7 @@ def compose_with_comments(command: str, overrides: Sequence[str], config_dirs: S
         file = next((f for folder in folders if (f := folder / f"{part.config_path}.yaml").is_file()), None)
         prefix = f"{part.package}." if part.package not in (None, "", "_global_") else ""
         notes |= {f"{prefix}{key}": text for key, text in (comments(file) if file else {}).items()}
-    content = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(content, dict)
+    content: Any = OmegaConf.to_container(config, resolve=False)
     choices = content.pop("hydra")["runtime"]["choices"]
     return Composed(config=content, choices=choices, comments=notes, folders=folders)
 
@@ -127,14 +125,14 @@ def _with_search_path(overrides: Sequence[str], folders: Sequence[Path]) -> list
 
 def header(file: Path | None) -> list[str]:
     """Return the comment lines at the top of a YAML file. They describe the option."""
-    lines = file.read_text().splitlines() if file else []
+    lines = file.read_text("utf-8").splitlines() if file else []
     end = next((k for k, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return [text for line in lines[:end] if not (text := line.lstrip("# ").rstrip()).startswith("@package")] or [""]
 
 
 def comments(file: Path) -> dict[str, str]:
     """Return {dotted key: the comment on its line} of a YAML file."""
-    text = file.read_text()
+    text = file.read_text("utf-8")
     return dict(_comments(yaml.compose(text), text.splitlines(), ""))
 
 

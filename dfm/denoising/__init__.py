@@ -1,4 +1,4 @@
-"""Chapter 2, denoising: what is known of data and noise at x_t."""
+"""Chapter 2, denoising: what we know about data and noise at x_t."""
 
 from dfm.denoising.denoiser import Denoiser, EvaluationCount, WrappedDenoiser
 from dfm.denoising.exact import EmpiricalDenoiser, MixtureDenoiser, Oracle

@@ -1,7 +1,7 @@
-"""Denoisers known in closed form, against which everything else is measured."""
+"""Denoisers in closed form: the references for all other parts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from dfm.basics.per_sample import per_sample
 from dfm.data.dataset import Dataset, DatasetSpec
 from dfm.data.gaussian_mixture import Covariance, GaussianMixture, mixture_of
 from dfm.denoising.denoiser import Denoiser
+from dfm.denoising.predictions import noise_at
 from dfm.paths.schedule import Schedule
 
 
@@ -19,7 +20,7 @@ from dfm.paths.schedule import Schedule
 class MixtureDenoiser(Denoiser):
     """The exact denoiser of a Gaussian mixture on any schedule, over points or flattened images.
 
-    x_t/a = data + nsr noise, so E[data | x_t] is the mixture's own, at y = x_t/a and nsr = b/a.
+    Since x_t/a = data + nsr noise, E[data | x_t] is ``GaussianMixture.denoise`` at y = x_t/a and nsr = b/a.
     """
 
     mixture: GaussianMixture
@@ -31,10 +32,10 @@ class MixtureDenoiser(Denoiser):
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self.schedule.ab(t)
         data = self.mixture.denoise((x / per_sample(a, x)).flatten(1), b / a).reshape(x.shape)
-        return data, (x - per_sample(a, x) * data) / per_sample(b, x)
+        return data, noise_at(x, data, (a, b))
 
     def log_density(self, x: Tensor, t: float) -> Tensor:
-        """log p_t(x) of x (B, *D): that of the smoothed mixture at x/a, minus d log a."""
+        """Return log p_t(x) in nats, (B,), of x (B, *D): the smoothed mixture's at x/a, minus d log a."""
         a, b = self.schedule.ab(torch.tensor(t, dtype=torch.float64))
         flat = x.flatten(1)
         return self.mixture.smoothed(float(b / a)).log_prob(flat / float(a)) - flat.shape[1] * float(a.log())
@@ -44,7 +45,7 @@ def exact_denoiser(data: Dataset, path: Schedule) -> MixtureDenoiser:
     """Return the exact denoiser of a data set whose law is a Gaussian mixture.
 
     Raises:
-        UserError: the law is another one, or is not known.
+        UserError: the law of the data set is another one, or unknown.
     """
     mixture = getattr(data, "mixture", None)
     if mixture is None:
@@ -60,7 +61,7 @@ def exact_denoiser(data: Dataset, path: Schedule) -> MixtureDenoiser:
     return MixtureDenoiser(spec=spec, schedule=path, mixture=mixture)
 
 
-# Distances held at once, 8 bytes each: 32 MB, however many points and however large the batch.
+# The number of distances in memory at one time: 32 MB at 8 bytes each, for any number of points and any batch.
 CHUNK = 2**22
 
 
@@ -72,14 +73,15 @@ class EmpiricalDenoiser(Denoiser):
 
         E[data | x_t] = sum_i r_i y_i,    r = softmax_i(-|y - y_i|^2 / (2 nsr^2)).
 
-    It is the lecture's averaged flow, and the model that memorises: its samples are the points themselves. Computed in
-    float64 on the device of x, a few rows at a time, so that memory does not grow with the batch.
+    This is the averaged flow of the lecture. It is also the model that memorises: its samples are the points
+    themselves. We compute in float64 on the device of x, a few rows at a time, so that memory does not grow with the
+    batch.
 
     Args:
         points: (n, *D) float, n >= 1, finite.
 
     Raises:
-        UserError: the points are not of the shape that the spec says, there are none, or they are not finite.
+        UserError: there is no point, a point is not finite, or the points do not have the shape of the spec.
     """
 
     points: Tensor
@@ -98,56 +100,57 @@ class EmpiricalDenoiser(Denoiser):
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         y, nsr = self._at(x, t)
         points = self._flat(x)
-        rows = zip(self._row_chunks(y), self._row_chunks(nsr), strict=True)
-        data = torch.cat([self._log_kernels(part, level, points).softmax(1) @ points for part, level in rows])
-        # noise from float64 numbers: in the type of x the difference of two near points would keep few digits
+        data = torch.cat([kernels.softmax(1) @ points for kernels in self._log_kernels(y, nsr, points)])
+        # The noise comes from float64 numbers: in the type of x a difference of two near points has few digits.
         return data.reshape(x.shape).to(x.dtype), ((y - data) / nsr).reshape(x.shape).to(x.dtype)
 
     def log_density(self, x: Tensor, t: float) -> Tensor:
-        """log p_t(x) in nats, (B, *D) -> (B,): of the mean of the Gaussians N(a y_i, b^2 I)."""
+        """Return log p_t(x) in nats, (B,), of x (B, *D); p_t is the mean of the Gaussians N(a y_i, b^2 I)."""
         y, nsr = self._at(x, torch.tensor(t, dtype=torch.float64))
         points = self._flat(x)
-        rows = zip(self._row_chunks(y), self._row_chunks(nsr), strict=True)
-        total = torch.cat([self._log_kernels(part, level, points).logsumexp(1) for part, level in rows])
+        total = torch.cat([kernels.logsumexp(1) for kernels in self._log_kernels(y, nsr, points)])
         b = self.schedule.ab(torch.tensor(t, dtype=torch.float64))[1]
         constant = math.log(len(points)) + points.shape[1] * (float(b.log()) + math.log(2 * math.pi) / 2)
         return (total - constant).to(x.dtype)
 
     def _at(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """y = x/a (B, d) and nsr (B, 1), float64."""
+        """Return y = x/a (B, d) and nsr (B, 1), float64."""
         a, b = self.schedule.ab(t)
         flat = x.double().flatten(1)
         return flat / per_sample(a, flat), per_sample(b / a, flat).expand(len(x), 1)
 
     def _flat(self, x: Tensor) -> Tensor:
-        """The points as float64 (n, d), on the device of x."""
+        """Return the points as float64 (n, d), on the device of x."""
         return self.points.to(x.device, torch.float64).flatten(1)
 
-    def _row_chunks(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return rows.split(max(1, CHUNK // len(self.points)))
-
     @staticmethod
-    def _log_kernels(y: Tensor, nsr: Tensor, points: Tensor) -> Tensor:
-        """-|y_j - y_i|^2 / (2 nsr^2): (rows, n)."""
-        # from the differences themselves: |y|^2 - 2 y.y_i + |y_i|^2 would cancel where nsr is small
-        distances = torch.cdist(y, points, compute_mode="donot_use_mm_for_euclid_dist")
-        return -distances.square() / (2 * nsr.square())
+    def _log_kernels(y: Tensor, nsr: Tensor, points: Tensor) -> Iterator[Tensor]:
+        """Yield -|y_j - y_i|^2 / (2 nsr_j^2), (rows, n), for a few rows j of the batch at a time."""
+        rows = max(1, CHUNK // len(points))
+        for part, ratio in zip(y.split(rows), nsr.split(rows), strict=True):
+            # We take the differences themselves: |y|^2 - 2 y.y_i + |y_i|^2 would cancel where nsr is small.
+            distances = torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist")
+            yield -distances.square() / (2 * ratio.square())
 
 
 class Oracle(nn.Module):
-    """E[data | y = data + nsr noise]/S for a mixture, as a network that is shown y/sqrt(S^2 + nsr^2) and log nsr.
+    """A network that is exact for a mixture: it maps y/sqrt(S^2 + nsr^2) and log nsr to E[data | y]/S.
 
-    It has no parameters, stands for ``prediction=data``, and takes part wherever a trained network does: its training
-    loss is the floor of the objective, its samples and likelihoods have only the solver's error.
+    Here y = data + nsr noise. The network has no parameters and is for ``prediction=data``. It can stand in the place
+    of any trained network: its training loss is the smallest that the objective can reach, and its samples and
+    likelihoods have only the error of the solver.
 
     Args:
         shape: (d,).
-        std: S, the standard deviation of the data by which inputs and outputs are scaled.
+        std: S, the standard deviation of the data, the unit of the network's inputs and outputs.
         weights, means, covariances: of the mixture, as in ``dataset=mixture``.
         num_classes: must be 0.
+
+    Raises:
+        UserError: there are classes, or the mixture has another dimension than the data.
     """
 
-    shapes_without_memory = False  # it computes while it is built
+    shapes_without_memory = False  # the constructor computes with numbers
 
     def __init__(
         self,
@@ -161,15 +164,16 @@ class Oracle(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes:
-            raise UserError("model=oracle knows no classes; try conditional=false")
+            raise UserError(f"model=oracle knows no classes, the data have {num_classes}; try conditional=false")
         self.mixture, self.std = mixture_of(means, covariances, weights), std
         if (self.mixture.means.shape[1],) != tuple(shape):
             raise UserError(
-                f"model=oracle has a mixture in {self.mixture.means.shape[1]} dimensions, the data have {tuple(shape)}"
+                f"model=oracle has a mixture in {self.mixture.means.shape[1]} dimensions; "
+                f"allowed: the shape of the data, {tuple(shape)}"
             )
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, d), c_time = log nsr (B,) -> E[data | y]/S (B, d)."""
+        """Return E[data | y]/S, (B, d), of x = y/sqrt(S^2 + nsr^2), (B, d), and c_time = log nsr, (B,)."""
         nsr = c_time.double().exp()
         y = x.double() * (self.std**2 + nsr**2).sqrt()[:, None]
         return (self.mixture.denoise(y, nsr) / self.std).to(x.dtype)

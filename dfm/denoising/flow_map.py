@@ -1,4 +1,4 @@
-"""A network of two times and the flow map that it gives: from x_t to x_s in one call."""
+"""The flow map, from x_t to x_s in one call, by a network of two times."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,12 +14,12 @@ from dfm.denoising.predictions import Velocity
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMapDenoiser(NetworkDenoiser):
-    """A denoiser whose network is told a second time and whose jump is the flow map.
+    """A denoiser whose network takes a second time and whose jump is the flow map.
 
-    Both times are told as 2 tanh(log nsr/2) = 2 (b - a)/(b + a), which is log nsr where data and noise are mixed and
-    has bounded ends: training differentiates the network in time, and log nsr changes without bound near t = 0 and 1.
-    (On a Gaussian of deviation 0.5 the mean error of one call was 0.03 with it, 0.14 with log nsr itself.) Asked as a
-    denoiser it gives the network the same time twice.
+    The network takes both times as 2 tanh(log nsr/2) = 2 (b - a)/(b + a). This number is near log nsr where data and
+    noise are mixed, and it stays bounded. Training differentiates the network in time, and log nsr changes without
+    bound near t = 0 and 1. (On a Gaussian of standard deviation 0.5, the mean error of one call was 0.03 with this
+    number and 0.14 with log nsr itself.) As a plain denoiser it gives the network the same time twice.
     """
 
     times: ClassVar[int] = 2
@@ -29,36 +29,41 @@ class FlowMapDenoiser(NetworkDenoiser):
         return self.mean_output(x, t, t)
 
     def mean_output(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """u(x_t, t, s) in units of the velocity's scale at t, on the network's own path."""
-        self.check_asked(x)
-        c_in = 1 / self.input_variance(t).sqrt()
+        """Return u(x_t, t, s), (B, *D), in units of the velocity's scale at t, on the network's own path."""
+        self.check_input(x)
         times = [(2 * (self.trained_schedule.log_nsr(time) / 2).tanh()).to(x).expand(len(x)) for time in (t, s)]
-        return self.network(x * per_sample(c_in, x), times[0], self.label, times[1]).to(x.dtype)  # type: ignore[call-arg]
+        return self.network(self.unit_variance(x, t), times[0], self.label, times[1]).to(x.dtype)  # type: ignore[call-arg]
 
     def mean_velocity(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """u(x_t, t, s), (B, *D), on the network's own path."""
+        """Return u(x_t, t, s), (B, *D), on the network's own path."""
         return self.mean_output(x, t, s) * per_sample(self.scale(t), x)
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
-        """x_s = x_t - (t - s) u(x_t, t, s); to the data: x/a at t_min."""
+        """Return x_s = x_t - (t - s) u(x_t, t, s); the data are x/a at t_min."""
         x, tau = self.on_trained_path(x, t)
         path = self.trained_schedule
         end = torch.tensor(path.t_min, dtype=torch.float64)
         if s is not None:
             end = path.time_of_log_nsr(self.schedule.log_nsr(s)).clamp(path.t_min, path.t_max)
-        there = x - per_sample(tau - end, x) * self.mean_velocity(x, tau, end)
+        x_end = x - per_sample(tau - end, x) * self.mean_velocity(x, tau, end)
         scale = 1.0 if s is None else self.schedule.ab(s)[0]
-        return there * per_sample(scale / path.ab(end)[0], x)
+        return x_end * per_sample(scale / path.ab(end)[0], x)
 
 
 def flow_map(plain: NetworkDenoiser) -> FlowMapDenoiser:
-    """The denoiser whose network takes two times.
+    """Return the denoiser of two times with the network and the path of ``plain``.
 
     Raises:
-        UserError: it does not predict the velocity, or its path is no mixture of data and noise alone.
+        UserError: ``plain`` does not predict the velocity, or its path is no mixture of data and noise alone.
     """
     if not isinstance(plain.prediction, Velocity):
-        raise UserError("objective=meanflow learns an average velocity; allowed: prediction=velocity")
+        raise UserError(
+            f"prediction={plain.prediction.name}: objective=meanflow learns an average velocity; "
+            "allowed: prediction=velocity"
+        )
     if type(plain) is not NetworkDenoiser:
-        raise UserError("objective=meanflow learns a velocity; allowed: latent=none, and a prior that is no potential")
+        raise UserError(
+            "objective=meanflow needs a path of data and noise alone; "
+            "allowed: latent=none and a prior that is no potential"
+        )
     return FlowMapDenoiser(**vars(plain))

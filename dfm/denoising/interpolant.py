@@ -1,10 +1,10 @@
-"""Stochastic interpolants: x_t = a data + b noise + c z with a latent z ~ N(0, I) of its own (Albergo et al. 2023).
+"""Stochastic interpolants: x_t = a data + b noise + c z with a latent z ~ N(0, I) (Albergo et al. 2023).
 
-Noise may have any prior and any coupling: the latent alone makes x_t smooth enough to have a score,
+The noise may have any prior and any coupling: the latent z alone makes x_t smooth enough to have a score,
 
     velocity u = a' E[data|x_t] + b' E[noise|x_t] + c' E[z|x_t]        score s = -E[z|x_t] / c
 
-so the same model samples by the ODE and by any SDE with its marginals.
+so one model gives the ODE and every SDE with the same marginals.
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +25,10 @@ from dfm.paths.interpolant_latents import InterpolantLatent
 class InterpolantDenoiser(NetworkDenoiser):
     """A network with two outputs: the prediction's row p data + q noise, and E[z | x_t].
 
-    With E[z] known, x - c E[z] = a E[data] + b E[noise], and the row gives the two apart as always.
+    E[z] gives x - c E[z] = a E[data] + b E[noise]; from this and the row, E[data] and E[noise] follow as always.
+
+    Args:
+        latent: the coefficient c of z.
     """
 
     outputs: ClassVar[int] = 2
@@ -33,7 +36,7 @@ class InterpolantDenoiser(NetworkDenoiser):
     latent: InterpolantLatent
 
     def heads(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """On the trained path: (row/scale, E[z | x_t]), each (B, *D)."""
+        """Return (row/scale, E[z | x_t]) on the trained path, each (B, *D)."""
         row, z = self.output(x, t).chunk(2, 1)
         return row, z
 
@@ -41,7 +44,7 @@ class InterpolantDenoiser(NetworkDenoiser):
         return super().input_variance(t) + self.latent.c(self.trained_schedule, t) ** 2
 
     def data_noise_latent(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(E[data|x_t], E[noise|x_t], E[z|x_t]) on the schedule in use."""
+        """Return (E[data|x_t], E[noise|x_t], E[z|x_t]) on the schedule in use, each (B, *D)."""
         x, tau = self.on_trained_path(x, t)
         out, z = self.heads(x, tau)
         row = self.prediction.row(self.trained_schedule, tau, self.spec.std)
@@ -51,8 +54,8 @@ class InterpolantDenoiser(NetworkDenoiser):
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         raise UserError(
-            "this model's path has a latent beside data and noise, which samplers that move along data and noise "
-            "(ddim, ancestral, dpmpp, unipc) do not know; try sampler=heun, dopri5 or euler_maruyama"
+            "this model's path has a latent next to data and noise, and ddim, ancestral, dpmpp and unipc know data and "
+            "noise only; try sampler=heun, dopri5 or euler_maruyama"
         )
 
     def data(self, x: Tensor, t: Tensor) -> Tensor:
@@ -72,7 +75,7 @@ class InterpolantDenoiser(NetworkDenoiser):
         return False
 
     def check_score(self) -> None:
-        """The latent gives a score whatever prior and coupling are."""
+        """Accept every prior and coupling: the latent gives the score."""
 
     @property
     def noise_end(self) -> NoiseEnd:

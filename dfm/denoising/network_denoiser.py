@@ -1,4 +1,4 @@
-"""A network in its role as a denoiser, on the path it was trained on and on any other."""
+"""A network as a denoiser, on the path that it was trained on and on any other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def same_point(x: Tensor, t: Tensor, schedule: Schedule, other: Schedule) -> tuple[Tensor, Tensor]:
-    """(x, time) on another path of the point with the same x/a and the same nsr, within that path's times."""
+    """Return (x, time) of the point on the path ``other`` that has the same x/a and nsr; its time stays in range."""
     if schedule == other:
         return x, t
     tau = other.time_of_log_nsr(schedule.log_nsr(t)).clamp(other.t_min, other.t_max)
@@ -26,20 +26,20 @@ def same_point(x: Tensor, t: Tensor, schedule: Schedule, other: Schedule) -> tup
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkDenoiser(Denoiser):
-    """A network trained to predict ``prediction`` on the schedule ``trained_schedule``, used on any schedule.
+    """A network that was trained to predict ``prediction`` on ``trained_schedule``; it works on any schedule.
 
-    The network sees c_in x and log nsr, never t; c_in = 1/sqrt(a^2 S^2 + b^2 N^2), N the deviation of the noise, gives
-    its input variance one, and its output is in units of the target's (``Prediction.scale``).
+    The network sees c_in x and log nsr, never t. Here c_in = 1/sqrt(a^2 S^2 + b^2 N^2), with N the standard deviation
+    of the noise, so its input has variance one. Its output is in units of the target (``Prediction.scale``).
 
     Args:
-        can_omit_label: whether it may be asked without classes: a network with classes knows what that means only if some
-            were hidden in its training (``label_dropout``).
-        own_sampler: of a few-step student: the ``Sampler`` that it was made for (a class above this one).
+        can_omit_label: whether the network works without classes. A network with classes does so only if some of them
+            were hidden in training (``label_dropout``).
+        own_sampler: the ``Sampler`` of a few-step student, for which it was trained (its class is in a room above).
 
     Attributes:
-        outputs: how many tensors of the shape of x the network gives.
-        times: how many times the network takes.
-        own_jump: whether ``jump`` comes from the network itself and is no step of DDIM; then guidance cannot steer it.
+        outputs: number of tensors of the shape of x in the network's output.
+        times: number of times that the network takes.
+        own_jump: whether ``jump`` comes from the network itself and is no step of DDIM; guidance cannot steer it then.
     """
 
     outputs: ClassVar[int] = 1
@@ -59,15 +59,15 @@ class NetworkDenoiser(Denoiser):
         return data_and_noise(row, self.trained_schedule.ab(tau), x, out)
 
     def on_trained_path(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The point of the trained path with the same x/a and the same nsr: (x, time)."""
+        """Return (x, time) of the point on the trained path that has the same x/a and nsr."""
         return same_point(x, t, self.schedule, self.trained_schedule)
 
     def scale(self, t: Tensor) -> Tensor:
-        """The unit of the network's output on its own path."""
+        """Return the unit of the network's output on its own path."""
         return self.prediction.scale(self.trained_schedule, t, self.spec.std, self.prior.std)
 
     def input_variance(self, t: Tensor) -> Tensor:
-        """Variance of x on the trained path, the data's mean apart."""
+        """Return the variance of x on the trained path; the mean of the data is not removed from x."""
         a, b = self.trained_schedule.ab(t)
         return (a * self.spec.std) ** 2 + (b * self.prior.std) ** 2
 
@@ -76,28 +76,34 @@ class NetworkDenoiser(Denoiser):
         return True
 
     def output(self, x: Tensor, t: Tensor) -> Tensor:
-        """The bare network on its own path: prediction/scale, (B, *D).
+        """Return the output of the network on its own path, prediction/scale, (B, *D).
 
         Raises:
-            UserError: as ``check_asked``.
+            UserError: as ``check_input``.
         """
-        self.check_asked(x)
-        c_in = 1 / self.input_variance(t).sqrt()
+        self.check_input(x)
         c_time = self.trained_schedule.log_nsr(t).to(x).expand(len(x))
-        return self.network(x * per_sample(c_in, x), c_time, self.label).to(x.dtype)
+        return self.network(self.unit_variance(x, t), c_time, self.label).to(x.dtype)
 
-    def check_asked(self, x: Tensor) -> None:
-        """Refuse what the network was not made for.
+    def unit_variance(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return c_in x, the input of the network, (B, *D)."""
+        return x * per_sample(1 / self.input_variance(t).sqrt(), x)
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse samples and labels that the network does not take.
 
         Raises:
-            UserError: samples of another shape; or no classes for a network that never saw a hidden one.
+            UserError: the samples have another shape; or there are no labels and ``can_omit_label`` is false.
         """
         if x.shape[1:] != self.spec.shape:
-            raise UserError(f"samples have shape {tuple(x.shape[1:])}; this model takes {self.spec.shape}")
+            raise UserError(
+                f"samples have shape {tuple(x.shape[1:])}; allowed: {self.spec.shape}, the shape of the data"
+            )
         if self.label is None and not self.can_omit_label:
             raise UserError(
-                f"this model has {self.spec.num_classes} classes and never saw a hidden one (label_dropout=0), so it "
-                "cannot be asked without; allowed: data with labels, or from Python denoiser.with_labels(labels)"
+                f"this model has {self.spec.num_classes} classes and no label was hidden in its training "
+                "(label_dropout=0), so it needs labels; allowed: data with labels, or from Python "
+                "denoiser.with_labels(labels)"
             )
 
     @property
@@ -109,18 +115,27 @@ class NetworkDenoiser(Denoiser):
         return min(self.schedule.t_max, self._trained_end(self.trained_schedule.t_max))
 
     def _trained_end(self, t: float) -> float:
-        """The end t of the training schedule as a time of the schedule in use."""
+        """Return the end t of the trained schedule as a time of the schedule in use."""
         if self.schedule == self.trained_schedule:
             return t
         log_nsr = self.trained_schedule.log_nsr(torch.tensor(t, dtype=torch.float64))
         return float(self.schedule.time_of_log_nsr(log_nsr))
 
     def module(self) -> nn.Module:
-        """The network as a torch module.
+        """Return the network as a torch module.
 
         Raises:
-            TypeError: it is a plain function.
+            TypeError: the network is a plain function.
         """
-        if not isinstance(self.network, nn.Module):
-            raise TypeError(f"the network is a {type(self.network).__name__}, not a torch module")
-        return self.network
+        return as_module(self.network)
+
+
+def as_module(network: Network) -> nn.Module:
+    """Return a network as a torch module.
+
+    Raises:
+        TypeError: the network is a plain function.
+    """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"the network is a {type(network).__name__}, not a torch module")
+    return network

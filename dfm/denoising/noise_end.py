@@ -1,4 +1,4 @@
-"""The noise end of a path: between a latent, which is a draw of the prior, and x at t_max."""
+"""The noise end of a path: how a latent, which is a draw of the prior, and x at t_max give each other."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from dfm.paths.priors import Prior
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseEnd:
-    """The law of x at t_max: that of the prior, shifted and scaled to the moments of x there.
+    """The law of x at t_max: the prior, shifted and scaled so that it has the moments of x.
 
         x = mean + std/s (latent - m),    m and s the mean and standard deviation of the prior
 
     Args:
-        mean, std: of x at t_max, over all coordinates.
+        mean, std: mean and standard deviation of x at t_max, over all coordinates.
     """
 
     prior: Prior
@@ -24,11 +24,11 @@ class NoiseEnd:
 
     @property
     def moments(self) -> tuple[float, float]:
-        """(mean, std)."""
+        """The mean and standard deviation of x at t_max."""
         return self.mean, self.std
 
     def from_latent(self, latent: Tensor) -> Tensor:
-        """Return x at t_max, (B, *D), of a draw of the prior."""
+        """Return x at t_max, (B, *D), from a draw of the prior."""
         return self.mean + self.std / self.prior.std * (latent - self.prior.mean)
 
     def to_latent(self, x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class NoiseEnd:
         return self.prior.mean + self.prior.std / self.std * (x - self.mean)
 
     def log_density(self, x: Tensor) -> Tensor:
-        """Return the log-density of x (B, *D) in nats, float64 (B,): that of its latent, minus d log(std/s).
+        """Return the log-density of x (B, *D) in nats, float64 (B,): log p(latent) - d log(std/s).
 
         Raises:
             UserError: the prior has no density in closed form.

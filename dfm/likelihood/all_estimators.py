@@ -30,10 +30,10 @@ class AllEstimators(Estimators):
     bound_discrete: EvidenceBound
     samples: int = 16
 
-    def entries(self, spec: DatasetSpec, own: Dequantization, chosen: Dequantization | None) -> list[Entry]:
-        if chosen is not None:
+    def entries(self, spec: DatasetSpec, own: Dequantization, choice: Dequantization | None) -> list[Entry]:
+        if choice is not None:
             raise UserError(
-                "dequantization= has no place beside likelihood=all, which uses each of them; allowed: one of the two"
+                "dequantization= beside likelihood=all, which tries every dequantization; allowed: one of the two"
             )
         ode, ode_exact = self.ode, self.ode_exact
         first = Entry(name="ode", likelihood=ode, dequantization=own)

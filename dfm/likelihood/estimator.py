@@ -66,15 +66,15 @@ class Estimators(ABC):
     """One estimator of likelihoods, or several side by side (config group ``likelihood``)."""
 
     @abstractmethod
-    def entries(self, spec: DatasetSpec, own: Dequantization, chosen: Dequantization | None) -> list[Entry]:
+    def entries(self, spec: DatasetSpec, own: Dequantization, choice: Dequantization | None) -> list[Entry]:
         """Return the lines of the result. The first is the main result.
 
         Args:
             own: the dequantisation of the model's training.
-            chosen: the dequantisation that the user asks for, or None.
+            choice: the dequantisation that the user asks for, or None.
 
         Raises:
-            UserError: ``chosen`` does not fit the estimators.
+            UserError: ``choice`` does not fit the estimators.
         """
 
     def unused_settings(self) -> dict[str, str]:
@@ -100,8 +100,8 @@ class Likelihood(Estimators):
         """The estimator's name in results."""
         return type(self).__name__.lower()
 
-    def entries(self, spec: DatasetSpec, own: Dequantization, chosen: Dequantization | None) -> list[Entry]:
-        noise = own if chosen is None else chosen.of_run(own)
+    def entries(self, spec: DatasetSpec, own: Dequantization, choice: Dequantization | None) -> list[Entry]:
+        noise = own if choice is None else choice.of_run(own)
         return [Entry(name=self.name, likelihood=self, dequantization=noise)]
 
     @abstractmethod

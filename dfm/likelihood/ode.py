@@ -103,7 +103,7 @@ class OdeLikelihood(Likelihood):
         if not self.adaptive:
             unused |= dict.fromkeys(("rtol", "atol"), f"on likelihood.solver={self.solver}")
         if self.steps is not None:
-            unused.setdefault("tolerance", "beside likelihood.steps: it chooses the number of steps")
+            unused.setdefault("tolerance", "beside likelihood.steps, because it only chooses the steps")
         if self.divergence == "hutchinson":
             return unused | {"chunk": "on likelihood.divergence=hutchinson"}
         return unused | dict.fromkeys(("probes", "probe"), "on likelihood.divergence=exact, which needs no probe")

@@ -11,6 +11,7 @@ At equal nsr, two schedules differ only by a factor of x: x / a is the same vari
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,10 +28,15 @@ CHECKED_TIMES = 257
 class Schedule(ABC):
     """The path x_t = a(t) data + b(t) noise for t in [t_min, t_max]; t and results are float64 of shape () or (B,).
 
+    Attributes:
+        has_langevin_time: whether t is the time of dX = -grad f(X) dt + sqrt2 dB, f = |x|^2/2 on this path.
+
     Raises:
         UserError: the range of times is empty, or among 257 times there is one where log_nsr is not finite (at an end)
             or does not increase.
     """
+
+    has_langevin_time: ClassVar[bool] = False
 
     t_min: float
     t_max: float

@@ -8,7 +8,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -57,6 +57,8 @@ class Preserving(Schedule):
 @dataclass(frozen=True, kw_only=True)
 class OrnsteinUhlenbeck(Preserving):
     """The lecture's process dx = -x dt + sqrt2 dB (its eq. 1): h = t, a = e^-t, b = sqrt(1 - e^-2t)."""
+
+    has_langevin_time: ClassVar[bool] = True
 
     t_min: float = 5e-7
     t_max: float = 10.0

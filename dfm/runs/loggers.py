@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:  # help and completion import this room, and need no NumPy
+    import numpy as np
 
 
 class Logger(ABC):
@@ -20,7 +21,7 @@ class Logger(ABC):
         """Report numbers at a step."""
 
     @abstractmethod
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+    def image(self, step: int, name: str, picture: "np.ndarray") -> None:
         """Report a picture uint8 (H, W) or (H, W, C) at a step."""
 
     @abstractmethod
@@ -35,7 +36,7 @@ class NoLogger(Logger):
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
 
-    def image(self, step: int, name: str, picture: np.ndarray) -> None: ...
+    def image(self, step: int, name: str, picture: "np.ndarray") -> None: ...
 
     def close(self) -> None: ...
 
@@ -68,7 +69,7 @@ class TensorBoard(Logger):
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+    def image(self, step: int, name: str, picture: "np.ndarray") -> None:
         self._writer.add_image(name, picture, step, dataformats="HW" if picture.ndim == 2 else "HWC")
 
     def close(self) -> None:

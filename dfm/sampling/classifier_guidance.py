@@ -97,12 +97,7 @@ class ClassifierGuidance(GuidanceByCheckpoint):
                 f"classes; allowed: {mine.shape}" + (f", {mine.num_classes} classes" if mine.num_classes else "")
             )
         return ClassifierGuided(
-            spec=replace(mine, num_classes=theirs.num_classes),
-            schedule=denoiser.schedule,
-            label=denoiser.label,
-            prior=denoiser.prior,
-            independent=denoiser.independent,
-            has_ode=denoiser.has_ode,
+            **denoiser.common_fields() | {"spec": replace(mine, num_classes=theirs.num_classes)},
             inner=denoiser,
             classifier=second.on_schedule(denoiser.schedule),
             scale=self.scale,

@@ -124,7 +124,7 @@ class Guidance(ABC):
 
     Attributes:
         ckpt: the second checkpoint that the guidance needs; None if it needs none.
-        second: what that checkpoint holds, ``denoiser`` or ``classifier``.
+        second: the contents of that checkpoint, ``denoiser`` or ``classifier``.
     """
 
     ckpt: ClassVar[str | None] = None

@@ -141,17 +141,7 @@ class Task(ABC):
         """
         denoiser.require_linear_path(f"task.method={self.method}", normal=self.method == "dps")
         project = self.projection(denoiser.spec)
-        plain = ReplacementDenoiser(
-            spec=denoiser.spec,
-            schedule=denoiser.schedule,
-            label=denoiser.label,
-            prior=denoiser.prior,
-            independent=denoiser.independent,
-            has_ode=denoiser.has_ode,
-            inner=denoiser,
-            known=project(data),
-            projection=project,
-        )
+        plain = ReplacementDenoiser(**denoiser.common_fields(), inner=denoiser, known=project(data), projection=project)
         return DpsDenoiser(**vars(plain), scale=self.scale) if self.method == "dps" else plain
 
 

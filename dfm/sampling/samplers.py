@@ -57,7 +57,7 @@ class Sampler(ABC):
     """A way from x at t_max to data (config group ``sampler``).
 
     Attributes:
-        jumps: whether it moves by ``Denoiser.jump`` alone, as few-step models are made for.
+        jumps: whether the sampler moves only by ``Denoiser.jump``, for which few-step models are made.
     """
 
     jumps: ClassVar[bool] = False

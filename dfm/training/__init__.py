@@ -1,4 +1,4 @@
-"""Chapter 3, training: what is minimised, and the loop that minimises it."""
+"""Chapter 3, training: the objectives, and the loop that minimises them."""
 
 from dfm.training.few_steps.consistency import Consistency, DoublingPacing, EasyPacing, Pacing
 from dfm.training.few_steps.meanflow import MeanFlow

@@ -1,8 +1,9 @@
-"""Training batches as a function of the step: batch k is known from (seed, k) alone, so nothing need be stored."""
+"""Training batches as a function of the step: (seed, k) determines batch k, so a checkpoint need not store it."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 import torch
@@ -15,33 +16,39 @@ from dfm.data.dataset import Split
 
 @dataclass(frozen=True)
 class Batch:
-    """values (B, *D) as in the split (integer levels or points), labels (B,) or None, and their indices (B,)."""
+    """A batch of examples.
+
+    Args:
+        values: as in the split, (B, *D): integer pixel levels, or points.
+        labels: int64 (B,), or None.
+        indices: of the examples in the split, int64 (B,).
+    """
 
     values: Tensor
     labels: Tensor | None
     indices: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """Values and labels on a device; from pinned memory without waiting for what the device still has to do."""
+        """Return values and labels on a device; pinned memory is copied without waiting for the device."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
         return Batch(self.values.to(device, non_blocking=True), labels, self.indices)
 
     def pinned(self) -> "Batch":
-        """The same in memory that a card can copy from by itself."""
+        """Return the batch in pinned memory, from which a GPU copies without the CPU."""
         return Batch(self.values.pin_memory(), None if self.labels is None else self.labels.pin_memory(), self.indices)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What training does to a batch, each example by itself, as a function of (seed, step).
+    """Random changes of each example of a batch, as a function of (seed, step).
 
     Args:
-        flip: mirror images left to right with chance 1/2.
-        label_dropout: chance that the class is hidden, that is, replaced by ``num_classes`` (Ho and Salimans 2022).
-        num_classes: of the model.
+        flip: whether images are mirrored left to right with probability 1/2.
+        label_dropout: the probability that a class is hidden: ``num_classes`` replaces it (Ho and Salimans 2022).
+        num_classes: number of classes of the model.
 
     Raises:
-        UserError: a chance outside [0, 1), or above 0 for a model without classes.
+        UserError: label_dropout is outside [0, 1), or above 0 for a model without classes.
     """
 
     flip: bool = False
@@ -55,32 +62,35 @@ class Augmentation:
             )
 
     def __call__(self, batch: Batch, seed: int, step: int) -> Batch:
-        """The batch as training sees it."""
+        """Return the batch with the changes of this step."""
         values, labels = batch.values, batch.labels
         if self.flip:
-            mirror = self._chosen(0.5, len(values), seed, step, Purpose.FLIP).to(values.device)
+            mirror = self._choose(0.5, len(values), seed, step, Purpose.FLIP).to(values.device)
             values = torch.where(mirror.reshape(-1, 1, 1, 1), values.flip(-1), values)
         if self.label_dropout and labels is not None:
-            hidden = self._chosen(self.label_dropout, len(labels), seed, step, Purpose.HIDDEN_LABEL).to(labels.device)
+            hidden = self._choose(self.label_dropout, len(labels), seed, step, Purpose.HIDDEN_LABEL).to(labels.device)
             labels = torch.where(hidden, self.num_classes, labels)
         return Batch(values, labels, batch.indices)
 
     @staticmethod
-    def _chosen(chance: float, n: int, seed: int, step: int, purpose: Purpose) -> Tensor:
-        """Which of n examples: bool (n,)."""
+    def _choose(chance: float, n: int, seed: int, step: int, purpose: Purpose) -> Tensor:
+        """Choose each of n examples with this probability: bool (n,)."""
         generator = training_generator(torch.device("cpu"), seed, step, 0, purpose)
-        return torch.rand(n, generator=generator) < chance  # on the CPU: the same whatever the device
+        return torch.rand(n, generator=generator) < chance  # on the CPU, so that it is the same for all devices
 
 
 @dataclass
 class Batches:
-    """Examples in an endless stream of epochs, each a fresh permutation of the split; batch k is the k-th piece of it.
+    """An endless stream of epochs, each a new permutation of the split; batch k is the k-th piece of the stream.
 
     Args:
         split: the training examples, in memory.
-        size: examples a batch; may exceed the split.
+        size: number of examples in a batch; it may be larger than the split.
         seed: of the order.
-        pinned: put batches into memory that a card can copy from by itself.
+        pinned: whether batches are put into pinned memory, from which a GPU copies without the CPU.
+
+    Raises:
+        UserError: the split is empty, or size is below 1.
     """
 
     split: Split
@@ -91,38 +101,42 @@ class Batches:
 
     def __post_init__(self) -> None:
         if len(self.split) == 0:
-            raise UserError("the training split is empty; try a smaller share for validation and test")
+            raise UserError(
+                "the training split has no examples; allowed: at least 1; try a smaller share for validation and test"
+            )
         if self.size < 1:
             raise UserError(f"trainer.batch_size={self.size}; allowed: a whole number of at least 1")
 
     def indices(self, k: int) -> Tensor:
-        """Which examples make batch k, int64 (size,)."""
-        place = np.arange(k * self.size, (k + 1) * self.size)
-        epochs, offsets = np.divmod(place, len(self.split))
-        picked = [self._order(int(e))[offsets[epochs == e]] for e in np.unique(epochs)]
-        return torch.from_numpy(np.concatenate(picked))
+        """Return the indices of the examples of batch k, int64 (size,)."""
+        places = np.arange(k * self.size, (k + 1) * self.size)
+        epochs, offsets = np.divmod(places, len(self.split))
+        pieces = [self._order(int(e))[offsets[epochs == e]] for e in np.unique(epochs)]
+        return torch.from_numpy(np.concatenate(pieces))
 
     def batch(self, k: int) -> Batch:
-        """Batch k."""
+        """Return batch k."""
         indices = self.indices(k)
-        # NumPy gathers in the calling thread. torch would give each worker thread an OpenMP team of its own, whose
-        # idle members spin on the cores that train (measured on two cores: 197 ms a step instead of 131).
+        # NumPy gathers in the calling thread. With torch each worker thread would have its own OpenMP team, whose idle
+        # threads spin on the cores that train (measured on two cores: 197 ms a step instead of 131).
         values = torch.from_numpy(self.split.values.numpy()[indices.numpy()])
         labels = None if self.split.labels is None else torch.from_numpy(self.split.labels.numpy()[indices.numpy()])
         batch = Batch(values, labels, indices)
         return batch.pinned() if self.pinned else batch
 
     def stream(self, first: int, workers: int) -> Generator[Batch, None, None]:
-        """Batches first, first + 1, ..., prepared ahead by ``workers`` threads (0: when asked for).
+        """Yield the batches first, first + 1, ...
 
-        Whichever thread makes batch k, it is the same batch.
+        Args:
+            workers: number of threads that prepare batches ahead; 0: the caller's thread makes each batch when it is
+                needed. The batches are the same for every number.
         """
         if workers == 0:
-            yield from (self.batch(k) for k in _count(first))
+            yield from map(self.batch, count(first))
             return
         with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
             ahead: list[Future[Batch]] = [pool.submit(self.batch, first + i) for i in range(2 * workers)]
-            for k in _count(first + len(ahead)):
+            for k in count(first + len(ahead)):
                 ahead.append(pool.submit(self.batch, k))
                 yield ahead.pop(0).result()
 
@@ -130,14 +144,8 @@ class Batches:
         order = self._orders.get(epoch)
         if order is None:
             order = stream(self.seed, 0, Purpose.DATA_ORDER, epoch).permutation(len(self.split))
-            # Two epochs can meet in a batch, and threads run a little ahead: a few orders are kept, not all.
+            # A batch can contain two epochs, and threads run a little ahead. So we keep a few orders, and not all.
             for old in [e for e in list(self._orders) if abs(e - epoch) > 2]:
                 self._orders.pop(old, None)
             self._orders[epoch] = order
         return order
-
-
-def _count(first: int) -> Iterator[int]:
-    while True:
-        yield first
-        first += 1

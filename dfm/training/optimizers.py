@@ -1,4 +1,4 @@
-"""The optimisers of training: AdamW, and Muon for the matrices with AdamW for the rest."""
+"""The optimisers: AdamW; and Muon for matrices, with AdamW for the rest."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -9,29 +9,29 @@ from torch import Tensor, nn
 
 from dfm.training.trainer_config import TrainerConfig
 
-# p(s) = 3.4445 s - 4.7750 s^3 + 2.0315 s^5 (Jordan et al. 2024): a small singular value grows by 3.44 an iteration, and
-# those near 1 stay between 0.68 and 1.2, which is as good as 1 for a step and takes fewer iterations.
+# p(s) = 3.4445 s - 4.7750 s^3 + 2.0315 s^5 (Jordan et al. 2024): an iteration multiplies small singular values by 3.44,
+# and values near 1 stay between 0.68 and 1.2. For a step this is as good as 1, and it needs fewer iterations.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.AdamW):
-    """Momentum, orthogonalised, for the weights that are matrices; AdamW for the others.
+    """Orthogonalised momentum for the weights that are matrices; AdamW for the others.
 
-    A weight is a matrix W (m, n): one row for each output, as a linear layer has it, or a convolution's filters laid
-    flat. With gradient G
+    A weight is a matrix W (m, n) with one row for each output: the weight of a linear layer, or the filters of a
+    convolution, each laid flat. With gradient G
 
         M <- mu M + (1 - mu) G,    N = mu M + (1 - mu) G    (Nesterov)
         W <- (1 - eta lambda) W - eta 0.2 sqrt(max(m, n)) U V^T,    N = U S V^T
 
-    U V^T is the step of steepest descent where the length of a step is its greatest singular value (Jordan et al. 2024,
-    "Muon"); 0.2 sqrt(max(m, n)) gives its elements the root mean square that AdamW's steps usually have, so that both
-    share one rate eta (Liu et al. 2025, arXiv:2502.16982, eq. 4). It is found by ``orthogonalised``, in float32.
+    U V^T is the step of steepest descent if the length of a step is its largest singular value (Jordan et al. 2024,
+    "Muon"). The factor 0.2 sqrt(max(m, n)) gives its elements the usual root mean square of AdamW's steps, so that both
+    use the same rate eta (Liu et al. 2025, arXiv:2502.16982, eq. 4). ``orthogonalize`` computes U V^T, in float32.
 
     Args:
-        matrices: parameters of two axes or more that are moved so.
-        others: groups of parameters that AdamW moves.
+        matrices: parameters with two axes or more, for orthogonalised steps.
+        others: groups of parameters for AdamW.
         momentum: mu.
-        kwargs: of AdamW; ``lr`` (eta) and ``weight_decay`` (lambda) are of the matrices too.
+        kwargs: arguments of AdamW; ``lr`` (eta) and ``weight_decay`` (lambda) hold for the matrices too.
     """
 
     def __init__(
@@ -47,22 +47,23 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step of all parameters; the gradients of the matrices are used up.
+        """Take one step with all parameters; the gradients of the matrices are None afterwards.
 
         Args:
-            closure: forms the gradients; its value is returned.
+            closure: computes the gradients; its value is returned.
         """
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             if group["momentum"] is not None:
-                self._orthogonal(group)
-        super().step()  # passes over what has no gradient
+                self._step_matrices(group)
+        super().step()  # skips parameters without a gradient
         return loss
 
-    def _orthogonal(self, group: dict[str, Any]) -> None:
-        moving = [p for p in group["params"] if p.grad is not None]
-        for shape, alike in groupby(sorted(moving, key=_flat), key=_flat):
-            parameters = list(alike)
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        """Take one orthogonalised step with a group's matrices, all matrices of one shape together."""
+        matrices = [p for p in group["params"] if p.grad is not None]
+        for shape, same_shape in groupby(sorted(matrices, key=_flat_shape), key=_flat_shape):
+            parameters = list(same_shape)
             steps = orthogonalize(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
             size = 0.2 * max(shape) ** 0.5
             for parameter, step in zip(parameters, steps, strict=True):
@@ -71,21 +72,23 @@ class Muon(torch.optim.AdamW):
                 parameter.grad = None
 
     def _momentum(self, parameter: Tensor, mu: float) -> Tensor:
-        """N of one parameter, (m, n), after its M took the gradient in."""
+        """Return N of one parameter, (m, n), after its gradient was added to M."""
         gradient, state = parameter.grad, self.state[parameter]
         assert gradient is not None
         if not state:
-            state.update(step=torch.zeros(()), momentum=torch.zeros_like(parameter))  # AdamW's loading wants "step"
+            state.update(
+                step=torch.zeros(()), momentum=torch.zeros_like(parameter)
+            )  # AdamW needs "step" when it loads a state
         state["step"] += 1
         state["momentum"].lerp_(gradient, 1 - mu)
-        return gradient.lerp(state["momentum"], mu).reshape(_flat(parameter))
+        return gradient.lerp(state["momentum"], mu).reshape(_flat_shape(parameter))
 
 
 def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """About U V^T of each U S V^T in (..., m, n): the same vectors, with singular values between 0.68 and 1.2.
+    """Return about U V^T for each U S V^T in (..., m, n): the same vectors, singular values between 0.68 and 1.2.
 
-    X <- a X + (b A + c A^2) X with A = X X^T, from X = matrices/|matrices|_F. After five iterations singular values
-    that were below 0.0015 of that norm are still smaller than 0.68.
+    X <- a X + (b A + c A^2) X with A = X X^T, from X = matrices/|matrices|_F. Singular values below 0.0015 of that norm
+    are still smaller than 0.68 after five iterations.
     """
     a, b, c = QUINTIC
     wide = matrices.shape[-2] <= matrices.shape[-1]
@@ -98,21 +101,21 @@ def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 def matrices_of(network: nn.Module) -> list[nn.Parameter]:
-    """The weights of a network that Muon is for.
+    """Return the weights of a network for Muon.
 
-    Not those of one row or column, which have one singular value, nor tables of classes: of the rows of a table a batch
-    sees a few, and a class that it does not see would be moved as far as the others.
+    Weights of one row or column are left out, since they have one singular value. Tables of classes are left out too: a
+    batch contains a few classes, and the rows of all other classes would move as far as theirs.
     """
     tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
-    return [p for p in network.parameters() if p.ndim >= 2 and min(_flat(p)) > 1 and id(p) not in tables]
+    return [p for p in network.parameters() if p.ndim >= 2 and min(_flat_shape(p)) > 1 and id(p) not in tables]
 
 
 def optimizer(config: TrainerConfig, network: nn.Module, objective: nn.Module) -> torch.optim.Optimizer | None:
-    """That of ``config`` for a network and what an objective learns; None where there is nothing to train."""
-    learned = [p for p in objective.parameters() if p.requires_grad]
+    """Return the optimiser of a network and of an objective's own parameters; None if there are no parameters."""
+    own = [p for p in objective.parameters() if p.requires_grad]
     options: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
-    # apart, since what the processes of a run hold parted and what they hold whole cannot be moved by one call
-    if not (groups := [group for group in (list(network.parameters()), learned) if group]):
+    # These are two groups, since one call cannot update sharded and whole parameters together.
+    if not (groups := [group for group in (list(network.parameters()), own) if group]):
         return None
     if config.optimizer == "adamw":
         return torch.optim.AdamW([{"params": group} for group in groups], fused=True, **options)
@@ -122,5 +125,6 @@ def optimizer(config: TrainerConfig, network: nn.Module, objective: nn.Module) -
     return Muon(matrices, others, fused=True, **options)
 
 
-def _flat(parameter: Tensor) -> tuple[int, int]:
+def _flat_shape(parameter: Tensor) -> tuple[int, int]:
+    """Return (m, n) of a parameter as a matrix."""
     return parameter.shape[0], parameter.shape[1:].numel()

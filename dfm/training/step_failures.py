@@ -1,4 +1,4 @@
-"""What is reported of a failed step: which examples, noise levels and layer went bad, or why a pass failed."""
+"""Reports on failed steps: the examples, noise levels and layer whose numbers are not finite, or why a pass failed."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,11 @@ class SkippedStep:
     """A step that was not taken.
 
     Args:
-        loss, grad_norm: the batch's; one of them is not finite.
-        indices: of the examples whose own loss is not finite (of all, where only the gradient is not).
+        loss, grad_norm: of the batch; one of them is not finite.
+        indices: the examples whose own loss is not finite; all examples if only the gradient is not finite.
         log_nsr: their noise levels, if the objective has a density of times.
-        layer: the first layer with a non-finite output, or, where all outputs are finite, with a non-finite gradient
-            (first as the gradient comes, from the output); "the loss" where neither has one.
+        layer: the first layer whose output is not finite. If all outputs are finite, the layer nearest to the output
+            whose gradient is not finite; "the loss" if there is none.
     """
 
     loss: float
@@ -32,12 +32,13 @@ class SkippedStep:
     layer: str
 
     def __str__(self) -> str:
-        levels = ""
+        noise_levels = ""
         if self.log_nsr:
-            levels = f", log nsr {min(self.log_nsr):.2f} to {max(self.log_nsr):.2f}"
+            noise_levels = f", log nsr {min(self.log_nsr):.2f} to {max(self.log_nsr):.2f}"
         shown = ", ".join(map(str, self.indices[:5])) + (", ..." if len(self.indices) > 5 else "")
         return (
-            f"loss {self.loss:g}, gradient norm {self.grad_norm:g}; {len(self.indices)} examples ({shown}){levels}; "
+            f"loss {self.loss:g}, gradient norm {self.grad_norm:g}; "
+            f"{len(self.indices)} examples ({shown}){noise_levels}; "
             f"first bad layer: {self.layer}"
         )
 
@@ -57,47 +58,47 @@ def diagnose(
         modules: the trained modules, by the prefix of their names; the network first.
         losses: of the passes of the batch, in the order of ``indices`` (B,).
         density: of the times, or None.
-        again: repeats the forward passes as they were.
+        again: repeats the forward passes with the same random numbers.
     """
     values = torch.cat([loss.value.detach().float() for loss in losses])
     u = torch.cat([loss.u for loss in losses])
     bad = ~values.isfinite()
     rows = (bad if bool(bad.any()) else ~bad).nonzero().flatten()
-    levels = None
+    noise_levels = None
     if density is not None:
-        levels = model.trained_schedule.log_nsr(density.time(u[rows], model.trained_schedule)).tolist()  # type: ignore[attr-defined]
-    bad_gradient = first_bad_gradient(modules)  # before the passes are taken again
+        noise_levels = model.trained_schedule.log_nsr(density.time(u[rows], model.trained_schedule)).tolist()  # type: ignore[attr-defined]
+    bad_gradient = first_bad_gradient(modules)  # before the passes are repeated
     layer = first_bad_output(modules, again) or bad_gradient or "the loss"
     return SkippedStep(
         loss=float(values.mean()),
         grad_norm=float(grad_norm),
         indices=indices[rows.cpu()].tolist(),
-        log_nsr=levels,
+        log_nsr=noise_levels,
         layer=layer,
     )
 
 
 def merge(parts: Sequence[SkippedStep]) -> SkippedStep:
-    """Merge what several processes know of one bad step: only those whose own losses are not finite, if there are any."""
+    """Merge the reports of several processes on a bad step: those with a loss that is not finite, if there are any."""
     bad = [part for part in parts if not math.isfinite(part.loss)] or list(parts)
-    levels = [level for part in bad for level in part.log_nsr or ()]
+    noise_levels = [log_nsr for part in bad for log_nsr in part.log_nsr or ()]
     return SkippedStep(
         loss=sum(part.loss for part in parts) / len(parts),
         grad_norm=parts[0].grad_norm,
         indices=[index for part in bad for index in part.indices],
-        log_nsr=levels or None,
+        log_nsr=noise_levels or None,
         layer=bad[0].layer,
     )
 
 
 def first_bad_output(modules: Mapping[str, nn.Module], again: Callable[[], object]) -> str | None:
     """Return the name of the first module with a non-finite output when ``again`` runs, or None."""
-    found: list[str] = []
+    names: list[str] = []
 
     def watch(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, given: object, output: object) -> None:
-            if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
-                found.append(name or type(module).__name__)
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if not names and isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                names.append(name or type(module).__name__)
 
         return hook
 
@@ -112,7 +113,7 @@ def first_bad_output(modules: Mapping[str, nn.Module], again: Callable[[], objec
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else None
+    return names[0] if names else None
 
 
 def first_bad_gradient(modules: Mapping[str, nn.Module]) -> str | None:
@@ -127,20 +128,21 @@ def first_bad_gradient(modules: Mapping[str, nn.Module]) -> str | None:
 
 
 class GivenUpError(UserError):
-    """Too many steps in a row could not be taken: all processes meet it at the same step."""
+    """Too many steps in a row were skipped; all processes raise it at the same step."""
 
 
 def too_many_skipped(step: int, skipped: SkippedStep | None, config: TrainerConfig) -> GivenUpError:
     """Return the error of a run that stops after too many skipped steps in a row."""
     return GivenUpError(
-        f"step {step}: {skipped}; {config.max_skipped} steps in a row were not taken and the weights are those from "
-        f"before; try a smaller trainer.lr (now {config.lr:g}), a smaller trainer.clip_grad or trainer.precision=fp32"
+        f"step {step}: {skipped}; {config.max_skipped} steps in a row were not taken, and the weights are those "
+        f"from before; try a smaller trainer.lr (now {config.lr:g}), a smaller trainer.clip_grad or "
+        "trainer.precision=fp32"
     )
 
 
 def explain_failure(error: RuntimeError, config: TrainerConfig, device: torch.device, world: World) -> Exception:
-    """Return the error to raise where a forward or backward pass failed: in words where its kind is known."""
-    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):  # the latter of the CPU
+    """Return the error to raise after a failed forward or backward pass, in plain words if we know its kind."""
+    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):  # the second is the CPU's text
         return out_of_memory(config, device)
     if "finished reduction" in str(error):
         return unused_parameter()
@@ -148,9 +150,9 @@ def explain_failure(error: RuntimeError, config: TrainerConfig, device: torch.de
 
 
 def unused_parameter() -> UserError:
-    """Return the error of DDP, which waits for the gradient of a parameter that has none."""
+    """Return the error for DDP, which waits for the gradient of a parameter that never gets one."""
     return UserError(
-        "a parameter of the network takes no part in a loss, which trainer.parallel=ddp does not allow; "
+        "a parameter of the network has no effect on the loss, which trainer.parallel=ddp does not allow; "
         "try trainer.parallel=fsdp, or a network without it"
     )
 
@@ -159,7 +161,7 @@ def compile_failed(error: RuntimeError) -> UserError | None:
     """Return the error of a failed ``torch.compile``; None for an error of another kind."""
     if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return None
-    words = " ".join(str(error).partition("Set TORCH")[0].split())  # without its advice to developers
+    words = " ".join(str(error).partition("Set TORCH")[0].split())  # without torch's advice to developers
     return UserError(f"trainer.compile=true: torch.compile failed ({words[:300]}); try trainer.compile=false")
 
 

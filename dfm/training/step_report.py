@@ -1,4 +1,4 @@
-"""What the trainer says of a step."""
+"""The trainer's report on a step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,9 +10,10 @@ from dfm.training.step_failures import SkippedStep
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """A report on one optimiser step. ``loss`` and ``grad_norm`` are tensors: float() waits for the device, so only to log.
+    """A report on one optimiser step.
 
-    ``skipped`` is set where the step was not taken; ``measurements`` come from a round that started with this step.
+    ``loss`` and ``grad_norm`` are tensors. Their float() waits for the device, so call it only to log. ``skipped`` is
+    set if the step was not taken. ``measurements`` come from a round that started with this step.
     """
 
     step: int

@@ -35,14 +35,15 @@ class Trainer:
 
     Args:
         denoiser: or a noisy classifier; its network is moved to ``device`` and trained in place.
-        flip: mirror images left to right with chance 1/2.
-        dequantization: how integer levels become real numbers.
-        label_dropout: chance that an example's class is hidden (Ho and Salimans 2022).
-        world: the processes that share the ``accumulate`` parts of each batch. Their number changes nothing of a step
-            but the order in which floats are added.
+        flip: whether images are mirrored left to right with probability 1/2.
+        dequantization: how integer pixel levels become real numbers.
+        label_dropout: the probability that an example's class is hidden (Ho and Salimans 2022).
+        world: the processes that share the ``accumulate`` parts of each batch. Their number changes a step only by the
+            order in which floats are added.
 
     Raises:
-        UserError: as ``Augmentation``; or the processes cannot share the parts.
+        UserError: as ``Augmentation`` and ``Batches``; or the device lacks the precision, or the processes cannot share
+            the parts.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Trainer:
         self.denoiser = replace(denoiser, network=forward)
         self.batches = Batches(split, config.batch_size, config.seed, pinned=device.type == "cuda")
         self.parameters = [*self.network.parameters(), *(p for p in self.learned.parameters() if p.requires_grad)]
-        # none for an oracle, whose loss is the floor of the objective
+        # None for an oracle, whose loss is the smallest that the objective can reach.
         self.optimizer = optimizer(config, self.network, self.learned)
         self.step, self.seconds = 0, 0.0
         self.averaged_since, self.skipped_in_a_row = 0, 0
@@ -107,20 +108,20 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """The done share of the run, by steps or by minutes, whichever is larger."""
+        """The share of the run that is done, by steps or by minutes, whichever is larger."""
         shares = [self.step / self.config.max_steps if self.config.max_steps else 1.0]
         if self.config.max_minutes is not None:
             shares.append(self.seconds / (60 * self.config.max_minutes))
         return min(1.0, max(shares))
 
     def steps(self) -> Iterator[StepReport]:
-        """Train to the end of the run, yielding after each optimiser step.
+        """Train to the end of the run and yield a report after each optimiser step.
 
-        Time counts between yields only: what the caller does with a report is not training. A step with an infinite or
-        undefined loss or gradient is not taken: its report says why, and the next batch follows.
+        Only the time of the steps counts, not the time that the caller spends on a report. A step whose loss or
+        gradient is not finite is not taken: its report says why, and training goes on with the next batch.
 
         Raises:
-            UserError: ``max_skipped`` such steps came in a row, or memory does not suffice.
+            UserError: ``max_skipped`` such steps came in a row, or there is too little memory.
         """
         batches = self.batches.stream(self.step, self.config.num_workers)
         with contextlib.closing(batches):
@@ -138,11 +139,11 @@ class Trainer:
         """Return the rate of the coming step: linear warm-up, then cosine to zero or constant."""
         config = self.config
         rate = config.lr * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
-        gone = self.objective.rounds.lr_progress(self.progress)
-        return rate * (1 + math.cos(math.pi * gone)) / 2 if config.lr_schedule == "cosine" else rate
+        progress = self.objective.rounds.lr_progress(self.progress)
+        return rate * (1 + math.cos(math.pi * progress)) / 2 if config.lr_schedule == "cosine" else rate
 
     def validation_loss(self, averaged: Model, split: Split, limit: int = 512) -> float:
-        """Return the mean loss of the ``averaged()`` weights on a split, with the same noise and times at every call."""
+        """Return the mean loss of the ``averaged()`` weights on a split; every call has the same noise and times."""
         n = min(limit, len(split))
         total = 0.0
         with torch.no_grad():
@@ -154,7 +155,10 @@ class Trainer:
         return total / n
 
     def state(self) -> dict[str, Any]:
-        """Return all that a run needs to go on, as tensors and numbers; call it on every process, only the first gets them."""
+        """Return the state from which a run can go on, as tensors and numbers.
+
+        Call it on every process; only the first receives the tensors.
+        """
         gather = self.parallel.gather
         return {
             "step": self.step,
@@ -168,7 +172,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from ``state()``."""
+        """Load the result of ``state()``, to go on from it."""
         self.step, self.seconds = state["step"], state["seconds"]
         self.averaged_since = state.get("averaged_since", 0)
         self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
@@ -176,9 +180,9 @@ class Trainer:
         self.ema.network.load_state_dict(self._shards(state["ema"]))
         self.learned.load_state_dict(state.get("objective", {}), strict="objective" in state)
         if self.optimizer:
-            moved = [p for group in self.optimizer.param_groups for p in group["params"]]
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             slots = {
-                i: {key: self.parallel.shard(value, moved[i]) for key, value in slot.items()}
+                i: {key: self.parallel.shard(value, parameters[i]) for key, value in slot.items()}
                 for i, slot in state["optimizer"]["state"].items()
             }
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
@@ -240,10 +244,12 @@ class Trainer:
         plain = replace(self.denoiser, network=self.network)
         density = self.objective.density_of_times()
         indices = batch.indices.chunk(self.config.accumulate)
-        mine = torch.cat([indices[k] for k in self.world.own_parts(range(self.config.accumulate))])
+        numbers = torch.cat([indices[k] for k in self.world.own_parts(range(self.config.accumulate))])
         modules = {"": self.network, "objective": self.learned}
-        own = diagnose(plain, modules, losses, density, mine, grad_norm, lambda: self._forward_and_back(batch, plain))
-        return merge(self.world.all_gather(own))
+        report = diagnose(
+            plain, modules, losses, density, numbers, grad_norm, lambda: self._forward_and_back(batch, plain)
+        )
+        return merge(self.world.all_gather(report))
 
     def _forward_and_back(self, batch: Batch, denoiser: Model) -> list[Loss]:
         """Return the losses of this process's parts of the batch; gradients add up. Every call does the same.
@@ -255,16 +261,16 @@ class Trainer:
         """
         parts, seed = self.config.accumulate, self.config.seed
         labels = [None] * parts if batch.labels is None else batch.labels.chunk(parts)
-        values, mine = batch.values.chunk(parts), self.world.own_parts(range(parts))
+        values, own = batch.values.chunk(parts), self.world.own_parts(range(parts))
         losses = []
         try:
-            for k in mine:
+            for k in own:
                 generator = training_generator(self.device, seed, self.step, k, Purpose.TRAIN)
-                waits = self.parallel.no_sync() if k != mine[-1] else contextlib.nullcontext()
-                rounded = tf32(self.config.precision == "tf32")
-                with seeded(self.device, seed, self.step, k, Purpose.DROPOUT), waits, rounded:
+                sync = contextlib.nullcontext() if k == own[-1] else self.parallel.no_sync()
+                precision = tf32(self.config.precision == "tf32")
+                with seeded(self.device, seed, self.step, k, Purpose.DROPOUT), sync, precision:
                     part = self._losses(denoiser, values[k], labels[k], generator, self.progress)
-                    loss = part.value.mean() / len(mine)  # the mean over the processes is formed on the way back
+                    loss = part.value.mean() / len(own)  # the backward pass takes the mean over the processes
                     if loss.requires_grad:
                         loss.backward()
                 losses.append(Loss(value=part.value.detach(), error=part.error.detach(), u=part.u))
@@ -280,12 +286,12 @@ class Trainer:
         generator: torch.Generator,
         progress: float,
     ) -> Loss:
-        """Return the losses of a batch, given in the split's own numbers."""
+        """Return the losses of a batch, whose values are as in the split."""
         data = values.to(self.device)
         if denoiser.spec.levels is not None:
             data = self.dequantization.training(data, denoiser.spec.levels, generator)
         if denoiser.spec.num_classes == 0:
             labels = None
-        labelled = denoiser.with_labels(None if labels is None else labels.to(self.device))
+        denoiser = denoiser.with_labels(None if labels is None else labels.to(self.device))
         with products(self.config.precision, self.device):
-            return self.objective.loss(labelled, data, generator, progress)
+            return self.objective.loss(denoiser, data, generator, progress)

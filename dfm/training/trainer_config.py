@@ -13,28 +13,37 @@ class TrainerConfig:
     """The numbers of a training run (config group ``trainer``).
 
     Args:
-        max_steps: optimiser steps. max_minutes: stop earlier, after this many minutes of training (null: never).
-        batch_size: examples an optimiser step; ``accumulate`` splits it into that many parts,
-            taken one after the other or shared by the processes of torchrun.
-        optimizer: ``adamw``, or ``muon``: orthogonalised steps of matrices and filters, AdamW for the rest (see
+        max_steps: number of optimiser steps.
+        max_minutes: stop earlier, after this many minutes of training (null: never).
+        batch_size: number of examples in an optimiser step.
+        accumulate: number of parts of a batch; one process takes them one after the other, the processes of torchrun
+            share them.
+        optimizer: ``adamw``, or ``muon``: orthogonalised steps for matrices and filters, AdamW for the rest (see
             ``dfm.training.optimizers``; not with fsdp).
-        lr: peak rate, reached after ``warmup_steps``, then ``cosine`` to zero or ``constant``.
-        clip_grad: bound on the gradient's norm (null: none).
-        max_skipped: steps in a row that may be skipped for a loss or gradient that is not finite; then the run stops.
-        ema_decay: of the averaged weights. checkpoint_every, sample_every, validate_every, log_every: in steps, 0 for
-            never (the last step is always kept); keep_checkpoints: the newest so many,
-            and that of the lowest validation loss.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``. precision: of convolutions and matrix products: ``fp32``,
-            ``tf32`` (on cards that have it) or ``bf16`` (autocast); weights and their averages are float32.
-        parallel: how several processes hold the network: ``ddp``, each all of it, or ``fsdp``, each a share of every
-            weight, for networks that do not fit one card with their gradients and averages.
-        compile: torch.compile the network. channels_last: memory layout of
-            convolutions (not with fsdp). activation_checkpointing: keep only the inputs of residual blocks for the
-            backward pass, which computes the rest anew: less memory, a third more products.
-        num_workers: threads that prepare batches ahead.
+        lr: the highest rate, reached after ``warmup_steps``.
+        lr_schedule: the rate after that: ``cosine`` to zero, or ``constant``.
+        weight_decay, betas: of the optimiser.
+        clip_grad: bound of the gradient's norm (null: none).
+        max_skipped: the run stops after this many steps in a row that were skipped, since the loss or the gradient was
+            not finite.
+        ema_decay: of the averaged weights.
+        checkpoint_every, sample_every, validate_every, log_every: in steps; 0 for never, and ``log_every`` at least 1
+            (the last step always has a checkpoint).
+        keep_checkpoints: number of newest checkpoints to keep; the one with the lowest validation loss is kept as well.
+        seed: of all random numbers of the run.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
+        precision: of convolutions and matrix products: ``fp32``, ``tf32`` (on GPUs that have it) or ``bf16``
+            (autocast). Weights and their averages are float32.
+        parallel: how several processes hold the network. ``ddp``: each has all of it. ``fsdp``: each has a share of
+            every weight, for a network that does not fit one GPU with its gradients and averages.
+        compile: torch.compile the network.
+        channels_last: memory layout of convolutions (not with fsdp).
+        activation_checkpointing: keep only the inputs of residual blocks for the backward pass, which computes the rest
+            again: less memory, a third more products.
+        num_workers: number of threads that prepare batches ahead.
 
     Raises:
-        UserError: a number out of range.
+        UserError: a number is out of range, or batch_size is no multiple of accumulate.
     """
 
     max_steps: int
@@ -66,17 +75,11 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        one = ("batch_size", "accumulate", "keep_checkpoints", "log_every", "max_skipped")
-        zero = (
-            "checkpoint_every",
-            "sample_every",
-            "validate_every",
-            "num_workers",
-            "warmup_steps",
-            "weight_decay",
-            "lr",
-        )
-        for name, least in {"max_steps": 0, **dict.fromkeys(one, 1), **dict.fromkeys(zero, 0)}.items():
+        from_one = ("batch_size", "accumulate", "keep_checkpoints", "log_every", "max_skipped")
+        from_zero = ("max_steps", "warmup_steps", "weight_decay", "lr", "num_workers")
+        intervals = ("checkpoint_every", "sample_every", "validate_every")
+        for name in (*from_zero, *intervals, *from_one):
+            least = 1 if name in from_one else 0
             if not getattr(self, name) >= least:
                 raise UserError(f"trainer.{name}={getattr(self, name)}; allowed: at least {least}")
         for name in ("max_minutes", "clip_grad"):
@@ -87,5 +90,6 @@ class TrainerConfig:
             raise UserError(f"trainer.betas={list(self.betas)}; allowed: from 0 to below 1; try [0.9,0.99]")
         if self.batch_size % self.accumulate:
             raise UserError(
-                f"trainer.batch_size={self.batch_size} is not divisible by trainer.accumulate={self.accumulate}"
+                f"trainer.batch_size={self.batch_size} is not divisible by trainer.accumulate={self.accumulate}; "
+                f"allowed: multiples of {self.accumulate}"
             )

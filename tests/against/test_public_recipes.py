@@ -1,4 +1,4 @@
-"""The public recipes that ``scripts/minutes.py`` compares with are asked as they were trained."""
+"""The public recipes of ``scripts/results`` get the same inputs after their training as in it."""
 
 import importlib
 import math
@@ -22,10 +22,10 @@ SPEC = DatasetSpec(name="g", shape=(1, 4, 4), levels=17, num_classes=0, mean=0.0
 
 
 @pytest.fixture
-def minutes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return importlib.import_module("minutes")
+def recipes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The recipes as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "results"))
+    return importlib.import_module("_public_recipes")
 
 
 class Velocity(nn.Module):
@@ -37,8 +37,8 @@ class Velocity(nn.Module):
 
 
 @pytest.mark.parametrize("path", ["own", "unit_variance"])
-def test_torchcfms_velocity_has_the_gaussians_density_on_any_path(minutes: ModuleType, path: str) -> None:
-    model = minutes.TheirVelocity(spec=SPEC, schedule=Linear(), network=Velocity())
+def test_torchcfms_velocity_has_the_gaussians_density_on_any_path(recipes: ModuleType, path: str) -> None:
+    model = recipes.TheirVelocity(spec=SPEC, schedule=Linear(), network=Velocity())
     data = STD * torch.randn(32, *SPEC.shape, generator=torch.Generator().manual_seed(0))
     found = dfm.log_likelihood(model, data, OdeLikelihood(steps=16, path=path, divergence="exact"))  # type: ignore[arg-type]
     exact = torch.distributions.Normal(0.0, STD).log_prob(data.double()).flatten(1).sum(1)
@@ -46,7 +46,7 @@ def test_torchcfms_velocity_has_the_gaussians_density_on_any_path(minutes: Modul
 
 
 @pytest.mark.parametrize("sigma", [0.05, 1.0, 10.0])
-def test_edms_network_is_told_a_quarter_of_ln_sigma_in_training_and_after(minutes: ModuleType, sigma: float) -> None:
+def test_edms_network_is_told_a_quarter_of_ln_sigma_in_training_and_after(recipes: ModuleType, sigma: float) -> None:
     told: list[Tensor] = []
 
     class Inner(nn.Module):
@@ -56,7 +56,7 @@ def test_edms_network_is_told_a_quarter_of_ln_sigma_in_training_and_after(minute
 
     path = Edm()
     model = NetworkDenoiser(
-        spec=SPEC, schedule=path, trained_schedule=path, prediction=EdmPrediction(), network=minutes.LogSigma(Inner())
+        spec=SPEC, schedule=path, trained_schedule=path, prediction=EdmPrediction(), network=recipes.LogSigma(Inner())
     )
     t = path.time_of_log_nsr(torch.tensor(math.log(sigma), dtype=torch.float64))
     data = model.data(torch.ones(2, *SPEC.shape), t)
@@ -64,10 +64,10 @@ def test_edms_network_is_told_a_quarter_of_ln_sigma_in_training_and_after(minute
     assert torch.allclose(data, torch.full_like(data, STD**2 / (STD**2 + sigma**2)), rtol=1e-5), "c_skip x"
 
 
-def test_edms_loss_tells_it_the_same(minutes: ModuleType) -> None:
+def test_edms_loss_tells_it_the_same(recipes: ModuleType) -> None:
     """In training sigma is drawn: what the network is told is ln(sigma)/4, of mean -0.3 and deviation 0.3."""
     pytest.importorskip("diffusers")
-    recipe = minutes.edm(DatasetSpec(**{**vars(SPEC), "shape": (1, 8, 8)}), torch.device("cpu"))
+    recipe = recipes.edm(DatasetSpec(**{**vars(SPEC), "shape": (1, 8, 8)}), torch.device("cpu"))
     told: list[Tensor] = []
     recipe.network.inner.register_forward_pre_hook(lambda module, given: told.append(given[1]))
     with torch.no_grad():

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.cli import Command
+from support.cli import Command, one_error
 
 QUICK = ("n=40", "batch_size=40", "steps=[4,8]", "samplers=[euler,dopri5,ancestral]")
 
@@ -50,4 +50,4 @@ def test_check_tells_a_wrong_network_from_a_wrong_sampler(command: Command) -> N
 def test_mistakes(given: list[str], word: str, command: Command) -> None:
     message = command("check", *given, code=1).err
     assert word in message
-    assert len(message.strip().splitlines()) == 1
+    assert one_error(message)

@@ -54,4 +54,4 @@ def test_a_classifier_of_points(command: Command) -> None:
 def test_a_mistake_is_one_line(arguments: list[str], says: str, command: Command) -> None:
     outcome = command(*arguments, code=1)
     assert says in outcome.err
-    assert len(outcome.err.strip().splitlines()) == 1
+    assert outcome.problem

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.cli import TINY, Command
+from support.cli import TINY, Command, Trained
 
 import dfm
 
@@ -51,25 +51,25 @@ def test_images_there_and_back(tiny_run: Path, command: Command) -> None:
     assert (width - 2, height - 2) == (4 * 50, 2 * 50)
 
 
-def test_classes_go_with_the_latents(command: Command, tmp_path: Path) -> None:
-    trained = command("train", "conditional=true", *TINY).run
-    run = command("encode", f"ckpt={trained}", "n=4", "flow.solver=heun", "flow.steps=8").run
+def test_classes_go_with_the_latents(trained: Trained, command: Command, tmp_path: Path) -> None:
+    model = trained(*TINY, "conditional=true").run
+    run = command("encode", f"ckpt={model}", "n=4", "flow.solver=heun", "flow.steps=8").run
     stored = dict(np.load(run / "latents.npz"))
     assert read(run, "encode.json")["nfe"] == 16
     for arguments, expected in (([], stored["labels"].tolist()), (["label=3"], [3, 3, 3, 3])):
-        back = command("decode", f"ckpt={trained}", f"latents={run}", "flow.solver=euler", "flow.steps=2", *arguments)
+        back = command("decode", f"ckpt={model}", f"latents={run}", "flow.solver=euler", "flow.steps=2", *arguments)
         assert np.load(back.run / "samples.npz")["labels"].tolist() == expected
     for labels in (np.full(4, 10), np.arange(3)):
         np.savez(tmp_path / "bad.npz", latents=stored["latents"], labels=labels)
-        outcome = command("decode", f"ckpt={trained}", f"latents={tmp_path / 'bad.npz'}", code=1)
+        outcome = command("decode", f"ckpt={model}", f"latents={tmp_path / 'bad.npz'}", code=1)
         assert "one a latent, 0 to 9" in outcome.err
-        assert len(outcome.err.strip().splitlines()) == 1
+        assert outcome.problem
 
 
 def test_points_there_and_back(command: Command) -> None:
     """The exact denoiser: its latents are those of the Python function, and so are the decoded points."""
     trained = command("train", "experiment=mixture_oracle", "trainer.max_steps=2", "samples.n=4", "nll.n=4").run
-    run = command("encode", f"ckpt={trained}", "n=1000000", "flow.rtol=1e-3", "flow.atol=1e-3").run
+    run = command("encode", f"ckpt={trained}", "n=1000000", "batch_size=5000", "flow.rtol=1e-3", "flow.atol=1e-3").run
     facts, latents = read(run, "encode.json"), torch.from_numpy(np.load(run / "latents.npz")["latents"])
     assert facts["n"] == len(latents) == 10_000, "more than there are: all there are"
     assert facts["same_levels"] is None
@@ -128,7 +128,7 @@ def test_a_mistake_is_one_line(arguments: list[str], says: str, tiny_run: Path, 
     np.savez("nan.npz", latents=image + np.nan)
     np.savez("one.npz", latents=image)
     outcome = command(*arguments, f"ckpt={tiny_run}", code=1)
-    assert len(outcome.err.strip().splitlines()) == 1, outcome.err
+    assert outcome.problem
     assert says in outcome.err
 
 
@@ -140,7 +140,7 @@ def test_models_that_share_no_latents_are_not_compared(tiny_run: Path, command: 
         trained = command("train", *other).run
         outcome = command("compare", f"ckpt={tiny_run}", f"other={trained}", code=1)
         assert says in outcome.err
-        assert len(outcome.err.strip().splitlines()) == 1
+        assert outcome.problem
 
 
 @pytest.mark.parametrize("name", ["encode", "decode", "compare"])

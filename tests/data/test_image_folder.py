@@ -212,6 +212,7 @@ def test_many_images_are_decoded_into_memory_where_there_can_be_no_cache(tmp_pat
         whole(ImageFolder(**options))
 
 
+@pytest.mark.wide
 def test_processes_that_begin_together_decode_once(tmp_path):
     many(tmp_path / "data", 20)
     code = (

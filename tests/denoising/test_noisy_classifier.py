@@ -164,7 +164,7 @@ def test_a_classifier_checks_what_it_is_given() -> None:
                 "trainer": {"seed": 0},
             }
         ).model(spec)
-    with pytest.raises(UserError, match="at least 2"):
+    with pytest.raises(UserError, match="2 or more"):
         ImageClassifier(shape=(1, 8, 8), num_classes=0)
     with pytest.raises(UserError, match="model=mlp"):
         ImageClassifier(shape=(2,), num_classes=3)

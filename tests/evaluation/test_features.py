@@ -95,10 +95,10 @@ def test_a_damaged_file_is_named_and_trained_again(damage: Any, tmp_path: Path, 
 
     first = made()
     whole = first.file.read_bytes()
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     first.file.write_bytes(damage(whole))
     second = made()
-    warning = capsys.readouterr().out
+    warning = capsys.readouterr().err
     assert warning.count("\n") == 1
     assert f"{first.file} is not a whole classifier" in warning
     assert second.facts["sha256"] == first.facts["sha256"], "from the same initial weights, not from the damaged ones"

@@ -33,6 +33,7 @@ def shares(found: list[tuple[float, float, dict]], truth: float) -> float:
     return float(np.mean([abs(mean - truth) < 1.96 * error for mean, error, _ in found]))
 
 
+@pytest.mark.wide
 def test_the_interval_of_points_holds_the_entropy() -> None:
     """Correlated coordinates, so that a probe has variance; the truth is the Gaussian's entropy at t_min.
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from support.oracles import SCHEDULES, oracle
+from support.oracles import SCHEDULES, on_every_schedule, oracle
 from torch import Tensor, nn
 
 from dfm.basics.errors import UserError
@@ -33,6 +33,7 @@ def exact_value(denoiser: MixtureDenoiser, data: Tensor) -> Tensor:
     return denoiser.log_density(data * a, denoiser.t_min) + data.shape[1] * float(a.log())
 
 
+@on_every_schedule
 def test_gaussian_to_ten_thousandth_of_a_nat(schedule: Schedule) -> None:
     """One Gaussian: the prior at t_max is exact, so only the solver's error is left."""
     gaussian = mixture_of([[0.4, 0.4, 0.4]], 0.36)
@@ -56,6 +57,7 @@ def test_mixture_to_ten_thousandth_of_a_nat(solver: str, mixture: GaussianMixtur
     assert torch.allclose(found, mixture.log_prob(data), atol=1e-4)
 
 
+@on_every_schedule
 def test_every_schedule_gives_the_mixtures_density(schedule: Schedule, mixture: GaussianMixture) -> None:
     """Of the data as blurred at t_min. What is left of the data at t_max, of size 1/nsr, bounds the prior's error."""
     data, denoiser = points(mixture, 20), oracle(mixture, schedule)

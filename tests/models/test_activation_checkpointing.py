@@ -80,7 +80,10 @@ def trainer(**changes: Any) -> Trainer:
     return Trainer(config, denoiser, objective, Digits().split("train"), device=torch.device("cpu"))
 
 
-@pytest.mark.parametrize("objective", ["flow_matching", "meanflow", "consistency"])
+@pytest.mark.parametrize(
+    "objective",
+    ["flow_matching", *(pytest.param(name, marks=pytest.mark.wide) for name in ("meanflow", "consistency"))],
+)
 def test_a_run_with_it_is_the_run_without_it(objective: str, command: Command, tmp_path: Path) -> None:
     losses = []
     for given in ("false", "true"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.cli import TINY, Command
+from support.cli import TINY, Command, one_error
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
@@ -226,30 +226,34 @@ def check_line(command: Command, capsys: Any, line: list[str]) -> None:
         code = int(stop.code or 0)
     finally:
         sys.argv = before
-    out, err = capsys.readouterr()
+    _, err = capsys.readouterr()
     assert code in (0, 1), (line, code)
     if code == 1:
-        assert len(err.strip().splitlines()) == 1, (line, err, out)
+        assert one_error(err)
 
 
+@pytest.mark.wide
 @given(st.sampled_from(["x.pt", "x.safetensors"]), damage())
 @settings(max_examples=150, **QUIET)  # type: ignore[arg-type]
 def test_mangled_files(files: dict[str, bytes], tmp_path: Path, name: str, edits: Any) -> None:
     check_files(files, name, edits, tmp_path)
 
 
+@pytest.mark.wide
 @given(mangled())
 @settings(max_examples=150, **QUIET)  # type: ignore[arg-type]
 def test_mangled_configurations(config: dict[str, Any]) -> None:
     check_config(config)
 
 
+@pytest.mark.wide
 @given(wrong_states())
 @settings(max_examples=50, **QUIET)  # type: ignore[arg-type]
 def test_wrong_states_under_right_checksums(tmp_path: Path, state: dict[str, Any]) -> None:
     check_state(state, tmp_path)
 
 
+@pytest.mark.wide
 @given(lines)
 @settings(max_examples=25, **QUIET)  # type: ignore[arg-type]
 def test_mangled_command_lines(command: Command, capsys: Any, line: list[str]) -> None:

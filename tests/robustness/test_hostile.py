@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.cli import TINY, Command
+from support.cli import TINY, Command, Trained
 from support.runs import newest, one_line
 
 from dfm.basics.errors import UserError
@@ -108,8 +108,10 @@ def test_a_small_file_that_claims_much_is_refused(command: Command) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text", "swap"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage: str, command: Command) -> None:
-    run = command("train", *TINY, "trainer.checkpoint_every=1").run
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    damage: str, trained: Trained, command: Command
+) -> None:
+    run = trained(*TINY, "trainer.checkpoint_every=1").run
     path = newest(run)
     data = bytearray(path.read_bytes())
     if damage == "flip":
@@ -118,7 +120,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage: str, c
         {"cut": data[: len(data) // 2], "empty": b"", "text": b"hello", "swap": data[::-1]}.get(damage, bytes(data))
     )
     outcome = command("sample", f"ckpt={run}", "n=1", "sampler.steps=1")
-    assert f"{path} is not a whole checkpoint" in outcome.out
+    assert f"{path} is not a whole checkpoint" in outcome.err
     assert json.loads((outcome.run / "sample.json").read_text())["checkpoint_step"] == 1
 
 

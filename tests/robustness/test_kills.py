@@ -81,6 +81,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SHORT = ("inside a checkpoint write", "between a line and the checkpoint")
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("moment", [pytest.param(m, marks=[] if m in SHORT else pytest.mark.faults) for m in MOMENTS])
 def test_killed_at_a_chosen_moment(moment: str, whole: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"

@@ -50,7 +50,7 @@ def test_a_run_goes_on_when_the_disk_is_full(command: Command, monkeypatch: pyte
 
     monkeypatch.setattr(checkpoint, "save", full_at_two)
     outcome = command("train", *TINY, "trainer.max_steps=3", "trainer.checkpoint_every=1")
-    assert "checkpoint of step 2 not written (No space left on device)" in outcome.out
+    assert "checkpoint of step 2 not written (No space left on device)" in outcome.err
     assert [p.name for p in run_dir.checkpoints(outcome.run)] == ["step_00000003.pt", "step_00000001.pt"]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
-from support.oracles import SCHEDULES, oracle
+from support.oracles import SCHEDULES, on_every_schedule, oracle
 from torch import Tensor
 
 from dfm.basics.errors import UserError
@@ -99,6 +99,7 @@ def test_the_error_follows_the_tolerance() -> None:
     assert (ends[1] - ends[2]).abs().max() * 100 < (ends[0] - ends[2]).abs().max()
 
 
+@on_every_schedule
 def test_backwards_in_time_returns(schedule: object) -> None:
     rates, x = torch.tensor([2.0, 9.0], dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
     solver = DormandPrince(rtol=1e-10, atol=1e-10)

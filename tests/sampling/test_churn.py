@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from support.oracles import SCHEDULES, oracle, quick
+from support.oracles import SCHEDULES, on_every_schedule, oracle, quick
 from support.recursions import GAUSSIAN, C, coefficients, run
 from torch import Tensor
 
@@ -84,6 +84,7 @@ def test_corrections_obey_the_langevin_recursion(schedule: Schedule) -> None:
     assert torch.allclose(end, x, rtol=1e-9)
 
 
+@on_every_schedule
 def test_corrections_mend_a_wrong_predictor(schedule: Schedule) -> None:
     """Annealed Langevin alone brings x to the law of the last level: variance within its own stationary error.
 

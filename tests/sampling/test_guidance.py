@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.oracles import SCHEDULES, Labelled, component, oracle
+from support.oracles import SCHEDULES, Labelled, component, on_every_schedule, oracle
 from torch import Tensor
 
 import dfm
@@ -38,6 +38,7 @@ def log_density(mixture: GaussianMixture, schedule: Schedule, x: Tensor, t: Tens
     return mixture.smoothed(float(b / a)).log_prob(x / a)
 
 
+@on_every_schedule
 @pytest.mark.parametrize("scale", [-0.5, 0.0, 0.3, 1.0, 4.0])
 def test_the_guided_score_is_that_of_the_tilted_density(labelled: Labelled, scale: float) -> None:
     """grad [log p_t(x) + w (log p_t(x|c) - log p_t(x))] by autograd; every form that is asked for agrees with it."""

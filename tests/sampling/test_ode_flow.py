@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import RK45, solve_ivp
-from support.oracles import SCHEDULES, oracle
+from support.oracles import SCHEDULES, on_every_schedule, oracle
 from torch import Tensor
 
 import dfm
@@ -35,6 +35,7 @@ def points(n: int, d: int = 2) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
+@on_every_schedule
 @pytest.mark.parametrize("flow", [TIGHT, OdeMap(solver="rk4", steps=256)], ids=["dopri5", "rk4"])
 def test_a_gaussians_latent_is_a_scale(flow: OdeMap, schedule: Schedule) -> None:
     """For N(m, C^2 I) the flow keeps the place within the marginal, whose deviation is sqrt(a^2 C^2 + b^2):

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from support.oracles import SCHEDULES, oracle, quick
+from support.oracles import SCHEDULES, on_every_schedule, oracle, quick
 from support.recursions import GAUSSIAN, C, coefficients, run
 from torch import Tensor
 
@@ -48,6 +48,7 @@ def test_dpm_solver_2m_is_the_product_of_its_two_step_recursion(schedule: Schedu
     assert torch.allclose(end, x * value, rtol=1e-9)
 
 
+@on_every_schedule
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_ddim_with_noise_obeys_its_variance_recursion(eta: float, schedule: Schedule) -> None:
     """Variance of 20,000 numbers against the recursion, within 4.5 standard errors."""
@@ -71,6 +72,7 @@ def test_noise_of_ones_shows_every_stochastic_recursion_to_machine_precision(sch
     assert torch.allclose(end, value, rtol=1e-9)
 
 
+@on_every_schedule
 @pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
 def test_the_sde_of_dpm_solver_is_the_exact_transition_for_constant_data(strength: float, schedule: Schedule) -> None:
     """Where E[data|x] is the constant m, dx = (u - w^2/2 s) dt + w dB is linear: one step has the exact mean and
@@ -145,6 +147,7 @@ def variance_of_sde_2m(schedule: Schedule, times: Tensor, strength: float, varia
     return float(spread[0, 0])
 
 
+@on_every_schedule
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_the_sde_of_dpm_solver_2m_obeys_its_covariance_recursion(strength: float, schedule: Schedule) -> None:
     n = 10_000

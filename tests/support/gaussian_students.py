@@ -15,6 +15,7 @@ from dfm.training.few_steps.reflow import Reflow
 from dfm.training.few_steps.rounds import TaughtInRounds
 from dfm.training.objectives.densities import LogNsrDensity, UniformDensity
 from dfm.training.objectives.loss_weights import UniformWeight
+from dfm.training.step_report import StepReport
 from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
 
@@ -78,12 +79,20 @@ def reflow(**more: object) -> Reflow:
     return Reflow(density=LogNsrDensity(), weight=UniformWeight(), **more)  # type: ignore[arg-type]
 
 
-def trained(objective: TaughtInRounds, model: NetworkDenoiser, steps: int, lr: float = 0.02) -> Trainer:
+def trained(
+    objective: TaughtInRounds,
+    model: NetworkDenoiser,
+    steps: int,
+    reports: list[StepReport] | None = None,
+    lr: float = 0.02,
+) -> Trainer:
+    """Train a student on Gaussian data; what the trainer says of each step is added to ``reports``."""
     points = MEAN + STD * torch.randn(4096, 1, generator=torch.Generator().manual_seed(0))
     config = TrainerConfig(
         max_steps=steps, batch_size=128, lr=lr, ema_decay=0.999, warmup_steps=1, clip_grad=None, betas=(0.9, 0.95)
     )
     trainer = Trainer(config, model, objective, Split(values=points, labels=None), device=CPU)
-    for _ in trainer.steps():
-        pass
+    steps_taken = list(trainer.steps())
+    if reports is not None:
+        reports += steps_taken
     return trainer

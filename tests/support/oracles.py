@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -33,6 +34,14 @@ SCHEDULES: dict[str, Schedule] = {
     "custom": Custom(drift="1 + t", diffusion="2 - t/2", t_max=3.0),
     "langevin": OrnsteinUhlenbeck(t_min=1e-3, t_max=4.0),
 }
+
+
+# For a test that takes long: the fixture ``schedule`` is three of them in the quick tests, all in the wide ones.
+on_every_schedule = pytest.mark.parametrize(
+    "schedule",
+    [pytest.param(n, marks=[] if n in ("edm", "linear", "vp") else pytest.mark.wide) for n in sorted(SCHEDULES)],
+    indirect=True,
+)
 
 
 def oracle(mixture: GaussianMixture, schedule: Schedule) -> MixtureDenoiser:

@@ -8,6 +8,7 @@ from dfm.data.dataset import DatasetSpec
 from dfm.runs import checkpoint, metrics
 from dfm.runs import directory as run_dir
 from dfm.runs.checkpoint import Checkpoint
+from support.cli import one_error
 
 CLOCK = ("images_per_second", "seconds")
 
@@ -31,7 +32,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 def one_line(outcome: object, *words: str) -> None:
     err = outcome.err  # type: ignore[attr-defined]
-    assert len(err.strip().splitlines()) == 1, err
+    assert one_error(err)
     assert all(word in err for word in words), err
     assert not Path("pwned").exists()
 

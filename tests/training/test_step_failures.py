@@ -39,13 +39,13 @@ def test_a_bad_step_is_passed_over_and_named() -> None:
     for report in run.steps():
         reports.append(report)
         states.append(copy.deepcopy(run.state()))
-    assert [bool(report.trouble) for report in reports] == [False, True, False, False]
-    trouble = reports[1].trouble
-    assert trouble is not None
-    assert list(trouble.indices) == run.batches.indices(1)[2:4].tolist()
-    assert trouble.log_nsr is not None
-    assert len(trouble.log_nsr) == 2
-    assert trouble.layer == "linear_out.bias", "an infinite loss: the gradient is bad from the output on"
+    assert [bool(report.skipped) for report in reports] == [False, True, False, False]
+    skipped = reports[1].skipped
+    assert skipped is not None
+    assert list(skipped.indices) == run.batches.indices(1)[2:4].tolist()
+    assert skipped.log_nsr is not None
+    assert len(skipped.log_nsr) == 2
+    assert skipped.layer == "linear_out.bias", "an infinite loss: the gradient is bad from the output on"
     for kind in ("network", "ema"):
         assert all(torch.equal(v, states[1][kind][k]) for k, v in states[0][kind].items()), "nothing moved"
         assert not all(torch.equal(v, states[2][kind][k]) for k, v in states[1][kind].items())
@@ -76,9 +76,9 @@ def test_the_first_bad_layer_is_found(layer: str) -> None:
     with torch.no_grad():
         next(broken.parameters()).fill_(torch.nan)
     (report, *_) = run.steps()
-    assert report.trouble is not None
-    assert report.trouble.layer.startswith(layer)
-    assert len(report.trouble.indices) == run.config.batch_size
+    assert report.skipped is not None
+    assert report.skipped.layer.startswith(layer)
+    assert len(report.skipped.indices) == run.config.batch_size
 
 
 @pytest.mark.parametrize("clip_grad", [1.0, None])
@@ -87,8 +87,8 @@ def test_the_first_bad_gradient_is_found_where_all_outputs_are_finite(clip_grad:
     layer = run.network.get_submodule("embedding.linear_1")
     layer.weight.register_hook(lambda gradient: gradient * torch.nan)
     (report, *_) = run.steps()
-    assert report.trouble is not None
-    assert report.trouble.layer == "embedding.linear_1.weight"
+    assert report.skipped is not None
+    assert report.skipped.layer == "embedding.linear_1.weight"
 
 
 def test_the_troubles_of_several_processes_become_one() -> None:
@@ -104,7 +104,7 @@ def test_after_some_in_a_row_the_run_stops_in_words() -> None:
     run = trainer(max_steps=9, max_skipped=3)
     poisoned(run, slice(None), {2, 4, 5, 6, 7})
     reports = run.steps()
-    seen = [bool(next(reports).trouble) for _ in range(6)]
+    seen = [bool(next(reports).skipped) for _ in range(6)]
     with pytest.raises(UserError, match="3 steps in a row") as caught:
         next(reports)
     assert seen == [False, True, False, True, True, True]
@@ -137,8 +137,8 @@ def test_the_command_tells_and_keeps_what_was_before(command: Command, monkeypat
     words = [*TINY, "trainer.max_steps=8", "trainer.max_skipped=2", "trainer.validate_every=0"]
     outcome = command("train", *words, "hydra.run.dir=run", code=1)
     assert "2 steps in a row were not taken" in outcome.err
-    assert len(outcome.err.strip().splitlines()) == 1
-    assert outcome.out.count("was not taken") == 2
+    assert outcome.problem
+    assert outcome.err.count("was not taken") == 2
     lines = [json.loads(line) for line in (Path("run") / "metrics.jsonl").read_text().splitlines()]
     skipped = [line for line in lines if line.get("skipped")]
     assert [line["step"] for line in skipped] == [5, 6]

@@ -60,7 +60,7 @@ def test_accumulated_passes_are_one_batch() -> None:
     class Plain(Regression):
         def loss(self, denoiser, data, generator, progress=1.0):  # type: ignore[no-untyped-def]
             t = torch.full((len(data),), 0.5, dtype=torch.float64)
-            value = self.at(denoiser, torch.zeros_like(data) + 0.3, torch.ones_like(data) * 0.1, t)
+            value = self.errors_at(denoiser, torch.zeros_like(data) + 0.3, torch.ones_like(data) * 0.1, t)
             return Loss(value=value, error=value, u=t)
 
     runs = [trainer(accumulate=k, clip_grad=None) for k in (1, 4)]
@@ -161,7 +161,7 @@ def test_resume_through_the_command_line_is_exact(command: Command, tmp_path: Pa
         file.write('{"step": 3, "loss": 99.0}\n{"step": 4, "lo')
     outcome = command("train", f"resume={part}", "trainer.max_steps=4")
     assert outcome.run == part
-    assert "resumed at step 2" in outcome.out
+    assert "resumed at step 2" in outcome.err
     states = [checkpoint.read(run_dir.checkpoints(run)[0]).state for run in (whole, part)]
     assert states[0]["step"] == states[1]["step"] == 4
     for kind in ("network", "ema"):

@@ -22,6 +22,7 @@ from dfm.runs.loading import classifier_of
 GOLDEN = ROOT / "tests" / "golden"
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
 RUNS = sorted(EXPECTED)
+STUDENTS = ("progressive", "reflow")  # of a teacher that is not kept
 
 
 def checkpoint(name: str) -> Path:
@@ -73,12 +74,22 @@ def test_resumes(name: str, command: Command, tmp_path: Path) -> None:
     assert (run / "checkpoints" / "step_00000004.pt").is_file()
 
 
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in STUDENTS])
+def test_a_fresh_run_takes_the_same_steps(name: str, command: Command, tmp_path: Path) -> None:
+    """The same command line gives the same losses: initial weights, batches, times and noise are those of then."""
+    given = (GOLDEN / name / "overrides.txt").read_text().splitlines()
+    command("train", *given, f"hydra.run.dir={tmp_path / 'fresh'}")
+    lines = [json.loads(text) for text in (tmp_path / "fresh" / "metrics.jsonl").read_text().splitlines()]
+    losses = {str(line["step"]): line["loss"] for line in lines if "loss" in line}
+    assert losses == pytest.approx(EXPECTED[name]["losses"], rel=1e-4)
+
+
 def test_requeued_command_line_goes_on(command: Command, tmp_path: Path) -> None:
     """``resume=auto`` compares today's composed configuration with one that has yesterday's names."""
     run = tmp_path / "flow_normal"
     shutil.copytree(GOLDEN / "flow_normal", run)
     given = (run / "overrides.txt").read_text().splitlines()
-    out = command("train", *given, "resume=auto", f"hydra.run.dir={run}").out
+    out = command("train", *given, "resume=auto", f"hydra.run.dir={run}").err
     assert "resumed at step 2" in out
 
 

@@ -26,9 +26,12 @@ NOT_ALONE = (
 )  # fmt: skip
 
 
+QUICK_GROUPS = ("objective", "likelihood")  # every objective and every estimator are in the quick tests
+
+
 @pytest.mark.parametrize(
     ("group", "option"),
-    [(g, o)
+    [pytest.param(g, o, marks=[] if g in QUICK_GROUPS else pytest.mark.wide)
      for g in ("schedule", "prediction", "density", "weight", "coupling", "prior", "latent", "uncertainty", "objective",
                "grid", "logger", "likelihood", "dequantization", "trainer")
      for o in options(g) if (g, o) not in NOT_ALONE],
@@ -39,6 +42,7 @@ def test_options_that_go_with_the_default(group: str, option: str, command: Comm
     Those that do not go alone have tests of their own: students of a teacher in test_students, importance in test_nll.
     """
     shorter = ("trainer.max_steps=2", "trainer.batch_size=16") if group == "trainer" else ()
+    shorter += ("trainer.compile=false", "trainer.precision=fp32") if option == "gpu_long" else ()  # without a card
     beside = NEEDS.get(f"{group}={option}", ())
     thin = () if "model=mlp" in beside else UNET
     no_density = ("nll.n=0",) if option == "dataset" else ()  # a prior whose density is not known
@@ -51,11 +55,13 @@ def test_options_that_go_with_the_default(group: str, option: str, command: Comm
     assert (run / "checkpoints" / "step_00000002.pt").exists()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("schedule", ["ddpm", "random_walk"])
 def test_the_grid_of_whole_steps(schedule: str, command: Command) -> None:
     command("train", f"schedule={schedule}", "grid=integers", *UNET, *FAST)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("option", options("sampler"))
 def test_samplers(option: str, tiny_run: Path, command: Command) -> None:
     """On another schedule than the one of the training."""
@@ -65,6 +71,7 @@ def test_samplers(option: str, tiny_run: Path, command: Command) -> None:
     assert (run / "samples.npz").exists()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("option", options("dataset"))
 def test_datasets(option: str, command: Command, tmp_path: Path) -> None:
     where = overrides_for(option, tmp_path)
@@ -75,6 +82,7 @@ def test_datasets(option: str, command: Command, tmp_path: Path) -> None:
     command("train", f"dataset={option}", *model, *where, *FAST)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("option", sorted(set(options("model")) - {"oracle"}))
 def test_models(option: str, command: Command, tmp_path: Path) -> None:
     """The layouts as they are, but thin where they are wide."""
@@ -84,6 +92,7 @@ def test_models(option: str, command: Command, tmp_path: Path) -> None:
     command("train", f"model={option}", *where, *thin, *FAST)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("option", options("experiment"))
 def test_experiments(option: str, command: Command, tmp_path: Path) -> None:
     """Two steps of each, at full width but for the sampling and the large U-Nets."""

@@ -51,6 +51,7 @@ def test_there_are_commands_to_run() -> None:
     assert {line.split()[1] for line in COMMANDS} == set(SMALLER)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command(line: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, name, *arguments = shlex.split(line)
@@ -102,6 +103,7 @@ def write_own_part(folder: Path) -> None:
         path.write_text(code)
 
 
+@pytest.mark.wide
 def test_python(command: Command) -> None:
     """Blocks run in the order of the pages; the README's come first."""
     command("train", *TINY)

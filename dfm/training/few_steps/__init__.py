@@ -1,1 +1,1 @@
-"""Students of few steps: distilled, straightened, consistent, or of average velocities."""
+"""Few-step students: progressive distillation, reflow, consistency models and MeanFlow."""

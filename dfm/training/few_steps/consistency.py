@@ -1,11 +1,11 @@
-"""Consistency models: one call of the network leads from any point of an ODE path to its end in the data.
+"""Consistency models: one call of the network leads from any point of a solution of the ODE to its data end.
 
-    f(x_t, t) = f(x_r, r) for x_t, x_r on one path of the ODE,      f(x_r, r) -> data as nsr(r) -> 0
+    f(x_t, t) = f(x_r, r) for x_t, x_r on one solution of the ODE,      f(x_r, r) -> data as nsr(r) -> 0
 
-f is the denoiser's E[data | x_t] put to another use: every row of a prediction but ``data`` tends to x_r/a by itself
-where there is no noise, so nothing of the network changes and a teacher's weights are a good beginning. Two points of
-one path are x_t and x_r = a data + b noise with the same data and noise, in expectation and as r approaches t (Song et
-al. 2023, theorem 2); how near they are, a ``Pacing`` says as training goes on.
+f is ``Denoiser.data``, trained in another way. For every prediction but ``data`` it tends to x_r/a where the noise
+vanishes, so the network stays as it is and can start from the weights of a teacher. As two points of one solution we
+take a data + b noise at t and at r with the same data and noise. That is right in expectation as r approaches t (Song
+et al. 2023, theorem 2). A ``Pacing`` gives the distance of t and r in the course of training.
 """
 
 import math
@@ -19,32 +19,34 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.paths.schedule import Schedule
 from dfm.training.objectives.base import Loss, Objective, Outcome, draw_noise
 from dfm.training.objectives.couplings import Coupling, IndependentCoupling
 from dfm.training.objectives.densities import Density
 
-# The papers' noise levels are for data of this deviation; ours are scaled to it.
+# The papers give noise levels for data of this standard deviation; we scale ours to it.
 PAPERS_STD = 0.5
 
 
 class Pacing(ABC):
-    """Which two levels of noise are compared, and how that changes with the progress of a run (group ``pacing``)."""
+    """A rule for the two noise levels of a comparison, as a function of the run's progress (group ``pacing``)."""
 
     @abstractmethod
     def pair(self, sigma: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """(upper, lower) near sigma, float64 (B,), in the papers' unit; a lower of 0 is the data.
+        """Return (upper, lower) near sigma, float64 (B,), in the papers' unit; lower = 0 means the data.
 
         Args:
-            sigma: drawn from the density of training.
-            progress: the done share of the run.
+            sigma: noise levels, drawn from the training density, float64 (B,).
+            progress: the share of the run that is done, from 0 to 1.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class EasyPacing(Pacing):
-    """lower/upper = 1 - n(sigma)/q^(1 + s), n = 1 + k sigmoid(-b sigma), at stage s of ``stages`` (Geng et al. 2024).
+    """The rule lower/upper = 1 - n(sigma)/q^(1 + s), n = 1 + k sigmoid(-b sigma), at stage s (Geng et al. 2024).
 
-    At first q^-1 n > 1 where sigma is small: the lower level is the data, which is plain denoising; then they approach.
+    There are ``stages`` equal stages. In the first one n/q > 1 where sigma is small: the lower level is then the data,
+    which gives plain denoising. Later the two levels come closer.
 
     Raises:
         UserError: q is not above 1, or there is no stage.
@@ -67,7 +69,7 @@ class EasyPacing(Pacing):
 
 @dataclass(frozen=True, kw_only=True)
 class DoublingPacing(Pacing):
-    """Neighbours of a rho grid of N levels, N = min(s0 2^floor(progress K), s1) + 1, K = log2(s1/s0) + 1.
+    """Neighbours on a rho grid of N noise levels, N = min(s0 2^floor(progress K), s1) + 1, K = floor(log2(s1/s0)) + 1.
 
     (Song and Dhariwal 2024, section 3.4, with their rho = 7 grid from ``low`` to ``high``.)
 
@@ -89,29 +91,31 @@ class DoublingPacing(Pacing):
             )
 
     def count(self, progress: float) -> int:
-        """N, how many levels the grid has."""
+        """Return N, the number of noise levels of the grid."""
         doublings = math.floor(math.log2(self.s1 / self.s0)) + 1
         return min(self.s0 * 2 ** int(progress * doublings), self.s1) + 1
 
     def pair(self, sigma: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         share = torch.linspace(0, 1, self.count(progress), dtype=torch.float64, device=sigma.device)
         ends = self.low ** (1 / self.rho), self.high ** (1 / self.rho)
-        levels = (ends[0] + share * (ends[1] - ends[0])) ** self.rho
-        upper = torch.searchsorted(levels, sigma).clamp(1, len(levels) - 1)
-        return levels[upper], levels[upper - 1]
+        noise_levels = (ends[0] + share * (ends[1] - ends[0])) ** self.rho
+        upper = torch.searchsorted(noise_levels, sigma).clamp(1, len(noise_levels) - 1)
+        return noise_levels[upper], noise_levels[upper - 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency(Objective):
-    """(sqrt(|f(x_t, t) - sg f(x_r, r)|^2 + c^2) - c)/(sigma_t - sigma_r), sigma the nsr in the papers' unit.
+    """The loss (sqrt(|f(x_t, t) - sg f(x_r, r)|^2 + c^2) - c)/(sigma_t - sigma_r), sigma the nsr in the papers' unit.
 
-    sg stops the gradient; both calls see the same dropout. c = huber sqrt(d). (Song and Dhariwal 2024, eqs. 7 and 8;
-    Geng et al. 2024, section 3.) With ``init=TEACHER`` it tunes a teacher, without it trains from scratch.
+    sg stops the gradient; both calls have the same dropout. c = huber sqrt(d) S/0.5, with S the standard deviation of
+    the data. (Song and Dhariwal 2024, eqs. 7 and 8; Geng et al. 2024, section 3.) With ``init=TEACHER`` training starts
+    from a teacher's weights, without it from scratch.
 
     Args:
-        density: of the levels, in the unit of nsr.
-        pacing: which level each is compared with.
-        huber: 0.00054 in the papers, for data of deviation 0.5.
+        density: of the noise levels.
+        pacing: gives the noise level with which each one is compared.
+        coupling: pairs data and noise inside a batch.
+        huber: 0.00054 in the papers, for data of standard deviation 0.5.
 
     Raises:
         UserError: huber is not above 0.
@@ -133,36 +137,36 @@ class Consistency(Objective):
             raise UserError(f"objective consistency: huber={self.huber:g}; allowed: above 0; try 0.00054")
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
+        path, unit = denoiser.trained_schedule, PAPERS_STD / denoiser.spec.std
         u = self.density.uniforms(len(data), generator)
-        unit = PAPERS_STD / denoiser.spec.std
-        sigma = denoiser.trained_schedule.log_nsr(self.density.time(u, denoiser.trained_schedule)).exp() * unit
+        sigma = path.log_nsr(self.density.time(u, path)).exp() * unit
         upper, lower = self.pacing.pair(sigma, progress)
         noise = draw_noise(denoiser, data, generator)
         data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        found = self._ends(denoiser, data, noise, upper / unit, seed)
+        prediction = self._data_end(denoiser, data, noise, upper / unit, seed)
         with torch.no_grad():
-            known = lower / unit <= _least(denoiser)
-            target = torch.where(
-                per_sample(known, data) > 0, data, self._ends(denoiser, data, noise, lower / unit, seed)
-            )
-        c2 = self.huber**2 * data[0].numel() * (denoiser.spec.std / PAPERS_STD) ** 2
-        distance = ((found - target).square().flatten(1).sum(1) + c2).sqrt() - math.sqrt(c2)
+            at_data = per_sample(lower / unit <= _smallest_nsr(path), data) > 0
+            target = torch.where(at_data, data, self._data_end(denoiser, data, noise, lower / unit, seed))
+        distance = self._distance(prediction, target, denoiser.spec.std)
         error = distance / (upper - lower).to(distance)
         return Loss(value=error * self.density.importance(u).to(error), error=error, u=u)
 
+    def _distance(self, x: Tensor, y: Tensor, std: float) -> Tensor:
+        """Return sqrt(|x - y|^2 + c^2) - c, (B,), of x, y (B, *D)."""
+        c2 = self.huber**2 * x[0].numel() * (std / PAPERS_STD) ** 2
+        return ((x - y).square().flatten(1).sum(1) + c2).sqrt() - math.sqrt(c2)
+
     @staticmethod
-    def _ends(denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, nsr: Tensor, seed: int) -> Tensor:
-        """f at a data + b noise, at these noise-to-signal ratios or the nearest that the path has."""
+    def _data_end(denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, nsr: Tensor, seed: int) -> Tensor:
+        """Return f at a data + b noise with these noise-to-signal ratios (B,), or the nearest ones of the path."""
         path = denoiser.trained_schedule
-        t = path.time_of_log_nsr(nsr.clamp_min(_least(denoiser)).log()).clamp(path.t_min, path.t_max)
+        t = path.time_of_log_nsr(nsr.clamp_min(_smallest_nsr(path)).log()).clamp(path.t_min, path.t_max)
         with torch.random.fork_rng(devices=[data.device] if data.is_cuda else []):
             torch.manual_seed(seed)
             return denoiser.data(path.mix(data, noise, t), t)
 
 
-def _least(denoiser: NetworkDenoiser) -> float:
-    """nsr at t_min of the trained path."""
-    return float(
-        denoiser.trained_schedule.log_nsr(torch.tensor(denoiser.trained_schedule.t_min, dtype=torch.float64)).exp()
-    )
+def _smallest_nsr(path: Schedule) -> float:
+    """Return nsr at t_min."""
+    return float(path.log_nsr(torch.tensor(path.t_min, dtype=torch.float64)).exp())

@@ -10,6 +10,7 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.denoising.predictions import noise_at
 from dfm.paths.schedule import weighted_sum
 from dfm.sampling.grids import Grid, NoiseShareGrid
 from dfm.training.few_steps.rounds import TaughtInRounds, TeacherRounds, round_of
@@ -19,26 +20,26 @@ from dfm.training.objectives.regression import refuse_latent
 
 @dataclass(frozen=True, kw_only=True)
 class Progressive(TaughtInRounds):
-    """Each of N steps of the student does what two of the teacher do, N = start/2, start/4, ..., steps.
+    """A student whose N steps do what 2N steps of its teacher do, N = start/2, start/4, ..., steps.
 
-    From x_t at the i-th of the N times the teacher takes two steps of DDIM, to x_s; the student's target (x~, e~) is
-    the data and noise whose one step leads to the same place:
+    From x_t at the i-th of the N times the teacher takes two steps of DDIM, to x_s. The student's target (x~, e~) is
+    the data and noise whose single step leads to the same point:
 
         a_t x~ + b_t e~ = x_t,   a_s x~ + b_s e~ = x_s,   so   x~ = (x_s - (b_s/b_t) x_t)/(a_s - (b_s/b_t) a_t)
 
-    The last of the N steps leads to the data (a_s = 1, b_s = 0). The loss is that of the regression with (x~, e~) in
-    the place of data and noise: for the velocity on the linear schedule the weight of |D - x~|^2 is 1/b^2, near the
+    The last of the N steps leads to the data (a_s = 1, b_s = 0). The loss is the regression's with (x~, e~) in the
+    place of data and noise. For the velocity on the linear schedule the weight of |D - x~|^2 is then 1/b^2, near the
     paper's 1 + a^2/b^2. (Salimans and Ho 2022, algorithm 2 and appendix G.)
 
     Args:
-        density: draws the N steps with equal chances; no more of it than whether it is stratified is used.
-        coupling: as the teacher was trained with.
-        start: steps of the first teacher, which is to be good at so many.
-        steps: of the last student; start/steps is a power of two, at least 2.
-        grid: of the times; every second one of the teacher's is the student's.
+        density: only its ``stratified`` counts: the N steps are drawn with equal chances.
+        coupling: the coupling with which the teacher was trained.
+        start: number of steps of the first teacher, which must give good samples with so many.
+        steps: number of steps of the last student; start/steps is a power of two, at least 2.
+        grid: gives the times of the teacher; every second one is a time of the student.
 
     Raises:
-        UserError: start/steps is no such power.
+        UserError: start/steps is no such power, or the density adapts to the loss.
     """
 
     start: int = 32
@@ -65,7 +66,7 @@ class Progressive(TaughtInRounds):
         return Outcome(has_ode=False, few_steps=True, steps=steps)
 
     def count(self) -> int:
-        """Return N of the present round."""
+        """Return N, the number of the student's steps in this round."""
         return self.start >> (self.rounds.number + 1)
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
@@ -82,17 +83,17 @@ class Progressive(TaughtInRounds):
         return Loss(value=self.uncertainty(error, denoiser.trained_schedule.log_nsr(t)), error=error, u=u)
 
     def teacher_times(self, denoiser: NetworkDenoiser) -> Tensor:
-        """The 2N times at which the teacher is called, float64, decreasing."""
+        """Return the 2N times at which the teacher is called, float64, decreasing."""
         path = denoiser.trained_schedule
         return self.grid.times(2 * self.count(), path, path.t_min, path.t_max)[:-1]
 
     def noisy(self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """(t, x_t) at the beginnings of the student's steps (B,)."""
+        """Return (t, x_t) at the starts of the student's steps ``step``, int64 (B,)."""
         t = self.teacher_times(denoiser).to(step.device)[2 * step]
         return t, denoiser.trained_schedule.mix(data, noise, t)
 
     def target(self, teacher: NetworkDenoiser, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """(x~, e~) of x_t at the beginnings of the student's steps."""
+        """Return (x~, e~) for x_t at the starts of the student's steps ``step``, int64 (B,)."""
         path, times = teacher.trained_schedule, self.teacher_times(teacher).to(step.device)
         t, middle = times[2 * step], times[2 * step + 1]
         half = teacher.jump(x, t, middle)
@@ -101,6 +102,6 @@ class Progressive(TaughtInRounds):
         a_s, b_s = path.ab(times[(2 * step + 2).clamp_max(len(times) - 1)])
         a_s, b_s = torch.where(last, 1.0, a_s), torch.where(last, 0.0, b_s)
         a_t, b_t = path.ab(t)
-        there = weighted_sum((a_s, b_s), data, noise)
-        found = (there - per_sample(b_s / b_t, x) * x) / per_sample(a_s - b_s / b_t * a_t, x)
-        return found, (x - per_sample(a_t, x) * found) / per_sample(b_t, x)
+        x_s = weighted_sum((a_s, b_s), data, noise)
+        data = (x_s - per_sample(b_s / b_t, x) * x) / per_sample(a_s - b_s / b_t * a_t, x)
+        return data, noise_at(x, data, (a_t, b_t))

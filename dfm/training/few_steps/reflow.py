@@ -1,8 +1,8 @@
-"""Reflow: flow matching on pairs that a teacher's own ODE makes (Liu et al. 2023, rectified flow).
+"""Reflow: flow matching on pairs that a teacher's ODE makes (Liu et al. 2023, rectified flow).
 
-No two paths of one ODE cross, so the flow learned from its pairs is straighter than the teacher's, and its cost in
-transport is no higher; the straighter it is, the fewer steps it needs. Once it is straight enough, a last round learns
-the jump from noise to data alone.
+Two solutions of one ODE never cross. So the flow that is learned from the ODE's pairs is straighter than the teacher's,
+and its transport cost is no higher. The straighter it is, the fewer steps it needs. When it is straight enough, a last
+round learns only the jump from noise to data.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
+from dfm.denoising.denoiser import device_of
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.paths.interpolating import Linear
 from dfm.sampling.draw import check_labels
@@ -27,37 +28,44 @@ from dfm.training.objectives.base import Loss, Outcome
 
 @torch.no_grad()
 def straightness(denoiser: NetworkDenoiser, n: int, steps: int, seed: int, device: torch.device) -> float:
-    """S = E int_0^1 |(x_1 - x_0) - u(x_t, t)|^2 dt / d along the denoiser's own ODE (Liu et al. 2023).
+    """Return S = E int_0^1 |(x_1 - x_0) - u(x_t, t)|^2 dt / d along the denoiser's ODE (Liu et al. 2023).
 
-    Zero means that one jump is exact. x_t is followed on the linear path, where the flow of pairs is straight, whatever
-    path the model was trained on; its time is scaled to [0, 1]. ``steps`` steps of Euler's method from n latents, the
-    mean over the places they visit.
+    S = 0 means that one jump is exact. We solve the ODE on the linear path, on which the flow of the pairs is straight,
+    for a model trained on any path; the time is scaled to [0, 1].
+
+    Args:
+        n: number of latents, numbered 0 .. n-1.
+        steps: number of steps of Euler's method; S is the mean over all of them.
+        seed: of the latents.
+        device: on which the ODE is solved.
     """
-    denoiser = denoiser.on_schedule(Linear())
     labels = check_labels(denoiser.spec, None, range(n))
-    given = denoiser.with_labels(None if labels is None else labels.to(device))
+    denoiser = denoiser.on_schedule(Linear()).with_labels(None if labels is None else labels.to(device))
     sampler = GridSampler(stepper=Euler(), steps=steps, grid=UniformGrid())
     states = [start(denoiser, seed, range(n), device)]
-    states += [x for x, _ in sampler.path(given, states[0], seed, range(n))]
-    speed = (states[-1] - states[0]).double()
-    legs = [steps * (after - before).double() for before, after in pairwise(states)]
-    return float(torch.stack([(speed - leg).square().mean() for leg in legs]).mean())
+    states += [x for x, _ in sampler.path(denoiser, states[0], seed, range(n))]
+    whole = (states[-1] - states[0]).double()
+    velocities = [steps * (after - before).double() for before, after in pairwise(states)]
+    return float(torch.stack([(whole - velocity).square().mean() for velocity in velocities]).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reflow(TaughtInRounds):
-    """k rounds of flow matching on the pairs of the student of the round before, then one of distillation.
+    """Flow matching on the teacher's pairs in k rounds, and one round of distillation if ``one_step``.
 
-    In round r the loss is the regression's at x_t = a data + b noise with (noise, data) a pair of the round's teacher;
-    in the last round, if ``one_step``, t is t_max: the network learns the jump from noise to data alone and has no ODE
-    any more. The batches of the data set give no more than their classes.
+    The loss is the regression's at x_t = a data + b noise, where (noise, data) is a pair of the round's teacher. In the
+    round of distillation t is t_max: the network learns only the jump from noise to data and has no ODE afterwards. The
+    batches of the data set give the classes and nothing else.
 
     Args:
-        k: rounds of reflow; 0: only the last.
-        n, solver_steps, seed: pairs a round, steps of Heun's method that make them, and the seed of their noise.
+        k: number of rounds of reflow; 0: the distillation alone.
+        one_step: whether a round of distillation follows.
+        n: number of pairs in a round.
+        solver_steps: number of steps of Heun's method that make a pair.
+        seed: of the noise of the pairs.
 
     Raises:
-        UserError: no round, or n or solver_steps below 1.
+        UserError: there is no round, n or solver_steps is below 1, or the coupling is not independent.
     """
 
     k: int = 1
@@ -65,14 +73,14 @@ class Reflow(TaughtInRounds):
     n: int = 4096
     solver_steps: int = 18
     seed: int = 0
-    held: dict[int, Pairs] = field(init=False, repr=False, compare=False, default_factory=dict)
+    pairs_of_round: dict[int, Pairs] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     own_pairs: ClassVar[bool] = True
-    validates: ClassVar[bool] = False  # held-out data have no part in its loss
+    validates: ClassVar[bool] = False  # its loss does not use held-out data
 
     def __post_init__(self) -> None:
         if not self.coupling.independent:
-            raise UserError("objective reflow: its pairs are the teacher's; allowed: coupling=independent")
+            raise UserError("objective reflow: the teacher makes the pairs; allowed: coupling=independent")
         if self.k < 0 or self.k + self.one_step < 1 or min(self.n, self.solver_steps) < 1:
             raise UserError(
                 f"objective reflow: k={self.k}, one_step={self.one_step}, n={self.n}, "
@@ -89,50 +97,45 @@ class Reflow(TaughtInRounds):
         return Outcome(has_ode=not self.one_step, independent=False, few_steps=True, steps=steps)
 
     def _start_round(self, teacher: NetworkDenoiser, number: int) -> dict[str, float]:
-        self.held.clear()
+        self.pairs_of_round.clear()
         straightness = self.measure(teacher)
         self.pairs(teacher)
         return {"round": number, "straightness": straightness}
 
     def measure(self, denoiser: NetworkDenoiser) -> float:
-        """Return the straightness of a denoiser, by 100 steps from 256 latents."""
-        device = next(denoiser.module().parameters()).device
-        return straightness(denoiser, min(self.n, 256), 100, self.seed, device)
+        """Return the straightness of a denoiser, with 100 steps from at most 256 latents."""
+        return straightness(denoiser, min(self.n, 256), 100, self.seed, device_of(denoiser))
 
     def _measure_at_end(self, denoiser: NetworkDenoiser) -> dict[str, float]:
         return {} if self.one_step else {"round": self.rounds.count, "straightness": self.measure(denoiser)}
 
     def pairs(self, teacher: NetworkDenoiser) -> Pairs:
-        """The pairs of the round: from memory, from the run directory, or made."""
+        """Return the pairs of the round: from memory, from the run directory, or new ones."""
         number = int(self.teacher.round)
-        if number not in self.held:
-            device = next(teacher.module().parameters()).device
-            self.held[number] = self._kept(teacher, number, device).to(device)
-        return self.held[number]
+        if number not in self.pairs_of_round:
+            self.pairs_of_round[number] = self._read_or_make(teacher, number).to(device_of(teacher))
+        return self.pairs_of_round[number]
 
-    def _kept(self, teacher: NetworkDenoiser, number: int, device: torch.device) -> Pairs:
+    def _read_or_make(self, teacher: NetworkDenoiser, number: int) -> Pairs:
+        """Return the pairs of a round from the run directory; make and store them if it has none."""
         if self.rounds.directory is None:
-            return make_pairs(teacher, self.n, self.solver_steps, self.seed, device)
-        path = self.rounds.directory / "pairs" / f"round_{number}.safetensors"
+            return make_pairs(teacher, self.n, self.solver_steps, self.seed, device_of(teacher))
+        file = self.rounds.directory / "pairs" / f"round_{number}.safetensors"
         origin = {"teacher": fingerprint(teacher), "n": str(self.n), "steps": str(self.solver_steps)}
         origin.update(seed=str(self.seed), classes=str(teacher.spec.num_classes))
-        found = read_pairs(path, origin)
-        if found is None:
-            found = make_pairs(teacher, self.n, self.solver_steps, self.seed, device)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_pairs(path, found, origin)
-        return found
+        pairs = read_pairs(file, origin)
+        if pairs is None:
+            pairs = make_pairs(teacher, self.n, self.solver_steps, self.seed, device_of(teacher))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_pairs(file, pairs, origin)
+        return pairs
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
-        pairs = self.pairs(self.teacher.as_denoiser(denoiser))
-        picked = pairs.draw(denoiser.label, len(data), generator).to(data.device)
+        path, pairs = denoiser.trained_schedule, self.pairs(self.teacher.as_denoiser(denoiser))
+        numbers = pairs.draw(denoiser.label, len(data), generator).to(data.device)
         u = self.density.uniforms(len(data), generator)
-        last = self.one_step and int(self.teacher.round) == self.rounds.count - 1
-        t = (
-            torch.full_like(u, denoiser.trained_schedule.t_max)
-            if last
-            else self.density.time(u, denoiser.trained_schedule)
-        )
-        error = self.at(denoiser, pairs.data.to(data)[picked], pairs.noise.to(data)[picked], t)
-        factor = 1.0 if last else self.density.importance(u).to(error)
-        return Loss(value=self.uncertainty(error, denoiser.trained_schedule.log_nsr(t)) * factor, error=error, u=u)
+        jump = self.one_step and int(self.teacher.round) == self.rounds.count - 1
+        t = torch.full_like(u, path.t_max) if jump else self.density.time(u, path)
+        error = self.errors_at(denoiser, pairs.data.to(data)[numbers], pairs.noise.to(data)[numbers], t)
+        factor = 1.0 if jump else self.density.importance(u).to(error)
+        return Loss(value=self.uncertainty(error, path.log_nsr(t)) * factor, error=error, u=u)

@@ -1,4 +1,4 @@
-"""Pairs of data and noise that a teacher's ODE makes, and the files that keep them."""
+"""Pairs of data and noise that a teacher's ODE makes, and the files that store them."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -23,7 +23,14 @@ BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Data (n, *D), the noise (n, *D), in the prior's unit, that they were made of, and classes (n,) or None."""
+    """n pairs of noise and of the data to which the ODE leads from it.
+
+    Args:
+        data: (n, *D).
+        noise: latents, in the unit of the prior, (n, *D).
+        labels: the classes of the data, int64 (n,), or None.
+        num_classes: number of classes of the model.
+    """
 
     data: Tensor
     noise: Tensor
@@ -31,30 +38,41 @@ class Pairs:
     num_classes: int = 0
 
     def to(self, device: torch.device) -> "Pairs":
-        """The same on a device."""
+        """Return the same pairs on a device."""
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, data=self.data.to(device), noise=self.noise.to(device), labels=labels)
 
     def draw(self, label: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
-        """Numbers of ``count`` pairs, of the classes ``label`` (int64) if these have any; num_classes hides a class."""
+        """Draw the numbers of ``count`` pairs, int64 (count,).
+
+        Args:
+            label: the classes of the pairs, int64 (count,), if they have any; num_classes stands for any class.
+
+        Raises:
+            UserError: there are classes without a pair.
+        """
         u = torch.rand(count, generator=generator, device=generator.device)
         any_of_all = (u * len(self.data)).long().clamp_max(len(self.data) - 1)
         if label is None or self.labels is None:
             return any_of_all
         counts = torch.bincount(self.labels, minlength=self.num_classes)
         if int(counts.min()) == 0:
-            raise UserError(f"objective reflow: n={len(self.data)} pairs are not one a class; try a larger objective.n")
+            raise UserError(
+                f"objective reflow: n={len(self.data)} pairs, and a class has none; "
+                f"allowed: at least one a class, of {self.num_classes} classes; try a larger objective.n"
+            )
         hidden, c = label >= self.num_classes, label.clamp_max(self.num_classes - 1)
         first = counts.cumsum(0) - counts
-        own = self.labels.argsort(stable=True)[first[c] + (u * counts[c]).long().clamp_max(counts[c] - 1)]
-        return torch.where(hidden, any_of_all, own)
+        any_of_class = self.labels.argsort(stable=True)[first[c] + (u * counts[c]).long().clamp_max(counts[c] - 1)]
+        return torch.where(hidden, any_of_all, any_of_class)
 
 
 @torch.no_grad()
 def make_pairs(teacher: NetworkDenoiser, n: int, steps: int, seed: int, device: torch.device) -> Pairs:
-    """n pairs by Heun's method on the rho grid; pair k is a function of (teacher, seed, k).
+    """Return n pairs by Heun's method on the rho grid; pair k is a function of (teacher, seed, k).
 
-    Their noise is none that any sample of a user's starts from, so a student is not judged on what it was trained on.
+    The noise has a random stream of its own, which no sample of a user starts from. So a student is never tested on the
+    noise of its training.
     """
     sampler = GridSampler(stepper=Heun(), steps=steps, grid=RhoGrid())
     labels = check_labels(teacher.spec, None, range(n))
@@ -63,39 +81,44 @@ def make_pairs(teacher: NetworkDenoiser, n: int, steps: int, seed: int, device: 
         part = range(first, min(first + BATCH, n))
         draws = NumberedDraws(seed, part, Purpose.PAIRS)
         x = teacher.noise_end.from_latent(teacher.prior.draw(draws, teacher.spec.shape)).to(device, torch.float32)
-        given = teacher.with_labels(None if labels is None else labels[list(part)].to(device))
-        data.append(sampler.run(given, x, seed, part).x.cpu())
+        model = teacher.with_labels(None if labels is None else labels[list(part)].to(device))
+        data.append(sampler.run(model, x, seed, part).x.cpu())
         noise.append(teacher.noise_end.to_latent(x).cpu())
-    return Pairs(
-        data=torch.cat(data), noise=torch.cat(noise), labels=labels, num_classes=teacher.spec.num_classes
-    )  # fmt: skip
+    return Pairs(data=torch.cat(data), noise=torch.cat(noise), labels=labels, num_classes=teacher.spec.num_classes)
 
 
 def fingerprint(denoiser: NetworkDenoiser) -> str:
-    """SHA-256 of a network's weights."""
+    """Return the SHA-256 of a network's weights."""
     digest = hashlib.sha256()
     for name, value in sorted(denoiser.module().state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def write_pairs(path: Path, pairs: Pairs, origin: dict[str, str]) -> None:
-    """One safetensors file, atomically, that says what the pairs were made from."""
+def write_pairs(file: Path, pairs: Pairs, origin: dict[str, str]) -> None:
+    """Write the pairs and their origin to a safetensors file, atomically.
+
+    Args:
+        origin: the settings that the pairs depend on, and the fingerprint of the teacher.
+    """
     tensors = {"data": pairs.data.contiguous(), "noise": pairs.noise.contiguous()}
     if pairs.labels is not None:
         tensors["labels"] = pairs.labels
-    write_atomically(path, save(tensors, metadata=origin))
+    write_atomically(file, save(tensors, metadata=origin))
 
 
-def read_pairs(path: Path, origin: dict[str, str]) -> Pairs | None:
-    """The pairs in a file, or None if there is no whole one that was made from this."""
+def read_pairs(file: Path, origin: dict[str, str]) -> Pairs | None:
+    """Return the pairs of a file; None if there is no whole file with this origin."""
     try:
-        with safe_open(path, framework="pt") as file:
-            if file.metadata() != origin:
+        with safe_open(file, framework="pt") as stored:
+            if stored.metadata() != origin:
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
     return Pairs(
-        data=tensors["data"], noise=tensors["noise"], labels=tensors.get("labels"), num_classes=int(origin["classes"])
-    )  # fmt: skip
+        data=tensors["data"],
+        noise=tensors["noise"],
+        labels=tensors.get("labels"),
+        num_classes=int(origin["classes"]),
+    )

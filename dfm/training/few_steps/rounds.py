@@ -1,8 +1,8 @@
-"""Students that learn from a teacher, in rounds of equally many optimiser steps.
+"""Rounds with a teacher: a student learns from it, and each round has the same number of optimiser steps.
 
-The first teacher is the network that the run starts with (``init=RUN``); at the start of each later round the student
-of the round before takes its place. The teacher's weights and the number of the round stand in the checkpoint, so a
-resumed run has the same teacher.
+The first teacher is the network with which the run starts (``init=RUN``). At the start of each later round the student
+becomes the teacher. The checkpoint has the teacher's weights and the number of the round, so a resumed run has the same
+teacher.
 """
 
 import copy
@@ -21,7 +21,7 @@ from dfm.training.objectives.regression import Regression
 
 
 class Teacher(nn.Module):
-    """A frozen network and the number of the round that it teaches, -1 before the first."""
+    """A frozen network and the number of its round, -1 before the first."""
 
     round: Tensor
 
@@ -31,7 +31,7 @@ class Teacher(nn.Module):
         self.register_buffer("round", torch.tensor(-1))
 
     def as_denoiser(self, denoiser: NetworkDenoiser) -> NetworkDenoiser:
-        """Return the teacher as a denoiser of the same batch."""
+        """Return the teacher as a denoiser for the same batch as ``denoiser``."""
         assert self.network is not None
         return replace(denoiser, network=self.network)
 
@@ -39,13 +39,13 @@ class Teacher(nn.Module):
 class TeacherRounds(Rounds):
     """Rounds at whose start the student becomes the teacher.
 
-    A cosine of the learning rate falls to zero in each round and starts again, and so does the average of the weights.
-    (The paper on progressive distillation has the rate fall linearly in each round.)
+    In each round the learning rate falls to zero by a cosine (if the run has one) and the average of the weights starts
+    again. (In the paper on progressive distillation the rate falls linearly in each round.)
 
     Args:
         count: the number of rounds.
-        on_start: called with the teacher and the number of a round that starts; returns what it measures.
-        measure: called with the trained denoiser at the end.
+        on_start: a function of the teacher and the number of a round that starts; it returns measurements.
+        measure: a function of the trained denoiser at the end; it returns measurements.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TeacherRounds(Rounds):
 
     @property
     def number(self) -> int:
-        """The number of the round, from 0; 0 also before the first."""
+        """The number of the round, counted from 0; it is 0 before the first round too."""
         return max(int(self.teacher.round), 0)
 
     def start_if_due(self, denoiser: NetworkDenoiser, progress: float) -> dict[str, float] | None:
@@ -71,8 +71,8 @@ class TeacherRounds(Rounds):
         return self._on_start(self.teacher.as_denoiser(denoiser), int(self.teacher.round))
 
     def lr_progress(self, progress: float) -> float:
-        done = progress * self.count
-        return done - min(int(done), self.count - 1)
+        rounds_done = progress * self.count
+        return rounds_done - min(int(rounds_done), self.count - 1)
 
     def finish(self, denoiser: NetworkDenoiser) -> dict[str, float]:
         return self._measure(denoiser)
@@ -80,9 +80,9 @@ class TeacherRounds(Rounds):
 
 @dataclass(frozen=True, kw_only=True)
 class TaughtInRounds(Regression):
-    """A regression on what a frozen copy of the network says, in rounds.
+    """A regression on the output of a frozen copy of the network, in rounds.
 
-    A subclass says in ``make_rounds`` how many there are and what happens when one starts.
+    A subclass defines ``make_rounds``: the number of rounds, and what happens at the start of each.
     """
 
     teacher_rounds: TeacherRounds = field(init=False, repr=False, compare=False)
@@ -109,11 +109,11 @@ class TaughtInRounds(Regression):
     def check_teacher(self, denoiser: NetworkDenoiser) -> None:
         if not denoiser.prediction.knows_data_at_t_max:
             raise UserError(
-                f"prediction={type(denoiser.prediction).__name__.lower()} says nothing of the data at t_max, where a "
-                "student's jump begins; allowed: a teacher of prediction=velocity, v, data or edm"
+                f"prediction={denoiser.prediction.name} tells nothing about the data at t_max, where a student's jump "
+                "begins; allowed: a teacher with prediction=velocity, v, data or edm"
             )
         if next(denoiser.module().parameters(), None) is None:
-            raise UserError("a network without parameters has nothing to learn; allowed: model=unet... or mlp")
+            raise UserError("a network without parameters cannot learn; allowed: model=unet... or mlp")
 
     def module(self, network: nn.Module) -> nn.ModuleDict:
         self.teacher.network = copy.deepcopy(network).eval().requires_grad_(False)
@@ -121,6 +121,6 @@ class TaughtInRounds(Regression):
 
 
 def round_of(state: Mapping[str, Tensor]) -> int | None:
-    """Return the number of the round in the state of an objective's module; None where it has none."""
+    """Return the number of the round from the state of an objective's module; None if it has no rounds."""
     number = state.get("teacher.round")
     return None if number is None else max(int(number), 0)

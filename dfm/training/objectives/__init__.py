@@ -1,1 +1,1 @@
-"""What training minimises: losses, and the times, weights and pairs that they take."""
+"""Objectives: the losses that training minimises, and their times, loss weights and pairs."""

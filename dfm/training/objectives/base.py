@@ -1,4 +1,4 @@
-"""What training minimises: a loss per sample at random noise levels. Only the trainer reduces it."""
+"""Objectives: what training minimises, a loss for each sample at random noise levels. The trainer takes the mean."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from dfm.training.objectives.densities import Density
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """Losses to minimise and where they were taken.
+    """The losses of a batch and the noise levels at which they were computed.
 
     Args:
-        value: (B,), float32 or wider.
-        error: (B,), what ``value`` was before importance and uncertainty rescaled it.
-        u: quantiles of the density, float64 (B,).
+        value: the losses to minimise, (B,), float32 or wider.
+        error: the losses before importance and uncertainty rescale them, (B,).
+        u: the noise levels as quantiles of the density, float64 (B,).
     """
 
     value: Tensor
@@ -31,7 +31,7 @@ class Loss:
     u: Tensor
 
     def to(self, device: torch.device) -> "Loss":
-        """The same on a device."""
+        """Return the same losses on a device."""
         return Loss(value=self.value.to(device), error=self.error.to(device), u=self.u.to(device))
 
 
@@ -40,13 +40,13 @@ Model = NetworkDenoiser | NoisyClassifier
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the run of an objective leaves: which questions its model answers, and how it is sampled.
+    """The model that a run of an objective leaves: what it can compute, and how it is sampled.
 
     Args:
-        has_ode: the model is E[data | x_t], so it has an ODE, latents and a density.
-        independent: training left data and noise independent, the coupling apart.
-        few_steps: the model is made for a sampler of its own, of few steps.
-        steps: the number of sampling steps that it is made for, where it is one number.
+        has_ode: whether the model gives E[data | x_t], so that it has an ODE, latents and a density.
+        independent: whether data and noise are still independent, if the coupling keeps them so.
+        few_steps: whether the model is made for a sampler of its own, of few steps.
+        steps: the number of sampling steps that the model is made for, if it is one number.
     """
 
     has_ode: bool = True
@@ -56,35 +56,35 @@ class Outcome:
 
 
 class Rounds:
-    """The rounds of a run, each towards a target of its own: here a single one, from the first step to the last.
+    """The rounds of a run, each with its own target: here a single round, from the first step to the last.
 
     Attributes:
         count: the number of rounds; each has the same share of the optimiser steps.
-        directory: where a round may keep files; None: nowhere.
+        directory: where a round may store files, or None if it may store none.
     """
 
     count: int = 1
     directory: Path | None = None
 
     def start_if_due(self, denoiser: Any, progress: float) -> dict[str, float] | None:
-        """Start the next round if its first step is the coming one; the trainer asks before each step.
+        """Start the next round if the next step is its first; the trainer calls this before each step.
 
         Args:
-            denoiser: in training.
-            progress: the done share of the run.
+            denoiser: the denoiser in training.
+            progress: the share of the run that is done, from 0 to 1.
 
         Returns:
-            What the new round measured at its start, for the metrics; None where no round starts. The average of the
-            weights starts again with a round, since the target is another one.
+            The measurements of the new round at its start, for the metrics; None if no round starts. The average of the
+            weights starts again with a round, since the target changes.
         """
         return None
 
     def lr_progress(self, progress: float) -> float:
-        """Return the done share of the learning rate's fall, from 0 to 1."""
+        """Return how far the learning rate has come on its way down, from 0 to 1."""
         return progress
 
     def finish(self, denoiser: Any) -> dict[str, float]:
-        """Return what is measured of the trained denoiser at the end of the run, for the metrics."""
+        """Return the measurements of the trained denoiser at the end of the run, for the metrics."""
         return {}
 
 
@@ -92,13 +92,13 @@ class Objective(ABC):
     """A loss of a model's network on a batch of data.
 
     Attributes:
-        trains: ``denoiser`` or ``classifier``: the part that the network plays.
-        times: the number of times that the network takes: 1, or 2 for a flow map.
-        needs_teacher: whether a run must start from another one, ``init=RUN``.
-        own_pairs: whether its pairs of data and noise are its own, so that a teacher may have any coupling.
-        shardable: whether processes may share the weights: it keeps no copy of them, and calls the network equally
-            often in all.
-        validates: whether its loss on held-out data says more than its loss in training.
+        trains: the role of the network, ``denoiser`` or ``classifier``.
+        times: number of times that the network takes: 1, or 2 for a flow map.
+        needs_teacher: whether a run must start from another run, ``init=RUN``.
+        own_pairs: whether the objective makes its own pairs of data and noise, so that a teacher may have any coupling.
+        shardable: whether processes may share the weights. The objective must then keep no copy of them, and call the
+            network equally often in all processes.
+        validates: whether the loss on held-out data tells more than the loss in training.
     """
 
     trains: ClassVar[str] = "denoiser"
@@ -109,56 +109,57 @@ class Objective(ABC):
     validates: ClassVar[bool] = True
 
     def denoiser(self, plain: NetworkDenoiser) -> NetworkDenoiser:
-        """Return the denoiser that this objective trains, made of the plain one with the same network.
+        """Return the denoiser that this objective trains, with the network of the plain one.
 
         Raises:
-            UserError: the parts of the configuration do not suit this objective.
+            UserError: this objective cannot train such a denoiser.
         """
         return plain
 
-    def check_teacher(self, denoiser: NetworkDenoiser) -> None:  # noqa: B027, most teachers will do
+    def check_teacher(self, denoiser: NetworkDenoiser) -> None:  # noqa: B027, most objectives accept every teacher
         """Refuse a teacher that cannot teach this objective.
 
         Raises:
-            UserError: as it says.
+            UserError: the teacher has no parameters, or its prediction does not suit.
         """
 
     def outcome(self, state: Mapping[str, Tensor]) -> Outcome:
-        """Return what a run leaves.
+        """Return the outcome of a run.
 
         Args:
-            state: of ``module()``, as its checkpoint has it; empty where it is not known.
+            state: the state of ``module()`` in the checkpoint; empty if it is unknown.
         """
         return Outcome()
 
     @property
     def rounds(self) -> Rounds:
-        """The rounds in which it trains."""
+        """The rounds of a run."""
         return Rounds()
 
     def density_of_times(self) -> Density | None:
-        """Return the density from which its times come, if it has one."""
+        """Return the density of the training times, if there is one."""
         return None
 
     @abstractmethod
     def loss(self, denoiser: Any, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
-        """Return the losses of data (B, *D); all randomness comes from ``generator``, on the device of the data.
+        """Return the losses of data (B, *D).
 
         Args:
-            progress: the done share of the run, for an objective that changes on the way.
+            generator: on the device of the data; all random numbers come from it.
+            progress: the share of the run that is done, for an objective that changes during the run.
         """
 
     def observe(self, loss: Loss) -> None:
-        """Take note of a training loss, for a density that adapts to it."""
+        """Give a training loss to the density, which may adapt to it."""
         density = self.density_of_times()
         if density is not None:
             density.observe(loss.u, loss.error)
 
     def module(self, network: nn.Module) -> nn.Module:
-        """Return what the objective itself learns or keeps: parameters to train, frozen ones, and buffers.
+        """Return the objective's own parameters, trained and frozen, and its buffers, as a torch module.
 
         Args:
-            network: the one to be trained.
+            network: the network that will be trained.
         """
         return nn.ModuleDict(density_memory(self.density_of_times()))
 
@@ -169,6 +170,6 @@ def draw_noise(denoiser: Denoiser, data: Tensor, generator: torch.Generator) -> 
 
 
 def density_memory(density: Density | None) -> dict[str, nn.Module]:
-    """Return what a density remembers, if it does, as a part of an objective's module."""
+    """Return the memory of a density by its name in an objective's module; empty if it has none."""
     memory = None if density is None else density.memory()
     return {} if memory is None else {"density": memory}

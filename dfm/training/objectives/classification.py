@@ -13,7 +13,11 @@ from dfm.training.objectives.densities import Density
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Objective):
-    """-log p(c | x_t) of a noisy classifier at x_t = a data + b noise, c the class of the data, t from a density."""
+    """The loss -log p(c | x_t) of a noisy classifier at x_t = a data + b noise.
+
+    Args:
+        density: of the times t; c is the class of the data.
+    """
 
     density: Density
 
@@ -24,8 +28,8 @@ class Classification(Objective):
         u = self.density.uniforms(len(data), generator)
         t = self.density.time(u, denoiser.trained_schedule)
         noise = torch.randn(data.shape, generator=generator, device=data.device, dtype=data.dtype)
-        found = denoiser.log_probabilities(denoiser.trained_schedule.mix(data, noise, t), t)
-        error = -found.gather(1, denoiser.label[:, None])[:, 0]
+        log_p = denoiser.log_probabilities(denoiser.trained_schedule.mix(data, noise, t), t)
+        error = -log_p.gather(1, denoiser.label[:, None])[:, 0]
         return Loss(value=error * self.density.importance(u).to(error), error=error, u=u)
 
     def density_of_times(self) -> Density:

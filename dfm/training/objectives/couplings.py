@@ -1,8 +1,8 @@
-"""Which noise goes with which datum inside a batch.
+"""Couplings: which noise goes with which example inside a batch.
 
-Flow matching leaves the joint law of (data, noise) free as long as both marginals stay. Independent pairs are
-diffusion's; pairs of small total distance |data - noise|^2 make straighter paths (Pooladian et al. 2023; Tong et al.
-2024). Pairings are made anew for every batch and nothing is kept between batches.
+Flow matching allows any joint law of (data, noise) with the right marginals. Diffusion takes independent pairs. Pairs
+with a small total distance |data - noise|^2 give straighter paths (Pooladian et al. 2023; Tong et al. 2024). Every
+batch is paired by itself; nothing is kept from batch to batch.
 """
 
 from abc import ABC, abstractmethod
@@ -19,30 +19,31 @@ class Coupling(ABC):
     """A pairing of a batch of data with a batch of noise.
 
     Attributes:
-        independent: whether noise stays independent of data, so that E[noise | x_t] still gives the score.
+        independent: whether the noise stays independent of the data, so that E[noise | x_t] still gives the score.
     """
 
     independent: ClassVar[bool] = False
 
     @abstractmethod
     def partners(self, data: Tensor, noise: Tensor, label: Tensor | None, generator: torch.Generator) -> Tensor:
-        """For each datum the row of its noise, int64 (B,).
+        """Return the row of the noise for each example, int64 (B,).
 
         Args:
             data, noise: (B, *D), each with independent rows.
-            label: int64 (B,) classes of the data, or None.
+            label: the classes of the data, int64 (B,), or None.
+            generator: on the device of the data.
         """
 
     def pair(
         self, data: Tensor, noise: Tensor, label: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Data and noise, row by row: here the data as they are, and for each its partner."""
+        """Return data and noise, row by row: here the data in their order, each with its partner."""
         return data, noise[self.partners(data, noise, label, generator)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndependentCoupling(Coupling):
-    """As drawn."""
+    """The pairs as they were drawn."""
 
     independent: ClassVar[bool] = True
 
@@ -52,7 +53,7 @@ class IndependentCoupling(Coupling):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimalTransport(Coupling):
-    """The permutation pi that minimises sum_i |data_i - noise_pi(i)|^2, exactly (scipy's linear_sum_assignment)."""
+    """The permutation pi with the smallest sum_i |data_i - noise_pi(i)|^2, exactly (scipy's linear_sum_assignment)."""
 
     def partners(self, data: Tensor, noise: Tensor, label: Tensor | None, generator: torch.Generator) -> Tensor:
         from scipy.optimize import linear_sum_assignment
@@ -63,14 +64,15 @@ class OptimalTransport(Coupling):
 
 @dataclass(frozen=True, kw_only=True)
 class EntropicTransport(Coupling):
-    """Partners drawn from the plan that minimises <P, C> - reg H(P), C_ij = |data_i - noise_j|^2 (Cuturi 2013).
+    """Partners from the plan that minimises <P, C> - reg H(P), with C_ij = |data_i - noise_j|^2 (Cuturi 2013).
 
-    ``reg`` is in units of the batch's mean cost: towards 0 the plan is the exact one, towards infinity independent
-    pairs. Each datum draws its partner from its row of the plan, so a noise may be taken twice.
+    ``reg`` is in units of the batch's mean cost. As it goes to 0 the plan becomes optimal transport; as it goes to
+    infinity the pairs become independent. Each example draws its partner from its row of the plan, so two examples may
+    have the same noise.
 
     Args:
         reg: relative regularisation.
-        iterations: of Sinkhorn's algorithm, in logarithms.
+        iterations: number of iterations of Sinkhorn's algorithm, in logarithms.
 
     Raises:
         UserError: a number that is not positive.
@@ -90,7 +92,7 @@ class EntropicTransport(Coupling):
         return torch.multinomial(plan, 1, generator=generator)[:, 0]
 
     def plan(self, cost: Tensor) -> Tensor:
-        """P (B, B) with rows and columns of sum 1/B: P_ij = exp((f_i + g_j - C_ij)/eps), eps = reg mean(C)."""
+        """Return P_ij = exp((f_i + g_j - C_ij)/eps), (B, B), eps = reg mean(C); rows and columns have the sum 1/B."""
         kernel = -cost / (self.reg * cost.mean())
         log_share = -torch.tensor(float(len(cost)), dtype=cost.dtype, device=cost.device).log()
         g = torch.zeros_like(cost[0])
@@ -102,13 +104,16 @@ class EntropicTransport(Coupling):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelAwareCoupling(Coupling):
-    """Another coupling inside each class apart.
+    """Another coupling, used inside each class separately.
 
-    For models that are conditional on the class: over the whole batch, transport would give each class a part of the
-    noise of its own, and sampling a class from all of the noise would miss it.
+    It is for models with classes. Transport over the whole batch would give each class its own part of the noise, but
+    sampling starts from all of the noise.
 
     Args:
-        inner: the coupling used inside a class.
+        inner: the coupling inside a class.
+
+    Raises:
+        UserError: (on use) the data have no classes.
     """
 
     inner: Coupling = field(default_factory=OptimalTransport)
@@ -124,6 +129,6 @@ class LabelAwareCoupling(Coupling):
 
 
 def squared_distances(data: Tensor, noise: Tensor) -> Tensor:
-    """C_ij = |data_i - noise_j|^2, float64 (B, B)."""
+    """Return C_ij = |data_i - noise_j|^2, float64 (B, B)."""
     x, y = data.flatten(1).double(), noise.flatten(1).double()
     return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)

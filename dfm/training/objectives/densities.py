@@ -1,10 +1,11 @@
-"""Which noise levels training visits: each density maps a uniform u in [0, 1] to a time, by its inverse CDF.
+"""Densities of the training times: each maps a uniform u in [0, 1] to a time, by its inverse CDF.
 
-Because the map takes u, stratification (``stratified_uniform``) is the same few lines for every density.
+Since all of them take u, one function stratifies them all (``stratified_uniform``).
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,9 +17,9 @@ from dfm.sampling.grids import Grid
 
 
 def stratified_uniform(offset: Tensor, n: int) -> Tensor:
-    """n points u_i = (offset + i/n) mod 1: each is uniform, together they cover [0, 1] evenly.
+    """Return n points u_i = (offset + i/n) mod 1, float64 (n,): each is uniform, and together they cover [0, 1] evenly.
 
-    The variance of a batch's loss over noise levels falls (Kingma et al. 2021, VDM, appendix I.1).
+    This lowers the variance of a batch's loss over the noise levels (Kingma et al. 2021, VDM, appendix I.1).
 
     Args:
         offset: () float64, uniform in [0, 1).
@@ -31,40 +32,43 @@ class Density(ABC):
     """A distribution of training times on a schedule's [t_min, t_max].
 
     Args:
-        stratified: draw a batch's levels evenly spread (low discrepancy) instead of independently.
+        stratified: whether the times of a batch are spread evenly (low discrepancy) and not independent.
     """
 
     stratified: bool = True
 
     @abstractmethod
     def time(self, u: Tensor, schedule: Schedule) -> Tensor:
-        """The u-quantile: u float64 (B,) in [0, 1] -> t float64 (B,) in [t_min, t_max]."""
+        """Return the u-quantile: t float64 (B,) in [t_min, t_max] for u float64 (B,) in [0, 1]."""
 
     def draw(self, n: int, schedule: Schedule, generator: torch.Generator) -> Tensor:
-        """n times, float64 (n,), on the generator's device."""
+        """Draw n times, float64 (n,), on the generator's device."""
         return self.time(self.uniforms(n, generator), schedule)
 
     def uniforms(self, n: int, generator: torch.Generator) -> Tensor:
-        """What ``time`` is asked for, float64 (n,)."""
+        """Draw n arguments u of ``time``, float64 (n,)."""
         count = 1 if self.stratified else n
         u = torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device)
         return stratified_uniform(u[0], n) if self.stratified else u
 
     def importance(self, u: Tensor) -> Tensor:
-        """What a loss at ``time(u)`` is multiplied by so that its mean is another density's, float64 (B,)."""
+        """Return the factor of a loss at ``time(u)``, float64 (B,).
+
+        A density that draws its times from another law keeps the mean of its objective by this factor.
+        """
         return torch.ones_like(u)
 
     def observe(self, u: Tensor, loss: Tensor) -> None:  # noqa: B027
-        """Take note of losses (B,) at ``time(u)``: only a density that adapts does."""
+        """Record the losses (B,) at ``time(u)``, in a density that adapts to them."""
 
     def memory(self) -> nn.Module | None:
-        """What the density has noted, as buffers, to be kept in checkpoints."""
+        """Return the density's record of losses, as buffers for the checkpoints; None if it has none."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class UniformDensity(Density):
-    """Uniform in t (the integral over time in the lecture's losses)."""
+    """The uniform density in t (the integral over time in the lecture's losses)."""
 
     def time(self, u: Tensor, schedule: Schedule) -> Tensor:
         return schedule.t_min + (schedule.t_max - schedule.t_min) * u
@@ -72,68 +76,75 @@ class UniformDensity(Density):
 
 @dataclass(frozen=True, kw_only=True)
 class LogNsrDensity(Density):
-    """Uniform in log(b/a): as many draws for each factor of noise."""
+    """The uniform density in log(b/a): every factor of noise gets as many draws."""
 
     def time(self, u: Tensor, schedule: Schedule) -> Tensor:
-        low, high = _ends(schedule.log_nsr, u, schedule)
+        low, high = _at_ends(schedule.log_nsr, u, schedule)
         return _inside(schedule.time_of_log_nsr(low + (high - low) * u), schedule)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogNormalDensity(Density):
-    """log nsr ~ N(mean, std^2), cut to the schedule's range (Karras et al. 2022, table 1: -1.2, 1.2)."""
+    """The density with log nsr ~ N(mean, std^2), cut to the schedule's range (Karras et al. 2022, table 1: -1.2, 1.2).
+
+    Raises:
+        UserError: std is not above 0.
+    """
 
     mean: float = -1.2
     std: float = 1.2
 
     def __post_init__(self) -> None:
-        _positive(self.std, "density lognormal")
+        _check_positive(self.std, "density lognormal")
 
     def time(self, u: Tensor, schedule: Schedule) -> Tensor:
-        low, high = _ends(schedule.log_nsr, u, schedule)
+        low, high = _at_ends(schedule.log_nsr, u, schedule)
         return _inside(schedule.time_of_log_nsr(_normal_between(u, self.mean, self.std, low, high)), schedule)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogitNormalDensity(Density):
-    """logit t ~ N(mean, std^2) for t in (0, 1), cut to the schedule's range (Esser et al. 2024, eq. 19).
+    """The density with logit t ~ N(mean, std^2), t in (0, 1), cut to the schedule's range (Esser et al. 2024, eq. 19).
 
     Raises:
-        UserError: on use with a schedule whose times are not inside (0, 1).
+        UserError: std is not above 0; or (on use) the times of the schedule are not inside (0, 1).
     """
 
     mean: float = 0.0
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(self.std, "density logit_normal")
+        _check_positive(self.std, "density logit_normal")
 
     def time(self, u: Tensor, schedule: Schedule) -> Tensor:
         if schedule.t_min < 0 or schedule.t_max > 1:
             raise UserError(
-                f"density logit_normal needs times in [0, 1], the schedule's are [{schedule.t_min:g}, "
-                f"{schedule.t_max:g}]; try schedule=linear, trig or vp, or density=lognormal"
+                f"density logit_normal: the schedule's times are [{schedule.t_min:g}, {schedule.t_max:g}]; "
+                "allowed: times in [0, 1]; try schedule=linear, trig or vp, or density=lognormal"
             )
-        low, high = _ends(torch.logit, u, schedule)
+        low, high = _at_ends(torch.logit, u, schedule)
         return _inside(_normal_between(u, self.mean, self.std, low, high).sigmoid(), schedule)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosineDensity(Density):
-    """nsr = tan(pi u/2): the levels of a cosine schedule, log nsr with density sech(log nsr)/pi, cut to the range."""
+    """The density with nsr = tan(pi u/2), cut to the schedule's range: the noise levels of a cosine schedule.
+
+    log nsr has the density sech(log nsr)/pi.
+    """
 
     def time(self, u: Tensor, schedule: Schedule) -> Tensor:
-        low, high = _ends(lambda t: schedule.log_nsr(t).exp().atan(), u, schedule)
+        low, high = _at_ends(lambda t: schedule.log_nsr(t).exp().atan(), u, schedule)
         return _inside(schedule.time_of_log_nsr((low + (high - low) * u).tan().log()), schedule)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscreteDensity(Density):
-    """n discrete times with equal chance: those of a grid, e.g. DDPM's 1000 steps or the noise levels of NCSN.
+    """A choice among the n times of a grid with equal chances, e.g. DDPM's 1000 steps or NCSN's noise levels.
 
     Args:
         grid: ``uniform`` on schedule=ddpm with n=1000 is Ho et al. 2020; ``log_nsr`` is Song and Ermon 2019.
-        n: how many, both ends of the schedule included.
+        n: number of times, both ends of the schedule included.
 
     Raises:
         UserError: n is below 2.
@@ -152,7 +163,7 @@ class DiscreteDensity(Density):
 
 
 class RunningLoss(nn.Module):
-    """Running mean of the squared loss in equal bins of u, all ones at first."""
+    """A running mean of the squared loss in equal bins of u, which starts at one."""
 
     squares: Tensor
 
@@ -163,17 +174,17 @@ class RunningLoss(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class LossAwareDensity(Density):
-    """Levels in proportion to the root mean square of their loss (Nichol and Dhariwal 2021, eq. 18).
+    """Noise levels in proportion to the root mean square of their loss (Nichol and Dhariwal 2021, eq. 18).
 
-    Over equal bins of the u of a ``base`` density, P(bin) = (1 - floor) sqrt(m_bin)/sum + floor/bins with m a running
-    mean of loss^2; losses are divided by P(bin) bins, so the objective stays that of the base density and only its
-    variance falls.
+    The bins are equal in the u of a ``base`` density. P(bin) = (1 - floor) sqrt(m_bin)/sum + floor/bins, with m a
+    running mean of loss^2. Losses are divided by P(bin) bins, so the objective stays the one of the base density, and
+    only its variance falls.
 
     Args:
-        base: the density whose objective is kept.
-        bins: how finely the loss is followed.
-        decay: of the running mean, for each observation of a bin.
-        floor: the share of levels drawn as ``base`` would.
+        base: the density that gives the objective.
+        bins: number of bins of u.
+        decay: decay of the running mean, for each observation of a bin.
+        floor: the share of draws that come from ``base``.
 
     Raises:
         UserError: a number out of range.
@@ -194,12 +205,12 @@ class LossAwareDensity(Density):
         object.__setattr__(self, "running", RunningLoss(self.bins))
 
     def shares(self) -> Tensor:
-        """P(bin), float64 (bins,)."""
+        """Return P(bin), float64 (bins,)."""
         root = self.running.squares.sqrt()
         return (1 - self.floor) * root / root.sum() + self.floor / self.bins
 
     def _place(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The bin of u (B,) and the u of the base density: the inverse CDF of a piecewise constant density."""
+        """Return the bin of u and the u of the base density, (B,), by the inverse CDF of a step function."""
         shares = self.shares()
         edges = shares.cumsum(0)
         k = torch.searchsorted(edges[:-1].contiguous(), u, right=True)
@@ -215,26 +226,26 @@ class LossAwareDensity(Density):
         k, squares = self._place(u)[0], loss.detach().double().square()
         count = torch.bincount(k, minlength=self.bins)
         mean = torch.zeros_like(self.running.squares).index_add_(0, k, squares) / count.clamp_min(1)
-        kept = self.decay**count
-        self.running.squares.copy_(kept * self.running.squares + (1 - kept) * mean)
+        decay = self.decay**count
+        self.running.squares.copy_(decay * self.running.squares + (1 - decay) * mean)
 
     def memory(self) -> nn.Module:
         return self.running
 
 
-def _positive(std: float, name: str) -> None:
+def _check_positive(std: float, name: str) -> None:
     if not std > 0:
         raise UserError(f"{name}: std={std}; allowed: a number above 0")
 
 
-def _ends(function: object, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-    ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64, device=u.device)
-    values = function(ends)  # type: ignore[operator]
-    return values[0], values[1]
+def _at_ends(function: Callable[[Tensor], Tensor], u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """Return the values of a function of t at t_min and t_max, on the device of u."""
+    low, high = function(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64, device=u.device))
+    return low, high
 
 
 def _normal_between(u: Tensor, mean: float, std: float, low: Tensor, high: Tensor) -> Tensor:
-    """The u-quantile of N(mean, std^2) restricted to [low, high]."""
+    """Return the u-quantile of N(mean, std^2) restricted to [low, high]."""
     below, above = ((end - mean) / (std * math.sqrt(2)) for end in (low, high))
     cdf_low, cdf_high = (1 + torch.erf(below)) / 2, (1 + torch.erf(above)) / 2
     cut = cdf_low + (cdf_high - cdf_low) * u
@@ -242,5 +253,5 @@ def _normal_between(u: Tensor, mean: float, std: float, low: Tensor, high: Tenso
 
 
 def _inside(t: Tensor, schedule: Schedule) -> Tensor:
-    """Rounding at an end must not leave the range."""
+    """Return t in the schedule's range, which rounding may have left at an end."""
     return t.clamp(schedule.t_min, schedule.t_max)

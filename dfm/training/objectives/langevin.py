@@ -1,4 +1,4 @@
-"""The score of a Langevin process from its own transitions."""
+"""The objective that learns the score of a Langevin process from its transitions."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -15,10 +15,11 @@ from dfm.training.objectives.base import Loss, Objective
 
 
 def chain(potential: Potential, data: Tensor, edges: Tensor, noise: Tensor) -> Tensor:
-    """All states x_0 .. x_K of x_{k+1} = x_k - h_k grad f(x_k) + sqrt(2 h_k) z_k, (K + 1, B, d).
+    """Return the states x_0 .. x_K of x_{k+1} = x_k - h_k grad f(x_k) + sqrt(2 h_k) z_k, (K + 1, B, d).
 
     Args:
-        edges: times t_0 = 0 < .. < t_K, h_k = t_{k+1} - t_k.
+        data: x_0, (B, d).
+        edges: the times t_0 = 0 < .. < t_K, h_k = t_{k+1} - t_k.
         noise: z (K, B, d).
     """
     states = [data]
@@ -30,22 +31,23 @@ def chain(potential: Potential, data: Tensor, edges: Tensor, noise: Tensor) -> T
 
 @dataclass(frozen=True, kw_only=True)
 class LangevinMatching(Objective):
-    """The score of dX = -grad f dt + sqrt2 dB from its own transitions (lecture, general prior).
+    """A loss that fits the score of dX = -grad f dt + sqrt2 dB to the process's transitions (lecture, general prior).
 
-    The chain x_{k+1} = x_k - h grad f(x_k) + sqrt(2 h) z is run from the data; at random steps of each sample
+    The chain x_{k+1} = x_k - h grad f(x_k) + sqrt(2 h) z starts from the data. At random steps of each sample
 
         score target    grad log N(x_{k+1}; x_k - h grad f(x_k), 2 h I) = -z/sqrt(2 h)
 
-    and the loss |sqrt(2 h) s(x_{k+1}, t_{k+1}) + z|^2/d weighs every step by its noise. Times are t_max (k/K)^2: short
-    steps where the density is still that of the data. The chain's own law differs from the SDE's by O(h f''), so a
-    steep potential wants many steps (with h f'' = 0.8 its variance in a well is 1.7 times too large).
+    and the loss is |sqrt(2 h) s(x_{k+1}, t_{k+1}) + z|^2/d, which weights every step by its noise. The times are
+    t_max (k/K)^2: the steps are short where the law is still near the data. The law of the chain differs from the law
+    of the SDE by O(h f''), so a steep potential needs many steps (with h f'' = 0.8 the variance of the chain in a well
+    is 1.7 times too large).
 
     Args:
-        steps: K.
-        transitions: how many steps of each sample's chain enter the loss.
+        steps: the number K of steps of a chain.
+        transitions: number of steps of each sample's chain that enter the loss.
 
     Raises:
-        UserError: steps is below 2, or transitions below 1; on use with a prior that has no potential.
+        UserError: steps is below 2 or transitions below 1; or (on use) the prior has no potential.
     """
 
     steps: int = 400
@@ -75,12 +77,13 @@ class LangevinMatching(Objective):
         return Loss(value=mean, error=mean, u=u[: len(data)])
 
     def _steps_inside(self, edges: Tensor, t_min: float, u: Tensor) -> Tensor:
-        """A step k of each sample with t_{k+1} >= t_min, all with equal chance."""
+        """Return a step k for each u, among those with t_{k+1} >= t_min, all with equal chances."""
         first = int((edges[1:] < t_min).sum())
         return first + (u * (self.steps - first)).long().clamp_max(self.steps - first - 1)
 
 
 def _check_potential(denoiser: NetworkDenoiser) -> LangevinDenoiser:
+    """Return the denoiser; refuse one whose prior has no potential."""
     if not denoiser.prior.is_potential:
         raise UserError("objective=langevin needs a potential; allowed: prior=double_well or prior=potential")
     return cast("LangevinDenoiser", denoiser)

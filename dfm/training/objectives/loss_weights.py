@@ -1,7 +1,7 @@
-"""Weights of the training loss over noise levels. Each multiplies the squared error in the network's own target.
+"""Weights of the training loss at each noise level. A weight multiplies the squared error of the network's own target.
 
-A squared error in ``out`` times (b/det)^2 is the squared error in data, times (a/det)^2 that in noise: so weights that
-are usually stated for data or noise convert by one scalar, the determinant of the prediction's row.
+The squared error of ``out`` times (b/det)^2 is the squared error of data; times (a/det)^2 it is the squared error of
+noise. So the determinant of the prediction's row converts the weights that papers give for data or noise.
 """
 
 from abc import ABC, abstractmethod
@@ -16,16 +16,16 @@ from dfm.paths.schedule import Schedule
 
 
 class LossWeight(ABC):
-    """w(t) >= 0 in loss = w(t) |out - target|^2 / d."""
+    """The weight w(t) >= 0 in loss = w(t) |out - target|^2 / d."""
 
     @abstractmethod
     def __call__(self, t: Tensor, schedule: Schedule, prediction: Prediction, std: float) -> Tensor:
-        """t float64 (B,) -> w float64 (B,); ``std`` is that of the data."""
+        """Return w, float64 (B,), at t, float64 (B,); ``std`` is the standard deviation of the data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UniformWeight(LossWeight):
-    """1: every level counts alike in the unit of the target."""
+    """The weight 1: in the unit of the target, all noise levels count the same."""
 
     def __call__(self, t: Tensor, schedule: Schedule, prediction: Prediction, std: float) -> Tensor:
         return torch.ones_like(t)
@@ -33,7 +33,7 @@ class UniformWeight(LossWeight):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseVarianceWeight(LossWeight):
-    """b^2: on the score's error it gives the loss of noise prediction (Song and Ermon 2019, section 4.2)."""
+    """The weight b^2, which turns the score's error into the noise's error (Song and Ermon 2019, section 4.2)."""
 
     def __call__(self, t: Tensor, schedule: Schedule, prediction: Prediction, std: float) -> Tensor:
         return schedule.ab(t)[1] ** 2
@@ -41,9 +41,10 @@ class NoiseVarianceWeight(LossWeight):
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodWeight(LossWeight):
-    """g^2 of the score's error: the evidence bound's weight (Song et al. 2021, Maximum likelihood training, eq. 7).
+    """The weight g^2 of the score's error, as in the evidence bound.
 
-    The score's error is the noise's divided by b, so in the unit of any target it is g^2 (a/det)^2 / b^2.
+    (Song et al. 2021, Maximum likelihood training, eq. 7.) The score's error is the noise's error divided by b, so the
+    weight of the target's error is g^2 (a/det)^2 / b^2, for every prediction.
     """
 
     def __call__(self, t: Tensor, schedule: Schedule, prediction: Prediction, std: float) -> Tensor:
@@ -53,7 +54,10 @@ class LikelihoodWeight(LossWeight):
 
 @dataclass(frozen=True, kw_only=True)
 class EdmWeight(LossWeight):
-    """(nsr^2 + S^2)/(nsr S)^2 of the data's error: 1 in the unit of the ``edm`` row (Karras et al. 2022, table 1)."""
+    """The weight (nsr^2 + S^2)/(nsr S)^2 of the data's error, which is 1 for prediction=edm.
+
+    (Karras et al. 2022, table 1.)
+    """
 
     def __call__(self, t: Tensor, schedule: Schedule, prediction: Prediction, std: float) -> Tensor:
         a, b = schedule.ab(t)
@@ -63,7 +67,10 @@ class EdmWeight(LossWeight):
 
 @dataclass(frozen=True, kw_only=True)
 class MinSnrWeight(LossWeight):
-    """min(1/nsr^2, gamma) of the data's error (Hang et al. 2023, eq. 8); without gamma 1/nsr^2, the noise's error.
+    """The weight min(1/nsr^2, gamma) of the data's error (Hang et al. 2023, eq. 8).
+
+    Args:
+        gamma: the largest weight; None: no bound, so that the loss is the noise's error.
 
     Raises:
         UserError: gamma is not positive.
@@ -78,13 +85,16 @@ class MinSnrWeight(LossWeight):
     def __call__(self, t: Tensor, schedule: Schedule, prediction: Prediction, std: float) -> Tensor:
         b = schedule.ab(t)[1]
         snr = (-2 * schedule.log_nsr(t)).exp()
-        clipped = snr if self.gamma is None else snr.clamp_max(self.gamma)
-        return clipped * (b / prediction.determinant(schedule, t, std)) ** 2
+        weight = snr if self.gamma is None else snr.clamp_max(self.gamma)
+        return weight * (b / prediction.determinant(schedule, t, std)) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class SigmoidWeight(LossWeight):
-    """sigmoid(2 log nsr + bias) of the noise's error (Kingma and Gao 2023, section 5): low noise counts little."""
+    """The weight sigmoid(2 log nsr + bias) of the noise's error (Kingma and Gao 2023, section 5).
+
+    It is small where there is little noise.
+    """
 
     bias: float = 0.0
 

@@ -1,4 +1,4 @@
-"""The regression that denoising, score matching and flow matching are."""
+"""The regression behind denoising, score matching and flow matching."""
 
 from dataclasses import dataclass, field
 from typing import cast
@@ -20,15 +20,18 @@ from dfm.training.objectives.uncertainty import FixedUncertainty, Uncertainty
 
 @dataclass(frozen=True, kw_only=True)
 class Regression(Objective):
-    """w(t) |out(x_t, t) - (p data + q noise)|^2 / d at x_t = a data + b noise, t from a density.
+    """The loss w(t) |out(x_t, t) - (p data + q noise)|^2 / d at x_t = a data + b noise.
 
-    (p, q) is the denoiser's prediction. Denoising, denoising score matching and flow matching are this loss with other
-    rows, densities and weights (lecture, eqs. 6 and 8 and flow matching; Lipman et al. 2023, theorem 2). The error is
-    formed in units of the target's scale, which the weight then carries, so that no weight overflows a small target.
+    (p, q) is the denoiser's prediction. Denoising, denoising score matching and flow matching are this loss with
+    different rows, densities and weights (lecture, eqs. 6 and 8 and flow matching; Lipman et al. 2023, theorem 2). We
+    compute the error in units of the target's scale and put scale^2 into the weight: a large weight on a small target
+    then does not overflow.
 
     Args:
+        density: of the times t.
+        weight: w, the weight of each noise level.
         coupling: pairs data and noise inside a batch.
-        uncertainty: rescales the losses of the levels.
+        uncertainty: rescales the loss of each noise level.
     """
 
     density: Density
@@ -52,17 +55,17 @@ class Regression(Objective):
     def errors(
         self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Weighted squared errors (B,)."""
-        return self.at(denoiser, data, noise, t)
+        """Return the weighted squared errors, (B,)."""
+        return self.errors_at(denoiser, data, noise, t)
 
-    def at(self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The losses (B,) at given noise and times."""
+    def errors_at(self, denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return the weighted squared errors, (B,), of x_t = a data + b noise without any random numbers."""
         refuse_latent(denoiser)
         out = denoiser.output(denoiser.trained_schedule.mix(data, noise, t), t)
         return self.row_error(denoiser, out, data, noise, t)
 
     def row_error(self, denoiser: NetworkDenoiser, out: Tensor, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """w |scale out - (p data + q noise)|^2 / d, (B,), of the network's output in units of its scale."""
+        """Return w |scale out - (p data + q noise)|^2 / d, (B,), for an output in units of its scale."""
         p, q = denoiser.prediction.row(denoiser.trained_schedule, t, denoiser.spec.std)
         scale = denoiser.scale(t)
         target = weighted_sum((p / scale, q / scale), data, noise)
@@ -78,9 +81,13 @@ class Regression(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolation(Regression):
-    """``Regression`` at x_t = a data + b noise + c z, plus |z_out(x_t, t) - z|^2 / d: velocity and score together.
+    """The loss of ``Regression`` at x_t = a data + b noise + c z, plus |z_out(x_t, t) - z|^2 / d.
 
-    (Albergo et al. 2023: their losses for the velocity and for the denoiser of z.) Needs a latent, e.g. latent=root.
+    It learns velocity and score together: these are the losses of Albergo et al. 2023 for the velocity and for the
+    denoiser of z.
+
+    Raises:
+        UserError: (on use) the path has no latent; latent=root is one.
     """
 
     def denoiser(self, plain: NetworkDenoiser) -> NetworkDenoiser:
@@ -100,16 +107,17 @@ class Interpolation(Regression):
 
 
 def _check_latent(denoiser: NetworkDenoiser) -> InterpolantDenoiser:
+    """Return the denoiser; refuse one without a second output for the latent."""
     if denoiser.outputs != 2:
         raise UserError("objective=interpolant needs a latent; allowed: latent=root")
     return cast("InterpolantDenoiser", denoiser)
 
 
 def refuse_latent(denoiser: NetworkDenoiser) -> None:
-    """Refuse a network with a second output for a latent, which this loss does not use.
+    """Refuse a network with a second output for a latent.
 
     Raises:
-        UserError: the network has one.
+        UserError: the network has such an output.
     """
     if denoiser.outputs != 1:
         raise UserError("latent=root needs its own loss; allowed: objective=interpolant, or latent=none")

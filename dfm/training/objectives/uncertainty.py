@@ -1,4 +1,4 @@
-"""How sure the model is at each noise level, learned beside it, so that all levels weigh alike in the gradient."""
+"""The model's uncertainty at each noise level: it is learned and makes all levels count the same in the gradient."""
 
 from abc import ABC, abstractmethod
 
@@ -9,15 +9,15 @@ from dfm.basics.errors import UserError
 
 
 class Uncertainty(nn.Module, ABC):
-    """Rescales losses of different noise levels; its parameters, if any, are trained with the network."""
+    """A scale for the losses of each noise level; its parameters, if any, are trained with the network."""
 
     @abstractmethod
     def forward(self, loss: Tensor, log_nsr: Tensor) -> Tensor:
-        """Losses (B,) at log_nsr (B,) -> losses (B,) to minimise."""
+        """Return the losses to minimise, (B,), for losses (B,) at log_nsr (B,)."""
 
 
 class FixedUncertainty(Uncertainty):
-    """The loss as it is."""
+    """No scale: the loss stays as it is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,12 +27,12 @@ class FixedUncertainty(Uncertainty):
 
 
 class LearnedUncertainty(Uncertainty):
-    """loss/e^u + u with u(log_nsr) a linear map of random Fourier features (Karras et al. 2024, EDM2).
+    """The loss/e^u + u, with u(log_nsr) a linear map of random Fourier features (Karras et al. 2024, EDM2).
 
-    At the minimum over u, e^u is the expected loss of the level: every level then contributes a loss of one.
+    At the minimum over u, e^u is the expected loss of the noise level, so every level has a loss of one.
 
     Args:
-        features: how many cosines; their frequencies are spread like a normal deviate's quantiles, not drawn.
+        features: number of cosines. Their frequencies are quantiles of the standard normal law and not random.
 
     Raises:
         UserError: features is below one.
@@ -46,7 +46,9 @@ class LearnedUncertainty(Uncertainty):
         if features < 1:
             raise UserError(f"uncertainty learned: features={features}; allowed: a whole number of at least 1")
         share = (torch.arange(features, dtype=torch.float64) + 0.5) / features
-        golden = (torch.arange(features, dtype=torch.float64) * 0.6180339887498949) % 1  # phases apart from frequencies
+        golden = (
+            torch.arange(features, dtype=torch.float64) * 0.6180339887498949
+        ) % 1  # phases that do not depend on the frequencies
         self.register_buffer("frequencies", torch.special.ndtri(share).float(), persistent=False)
         self.register_buffer("phases", (2 * torch.pi * golden).float(), persistent=False)
         self.linear = nn.Linear(features, 1)
@@ -54,7 +56,7 @@ class LearnedUncertainty(Uncertainty):
         nn.init.zeros_(self.linear.bias)
 
     def log_variance(self, log_nsr: Tensor) -> Tensor:
-        """u (B,) at log_nsr (B,)."""
+        """Return u, (B,), at log_nsr (B,)."""
         angle = log_nsr.float()[:, None] * self.frequencies + self.phases
         return self.linear(angle.cos() * 2**0.5)[:, 0]
 

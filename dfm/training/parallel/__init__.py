@@ -1,1 +1,1 @@
-"""How the processes of a run hold its network."""
+"""Parallel training: how the processes of a run hold its network."""

@@ -1,4 +1,4 @@
-"""Every process holds the whole network: DDP, or one process alone."""
+"""A network that every process holds whole: DDP, or one process alone."""
 
 import inspect
 from collections.abc import Sequence
@@ -11,15 +11,18 @@ from dfm.basics.processes import World
 
 
 class Replicated:
-    """Every process has all weights: DistributedDataParallel (Li et al. 2020, arXiv:2006.15704), or one process alone.
+    """A network of which every process has all weights, by DistributedDataParallel; or of one process alone.
+
+    (Li et al. 2020, arXiv:2006.15704.)
 
     Args:
-        network: on its device; trained in place.
-        average: of the same form, for the moving average of the weights.
+        network: on its device; it is trained in place.
+        average: a network of the same form, for the moving average of the weights.
+        world: the processes.
 
     Attributes:
-        forward: what the losses call in the place of ``network``.
-        is_sharded: whether no process has all weights.
+        forward: the module that the losses call in the place of ``network``.
+        is_sharded: whether each process has only a share of the weights.
     """
 
     is_sharded: ClassVar[bool] = False
@@ -29,19 +32,22 @@ class Replicated:
         self.forward: nn.Module = network
         self._ddp: nn.parallel.DistributedDataParallel | None = None
         if world.size > 1 and any(p.requires_grad for p in network.parameters()):
-            # no messages about buffers, which are the same: some processes may call the network more often than others
+            # Buffers are the same on all processes and are not sent: some processes may call the network more often.
             ddp: Any = nn.parallel.DistributedDataParallel
-            known = inspect.signature(ddp.__init__).parameters
-            quiet = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            parameters = inspect.signature(ddp.__init__).parameters
+            sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
             with world.together():
-                self.forward = self._ddp = ddp(network, **{quiet: False})
+                self.forward = self._ddp = ddp(network, **{sync_buffers: False})
 
     def no_sync(self) -> AbstractContextManager[Any]:
-        """Within, backward passes leave the gradients where they are: the last part's pass is to form the mean."""
+        """Return a context in which backward passes do not average gradients over the processes.
+
+        Only the backward pass of the last part takes the mean.
+        """
         return self._ddp.no_sync() if self._ddp is not None else nullcontext()
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Euclidean norm of all gradients together, float32 ()."""
+        """Return the Euclidean norm of all gradients together, float32 ()."""
         return nn.utils.get_total_norm(gradients)
 
     def clip(self, parameters: Sequence[Tensor], bound: float, norm: Tensor) -> None:
@@ -49,17 +55,17 @@ class Replicated:
         nn.utils.clip_grads_with_norm_(parameters, bound, norm)
 
     def gather(self, value: Any) -> Any:
-        """Containers and their tensors as a checkpoint has them; all processes ask, the first one's answer counts."""
+        """Return containers with whole tensors for a checkpoint; call it on every process, only the first gets them."""
         return value
 
     def shard(self, value: Any, like: Any) -> Any:
-        """The opposite of ``gather``: this process's part of a tensor, as ``like`` is parted."""
+        """Return this process's share of a tensor, cut as ``like`` is: the opposite of ``gather``."""
         return value
 
     def gathered_copy(self, network: nn.Module, everywhere: bool) -> nn.Module:
-        """A network with the weights of ``network`` that one process can use alone; all processes ask together.
+        """Return a network with the weights of ``network`` that one process can use alone; call it on every process.
 
         Args:
-            everywhere: else only the first process needs it, and the others may get one without numbers.
+            everywhere: whether every process needs it; if not, all but the first may get a network without numbers.
         """
         return network

@@ -16,40 +16,40 @@ from dfm.training.parallel.replicated import Replicated
 
 
 class Sharded(Replicated):
-    """Every process has a share of every weight, of its gradient, its average and its optimiser's state: FSDP2.
+    """A network of which every process has a share of each weight, gradient, average and optimiser state: FSDP2.
 
-    A block's weights come together when it is their turn, in the passes forward and back, and are dropped after it
-    (``torch.distributed.fsdp.fully_shard``; Zhao et al. 2023, arXiv:2304.11277). A checkpoint has them whole, so that
-    a run can go on in either way and on any number of processes.
+    The weights of a block are gathered just before its forward or backward pass and dropped after it
+    (``torch.distributed.fsdp.fully_shard``; Zhao et al. 2023, arXiv:2304.11277). A checkpoint has whole weights, so a
+    run can go on with ddp or fsdp and with any number of processes.
 
-    A weight's shares are cut from its contiguous form, so convolutions are not laid out channels_last.
+    Shares are cut from contiguous weights, so convolutions have no channels_last layout.
     """
 
     is_sharded = True
 
     def __init__(self, network: nn.Module, average: nn.Module, world: World) -> None:
         self.network, self.world, self._ddp = network, world, None
-        # a copy of its form, in which every weight is one without numbers
+        # a copy of the network whose weights have shapes and no numbers
         empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in network.parameters()}
-        self._hollow = copy.deepcopy(network, empty).eval().requires_grad_(False)
+        self._skeleton = copy.deepcopy(network, empty).eval().requires_grad_(False)
         for parameter in [*network.parameters(), *average.parameters()]:
             parameter.data = parameter.data.contiguous()
         device = next(network.parameters()).device
         with world.together():
             mesh = init_device_mesh(device.type, (world.size,))
-            for each in (network, average):
-                for block in blocks(each):
+            for whole in (network, average):
+                for block in blocks(whole):
                     fully_shard(block, mesh=mesh)
-                fully_shard(each, mesh=mesh)
+                fully_shard(whole, mesh=mesh)
         self.forward = network
 
     def no_sync(self) -> AbstractContextManager[Any]:
-        return _Unsynchronised(self.network)
+        return _NoSync(self.network)
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        kinds = [[g for g in gradients if isinstance(g, DTensor) is parted] for parted in (True, False)]
+        groups = [[g for g in gradients if isinstance(g, DTensor) is sharded] for sharded in (True, False)]
         with self.world.together():
-            norms = [_full(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
+            norms = [_full(nn.utils.get_total_norm(group)) for group in groups if group]
         return nn.utils.get_total_norm(norms)
 
     def clip(self, parameters: Sequence[Tensor], bound: float, norm: Tensor) -> None:
@@ -61,7 +61,7 @@ class Sharded(Replicated):
         if isinstance(value, DTensor):
             with self.world.together():
                 full = value.full_tensor()
-            return full.cpu() if self.world.first else None  # one weight at a time, and one process keeps them
+            return full.cpu() if self.world.first else None  # one weight at a time; only the first process keeps it
         if isinstance(value, Mapping):
             return {key: self.gather(item) for key, item in value.items()}
         return [self.gather(item) for item in value] if isinstance(value, list) else value
@@ -73,22 +73,22 @@ class Sharded(Replicated):
         return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)
 
     def gathered_copy(self, network: nn.Module, everywhere: bool) -> nn.Module:
-        found, weights = copy.deepcopy(self._hollow), {}
+        whole, weights = copy.deepcopy(self._skeleton), {}
         for name, value in network.state_dict().items():
             with self.world.together():
                 full = _full(value)
             if everywhere or self.world.first:
                 weights[name] = full
-        found.load_state_dict(weights, assign=True, strict=bool(weights))
-        return found.requires_grad_(False)
+        whole.load_state_dict(weights, assign=True, strict=bool(weights))
+        return whole.requires_grad_(False)
 
 
 def _full(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-class _Unsynchronised(AbstractContextManager[None]):
-    """Within, backward passes of a sharded network leave the gradients of its blocks unreduced."""
+class _NoSync(AbstractContextManager[None]):
+    """A context in which backward passes of a sharded network do not average the gradients of its blocks."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network: Any = network
@@ -101,7 +101,7 @@ class _Unsynchronised(AbstractContextManager[None]):
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The parts of a network that are gathered as one: what stands in its innermost lists of modules."""
+    """Return the parts of a network that are gathered one at a time: the modules in its innermost lists."""
     lists = [part for part in network.modules() if isinstance(part, nn.ModuleList)]
-    found = [block for part in lists for block in part if any(True for _ in block.parameters())]
-    return [b for b in found if not any(isinstance(part, nn.ModuleList) for part in b.modules())]
+    items = [block for part in lists for block in part if any(True for _ in block.parameters())]
+    return [b for b in items if not any(isinstance(part, nn.ModuleList) for part in b.modules())]

@@ -1,7 +1,7 @@
-"""How the processes of a run hold its network: each all of it (DDP, here), or each a share of every weight (FSDP2).
+"""The choice of how processes hold a network: each has all of it (DDP), or each has a share of every weight (FSDP2).
 
-In both a process takes its own parts of a batch, and the mean of the gradients over the processes is formed while the
-backward pass of the last part still runs.
+In both cases a process takes its own parts of a batch. The gradients are averaged over the processes during the
+backward pass of the last part.
 """
 
 from torch import nn
@@ -13,7 +13,7 @@ from dfm.training.trainer_config import TrainerConfig
 
 
 def hold_network(kind: str, network: nn.Module, average: nn.Module, world: World) -> Replicated:
-    """The network and the average of its weights as the processes of ``world`` are to hold them: ``ddp`` or ``fsdp``."""
+    """Return a network and the average of its weights, as the processes hold them: by ``ddp`` or by ``fsdp``."""
     if kind == "ddp" or world.size == 1:
         return Replicated(network, average, world)
     from dfm.training.parallel.sharded import Sharded
@@ -22,13 +22,14 @@ def hold_network(kind: str, network: nn.Module, average: nn.Module, world: World
 
 
 def check_parallel(config: TrainerConfig, shardable: bool, world: World) -> None:
-    """Refuse what the processes of ``world`` cannot share.
+    """Refuse a run that the processes of ``world`` cannot share.
 
     Args:
         shardable: whether the objective allows ``fsdp``.
 
     Raises:
-        UserError: as it says.
+        UserError: the parts of a batch are no multiple of the processes; or ``fsdp`` does not go with ``compile``,
+            ``muon`` or the objective.
     """
     if config.accumulate % world.size:
         raise UserError(
@@ -39,13 +40,13 @@ def check_parallel(config: TrainerConfig, shardable: bool, world: World) -> None
         return
     if config.compile:
         raise UserError(
-            "trainer.parallel=fsdp with trainer.compile=true: they do not go together; allowed: one of them; try "
+            "trainer.parallel=fsdp and trainer.compile=true do not go together; allowed: one of them; try "
             "trainer.compile=false"
         )
     if config.optimizer == "muon":
         raise UserError(
-            "trainer.parallel=fsdp with trainer.optimizer=muon, which needs whole matrices; allowed: one of them; try "
-            "trainer.parallel=ddp"
+            "trainer.parallel=fsdp and trainer.optimizer=muon, which needs whole matrices, do not go together; "
+            "allowed: one of them; try trainer.parallel=ddp"
         )
     if not shardable:
         raise UserError("trainer.parallel=fsdp: this objective needs the whole network in every process; allowed: ddp")

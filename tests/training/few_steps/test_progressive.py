@@ -121,7 +121,8 @@ def test_rounds_take_the_student_of_the_round_before() -> None:
 def test_a_resumed_round_is_the_uninterrupted_one_bit_for_bit(kind: str, tmp_path: Path) -> None:
     def fresh(name: str) -> Trainer:
         torch.manual_seed(0)
-        objective = progressive(8) if kind == "progressive" else reflow(k=2, n=40).with_directory(tmp_path / name)
+        objective = progressive(8) if kind == "progressive" else reflow(k=2, n=40)
+        objective.rounds.directory = tmp_path / name
         config = TrainerConfig(max_steps=9, batch_size=8, warmup_steps=0, lr=0.1)
         split = Split(values=torch.randn(64, 1), labels=None)
         return Trainer(config, denoiser(Linear(), Bent()), objective, split, device=CPU)

@@ -16,6 +16,7 @@ from dfm.paths.interpolating import Linear
 from dfm.sampling.samplers import start
 from dfm.training.few_steps.reflow import straightness
 from dfm.training.few_steps.reflow_pairs import Pairs, make_pairs, read_pairs
+from dfm.training.step_report import StepReport
 from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
 
@@ -23,14 +24,15 @@ from dfm.training.trainer_config import TrainerConfig
 def test_reflow_finds_the_straight_flow_of_gaussian_data() -> None:
     """On pairs (z, m + S z) E[data | y] = m + S/(S + nsr) (y - m): bend 1, shift 0; and straightness falls to 0."""
     objective = reflow(k=1, one_step=False, n=2048, solver_steps=30)
-    trainer = trained(objective, denoiser(Linear(), Bent()), 600)
+    reports: list[StepReport] = []
+    trainer = trained(objective, denoiser(Linear(), Bent()), 600, reports)
     found = trainer.network.slope
     assert found.bend.item() == pytest.approx(1.0, abs=0.03)
     assert found.shift.item() == pytest.approx(0.0, abs=0.06)
-    news = objective.measurements()
-    assert news["round"] == 0
-    assert objective.final_measurements(trainer.averaged())["straightness"] < 0.05 * news["straightness"]
-    assert objective.measurements() == {}, "told once"
+    started = [report.measurements for report in reports if report.measurements]
+    assert len(started) == 1, "once a round"
+    assert started[0]["round"] == 0
+    assert objective.rounds.finish(trainer.averaged())["straightness"] < 0.05 * started[0]["straightness"]
 
 
 def test_the_last_round_learns_the_jump_alone() -> None:
@@ -48,8 +50,8 @@ def test_the_last_round_learns_the_jump_alone() -> None:
         pass
     moved = (table.values.detach() != before).nonzero().flatten().tolist()
     assert moved == [0]
-    assert not objective.has_ode
-    assert reflow(one_step=False).has_ode
+    assert not objective.outcome({}).has_ode
+    assert reflow(one_step=False).outcome({}).has_ode
 
 
 @pytest.mark.parametrize("name", ["linear", "vp", "edm"])
@@ -83,20 +85,23 @@ def test_pairs_are_the_teachers_and_are_kept(tmp_path: Path) -> None:
     teacher = denoiser(Linear(), Bent())
     pairs = make_pairs(teacher, 50, 200, 0, CPU)
     assert torch.allclose(pairs.data, MEAN + STD * pairs.noise, atol=1e-3)
-    objective = reflow(n=50, solver_steps=60).with_directory(tmp_path)
+    objective = reflow(n=50, solver_steps=60)
+    objective.rounds.directory = tmp_path
     objective.module(teacher.module())
-    objective.start_round_if_due(teacher, 0.0)
+    objective.rounds.start_if_due(teacher, 0.0)
     path = tmp_path / "pairs" / "round_0.safetensors"
     stamp = path.stat().st_mtime_ns
-    again = reflow(n=50, solver_steps=60).with_directory(tmp_path)
+    again = reflow(n=50, solver_steps=60)
+    again.rounds.directory = tmp_path
     again.module(teacher.module())
-    again.start_round_if_due(teacher, 0.0)
+    again.rounds.start_if_due(teacher, 0.0)
     assert path.stat().st_mtime_ns == stamp, "read, not made"
     assert torch.equal(again.pairs(teacher).data, objective.pairs(teacher).data)
     path.write_bytes(path.read_bytes()[:100])
-    damaged = reflow(n=50, solver_steps=60).with_directory(tmp_path)
+    damaged = reflow(n=50, solver_steps=60)
+    damaged.rounds.directory = tmp_path
     damaged.module(teacher.module())
-    damaged.start_round_if_due(teacher, 0.0)
+    damaged.rounds.start_if_due(teacher, 0.0)
     assert torch.equal(damaged.pairs(teacher).data, objective.pairs(teacher).data)
     assert read_pairs(path, {"teacher": "another"}) is None
 

@@ -45,7 +45,7 @@ def test_the_loss_of_the_exact_network_is_the_bayes_risk(name: str, schedule: Sc
         t = schedule.time_of_log_nsr(torch.full((n,), level, dtype=torch.float64))
         data = mean + STD * torch.randn(n, 4, dtype=torch.float64, generator=generator)
         noise = torch.randn(n, 4, dtype=torch.float64, generator=generator)
-        losses = objective.at(denoiser, data, noise, t)
+        losses = objective.errors_at(denoiser, data, noise, t)
         assert losses.shape == (n,)
         (a, b), (p, q) = schedule.ab(t[0]), prediction.row(schedule, t[0], STD)
         risk = float((a * q - b * p) ** 2 * STD**2 / (a**2 * STD**2 + b**2))

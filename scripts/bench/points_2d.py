@@ -1,16 +1,17 @@
-"""Flow, transport, interpolant and diffusion between 2-D laws, beside the public torchcfm package: one table.
+"""Flow, transport, interpolant and diffusion between laws in the plane, beside the public package torchcfm.
 
-Usage: python scripts/benchmark_2d.py [--steps 4000] [--seeds 5] [--workers 2] [--methods flow,vp] [--out FILE]
+Usage: python scripts/bench/points_2d.py [--steps 4000] [--seeds 5] [--workers 2] [--methods flow,vp] [--out FILE]
 
-dfm's methods train dfm's MLP (width 27: 8,156 parameters; 54 more for the interpolant's second output), torchcfm's its
-own (width 64: 8,706 parameters), all in the same loop (Adam, batch 256, cosine rate from 2e-3, EMA 0.999) on the same
-points, integrated by RK4 in 50 steps from the same 2,000 held-out source points. ``told`` is the flow method with
-torchcfm's MLP in dfm's place for a network. Printed are, over the seeds, mean and deviation of
+dfm's methods train dfm's MLP (width 27: 8,156 parameters; 54 more for the second output of the interpolant), and
+torchcfm's methods train its own MLP (width 64: 8,706 parameters). All use the same loop (Adam, batch 256, cosine rate
+from 2e-3, EMA 0.999) on the same points, and are integrated by RK4 in 50 steps from the same 2,000 held-out source
+points. ``flow_their_mlp`` is the flow method of dfm with torchcfm's MLP. The table has mean and standard deviation over
+the seeds of
 
     W2      exact 2-Wasserstein distance to 2,000 held-out target points (scipy's assignment)
-    energy  path energy E int |v|^2 dt over the exact squared W2 of source and target: 1 is the least possible
+    energy  path energy E int |v|^2 dt divided by the exact squared W2 of source and target: 1 is the smallest possible
 
-and, for scale, the W2 of two sets of 2,000 target points. Needs the development extras (torchcfm).
+and, for comparison, the W2 of two sets of 2,000 target points. Needs the development extras (torchcfm).
 Cost: under 30 minutes on two CPU cores.
 """
 
@@ -24,8 +25,9 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores between them
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 
 import torch
 from torch import Tensor, nn
@@ -56,27 +58,27 @@ from dfm.training.objectives.loss_weights import UniformWeight
 from dfm.training.objectives.regression import Interpolation, Regression
 
 PAIRS = (("normal", "eight_gaussians"), ("eight_gaussians", "moons"), ("normal", "moons"), ("normal", "swiss_roll"))
-METHODS = ("flow", "ot_flow", "interpolant", "vp", "told", "torchcfm I-CFM", "torchcfm OT-CFM")
+METHODS = ("flow", "ot_flow", "interpolant", "vp", "flow_their_mlp", "torchcfm I-CFM", "torchcfm OT-CFM")
 LAWS: dict[str, type[Points]] = {"eight_gaussians": EightGaussians, "moons": Moons, "swiss_roll": SwissRoll}
 N, BATCH, MOVES = 2000, 256, 50
 Loss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 Field = Callable[[Tensor, Tensor], Tensor]
 
 
-class Told(nn.Module):
-    """torchcfm's MLP as a network of dfm: it is shown c_in x, and t = b/(a + b) as in its own package."""
+class TheirMlp(nn.Module):
+    """torchcfm's MLP as a network of dfm. Its inputs are c_in x, and t = b/(a + b) as in its own package."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mlp = TorchcfmMLP(dim=2, w=64, time_varying=True)
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, 2), c_time = log nsr (B,) -> (B, 2)."""
+        """Return the output (B, 2) for x (B, 2) and c_time = log nsr (B,)."""
         return self.mlp(torch.cat([x, c_time.sigmoid()[:, None]], 1))
 
 
 def points(law: str, seed: int, split: str) -> Tensor:
-    """Points of a law, float32 (n, 2): 50,000 to train on, 2,000 to test on."""
+    """Return points of a law, float32 (n, 2): 50,000 for training, 2,000 for testing."""
     if law == "normal":
         n, stream = (50_000, 0) if split == "train" else (N, 1)
         return torch.randn(n, 2, generator=torch.Generator().manual_seed(97 * seed + stream))
@@ -84,11 +86,11 @@ def points(law: str, seed: int, split: str) -> Tensor:
 
 
 def ours(method: str, source: str, target: str, seed: int) -> tuple[nn.Module, Loss, Callable[[nn.Module], Field]]:
-    """A method of dfm: its network, its loss, and the velocity of a network as a function of (x, t)."""
+    """Return the network of a method of dfm, its loss, and the function that makes a velocity field of a network."""
     outputs = 2 if method == "interpolant" else 1
     data = points(target, seed, "train")
     own = MLP(shape=(2,), outputs=outputs, width=27, depth=3, time_features=16)
-    network = Told() if method == "told" else own
+    network = TheirMlp() if method == "flow_their_mlp" else own
     spec = DatasetSpec(
         name=target,
         shape=(2,),
@@ -99,15 +101,21 @@ def ours(method: str, source: str, target: str, seed: int) -> tuple[nn.Module, L
     )
     path: Schedule = VariancePreserving() if method == "vp" else Linear()
     prior: Prior = GaussianPrior() if source == "normal" else DatasetPrior(dataset=LAWS[source](seed=seed))
-    known = {"spec": spec, "schedule": path, "trained": path, "prediction": Velocity(), "source": prior}
+    common: dict[str, Any] = {
+        "spec": spec,
+        "schedule": path,
+        "trained_schedule": path,
+        "prediction": Velocity(),
+        "prior": prior,
+    }
     kind = Interpolation if method == "interpolant" else Regression
     coupling = OptimalTransport() if method == "ot_flow" else IndependentCoupling()
     objective: Objective = kind(density=UniformDensity(), weight=UniformWeight(), coupling=coupling)
 
     def denoiser(module: nn.Module) -> NetworkDenoiser:
         if method == "interpolant":
-            return InterpolantDenoiser(network=module, latent=RootLatent(), **known)  # type: ignore[arg-type]
-        return NetworkDenoiser(network=module, **known)  # type: ignore[arg-type]
+            return InterpolantDenoiser(network=module, latent=RootLatent(), **common)
+        return NetworkDenoiser(network=module, **common)
 
     def loss(start: Tensor, data: Tensor, generator: torch.Generator) -> Tensor:
         return objective.loss(denoiser(network), data, generator).value.mean()
@@ -116,7 +124,7 @@ def ours(method: str, source: str, target: str, seed: int) -> tuple[nn.Module, L
 
 
 def theirs(method: str) -> tuple[nn.Module, Loss, Callable[[nn.Module], Field]]:
-    """The same for torchcfm, whose time runs from the source, t = 0, to the target, t = 1."""
+    """Return the same for torchcfm, whose time runs from the source, t = 0, to the target, t = 1."""
     matcher = (
         ExactOptimalTransportConditionalFlowMatcher(sigma=0.0)
         if method.endswith("OT-CFM")
@@ -135,7 +143,7 @@ def theirs(method: str) -> tuple[nn.Module, Loss, Callable[[nn.Module], Field]]:
 
 
 def train(network: nn.Module, loss: Loss, source: str, target: str, seed: int, steps: int) -> nn.Module:
-    """The averaged network."""
+    """Train a network; return it with averaged weights."""
     starts, data = points(source, seed, "train"), points(target, seed, "train")
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
@@ -154,7 +162,7 @@ def train(network: nn.Module, loss: Loss, source: str, target: str, seed: int, s
 
 @torch.no_grad()
 def carry(field: Field, x: Tensor, t_start: float, t_end: float) -> tuple[Tensor, float]:
-    """Where RK4 takes x, and the mean of int |v|^2 dt on the way (trapezoidal rule)."""
+    """Return x at t_end by RK4, and the mean of int |v|^2 dt by the trapezoidal rule."""
     times = torch.linspace(t_start, t_end, MOVES + 1, dtype=torch.float64)
     energy = 0.0
     for t, s in pairwise(times):
@@ -170,71 +178,75 @@ def one(job: tuple[str, str, str, int, int]) -> dict[str, object]:
     source, target, method, seed, steps = job
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     by_us = not method.startswith("torchcfm")
     network, loss, field = ours(method, source, target, seed) if by_us else theirs(method)
     averaged = train(network, loss, source, target, seed, steps)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start_time
     ends = {"vp": (1.0, 1e-5)}.get(method, (0.999, 1e-3) if by_us else (1.0, 0.0))
-    start, held_out = points(source, seed, "test"), points(target, seed, "test")
+    start, test = points(source, seed, "test"), points(target, seed, "test")
     end, energy = carry(field(averaged), start, *ends)
     return {
-        "source": source, "target": target, "method": method, "seed": seed, "train_seconds": seconds,
+        "source": source,
+        "target": target,
+        "method": method,
+        "seed": seed,
+        "train_seconds": seconds,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "w2": wasserstein_2(end, held_out),
-        "energy": energy / wasserstein_2(start, held_out) ** 2,
-        "floor": wasserstein_2(points(target, seed, "train")[:N], held_out),
-    }  # fmt: skip
+        "w2": wasserstein_2(end, test),
+        "energy": energy / wasserstein_2(start, test) ** 2,
+        "floor": wasserstein_2(points(target, seed, "train")[:N], test),
+    }
 
 
 def table(results: list[dict[str, object]]) -> str:
-    """Mean and deviation over seeds, a row a method."""
+    """Return the table of means and standard deviations over seeds, with a row for each method."""
     lines = [
         "| method | " + " | ".join(f"{s} → {t}: W2, energy" for s, t in PAIRS) + " |",
         "|---|" + "---|" * len(PAIRS),
     ]
 
-    def cell(key: str, chosen: list[dict[str, object]]) -> str:
-        values = torch.tensor([float(r[key]) for r in chosen])  # type: ignore[arg-type]
+    def cell(key: str, runs: list[dict[str, object]]) -> str:
+        values = torch.tensor([float(r[key]) for r in runs])  # type: ignore[arg-type]
         return f"{values.mean():.3f} ± {values.std() if len(values) > 1 else 0:.3f}"
 
     for method in METHODS:
         row = []
         for source, target in PAIRS:
-            chosen = [r for r in results if (r["method"], r["source"], r["target"]) == (method, source, target)]
-            row.append(f"{cell('w2', chosen)}, {cell('energy', chosen)}" if chosen else "")
+            runs = [r for r in results if (r["method"], r["source"], r["target"]) == (method, source, target)]
+            row.append(f"{cell('w2', runs)}, {cell('energy', runs)}" if runs else "")
         lines.append(f"| {method} | " + " | ".join(row) + " |")
     floors = [cell("floor", [r for r in results if r["target"] == t and r["source"] == s]) for s, t in PAIRS]
     return "\n".join([*lines, "| two sets of target points | " + " | ".join(floors) + " |"])
 
 
 def main() -> None:
-    """Run what is asked for and print the table."""
+    """Train and measure all methods, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark_2d.json"))
-    given = parser.parse_args()
+    options = parser.parse_args()
     jobs = [
-        (source, target, method, seed, given.steps)
-        for seed in range(given.seeds)
+        (source, target, method, seed, options.steps)
+        for seed in range(options.seeds)
         for source, target in PAIRS
-        for method in given.methods.split(",")
+        for method in options.methods.split(",")
         if method != "vp" or source == "normal"
     ]
-    began, results = time.perf_counter(), []
-    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        for done, result in enumerate(pool.map(one, jobs), start=1):
+    start, results = time.perf_counter(), []
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        for count, result in enumerate(pool.map(one, jobs), start=1):
             results.append(result)
-            spent = time.perf_counter() - began
-            print(f"{done}/{len(jobs)}  {spent:.0f} s  {result['source']} -> {result['target']}  {result['method']}: "
-                  f"W2 {result['w2']:.3f}, energy {result['energy']:.3f}", flush=True)  # fmt: skip
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(results, indent=1))
+            name = f"{result['source']} -> {result['target']}  {result['method']}"
+            measures = f"W2 {result['w2']:.3f}, energy {result['energy']:.3f}"
+            print(f"{count}/{len(jobs)}  {time.perf_counter() - start:.0f} s  {name}: {measures}", flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=1))
     print(table(results))
-    print(f"{time.perf_counter() - began:.0f} s in all")
+    print(f"{time.perf_counter() - start:.0f} s in total")
 
 
 if __name__ == "__main__":

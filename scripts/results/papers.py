@@ -1,11 +1,11 @@
-"""Train, score and sample every digits preset once, and print the results table of the README.
+"""Train, score and sample every preset of the digits once, and print a table of the results.
 
-Usage: python scripts/papers.py [--steps 1000] [--out outputs/papers] [--only ddpm,edm] [--table]
+Usage: python scripts/results/papers.py [--steps 1000] [--out outputs/papers] [--only ddpm,edm] [--table]
 
-Each preset is trained for the same number of steps by `dfm train experiment=digits_NAME`, scored on the 300 test digits
-by `dfm nll` (vdm by its evidence bound, the others by dopri5), and drawn from with its own sampler and with dopri5 by
-`dfm sample`. What is there is not made again; --table only prints. The sample figure is the energy distance of 300
-samples to the 300 test digits, beside that of 300 training digits; its standard error is printed with it. A run takes
+`dfm train experiment=digits_NAME` trains each preset for the same number of steps. `dfm nll` scores it on the 300 test
+digits (vdm by its evidence bound, the others by dopri5). `dfm sample` draws from it with its own sampler and with
+dopri5. Finished parts are not repeated; --table only prints. Samples are measured by the energy distance of 300 samples
+to the 300 test digits, with its standard error; the last row has the distance of 300 training digits. A preset takes
 three to five minutes on 2 CPU cores.
 """
 
@@ -19,19 +19,19 @@ import numpy as np
 import torch
 
 from dfm.cli.command_line import composed
-from dfm.cli.config_dirs import options
+from dfm.cli.config_dirs import options as options_of
 from dfm.data.digits import Digits
 from dfm.data.pixel_levels import to_eight_bits
 from dfm.evaluation.distances import energy_distance, energy_spread
 
-PRESETS = (
-    "flow", "ot_flow", "rectified", "interpolant", "edm", "ddpm", "iddpm", "ncsn", "vp", "subvp", "ve", "vdm",
-)  # fmt: skip
+FLOWS = ("flow", "ot_flow", "rectified", "interpolant")
+DIFFUSIONS = ("edm", "ddpm", "iddpm", "ncsn", "vp", "subvp", "ve", "vdm")
+PRESETS = (*FLOWS, *DIFFUSIONS)
 N = 300
 
 
 def dfm(directory: Path, done: str, *arguments: str) -> None:
-    """One command of dfm into a directory, unless the file ``done`` is already there."""
+    """Run one command of dfm into a directory, unless the file ``done`` is there."""
     if (directory / done).exists():
         return
     print(f"$ dfm {' '.join(arguments)}", flush=True)
@@ -47,10 +47,8 @@ def make(name: str, out: Path, steps: int) -> None:
     run.mkdir(parents=True, exist_ok=True)
     teacher = [f"init={out / 'flow' / 'train'}"] if name == "rectified" else []
     train = run / "train"
-    dfm(
-        train, "nll.json", "train", f"experiment=digits_{name}", f"trainer.max_steps={steps}",
-        "trainer.sample_every=0", *teacher,
-    )  # fmt: skip
+    options = [f"experiment=digits_{name}", f"trainer.max_steps={steps}", "trainer.sample_every=0", *teacher]
+    dfm(train, "nll.json", "train", *options)
     how = "likelihood=bound_sde" if name == "vdm" else "likelihood.solver=dopri5"
     dfm(run / "nll", "nll.json", "nll", f"ckpt={train}", how)
     dfm(run / "own", "sample.json", "sample", f"ckpt={train}", f"n={N}", "batch_size=300", *own_sampler(train))
@@ -58,29 +56,34 @@ def make(name: str, out: Path, steps: int) -> None:
 
 
 def own_sampler(run: Path) -> list[str]:
-    """The overrides that make `dfm sample` use the sampler of a training run."""
+    """Return the overrides with which `dfm sample` uses the sampler of a training run."""
     from omegaconf import OmegaConf
 
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
     assert isinstance(config, dict)
     names = {
-        "Ddim": "ancestral", "Heun": "heun", "Euler": "euler", "Midpoint": "midpoint",
+        "Ddim": "ancestral",
+        "Heun": "heun",
+        "Euler": "euler",
+        "Midpoint": "midpoint",
         "PredictorCorrector": "predictor_corrector",
-    }  # fmt: skip
+    }
     if "stepper" not in config["sampler"]:
-        return []  # a few-step model: dfm sample takes its own
+        return []  # a few-step model: dfm sample uses its own sampler
     stepper = config["sampler"]["stepper"]
     name = names[stepper["_target_"].rpartition(".")[2]]
     if stepper.get("predictor", {}).get("_target_", "").endswith("KeepRatio"):
         name = "annealed_langevin"
     if stepper.get("eta") == 0.0:
         name = "ddim"
-    grid = next(option for option in options("grid") if composed("sample", f"grid={option}")["grid"] == config["grid"])
+    grid = next(
+        option for option in options_of("grid") if composed("sample", f"grid={option}")["grid"] == config["grid"]
+    )
     return [f"sampler={name}", f"sampler.steps={config['sampler']['steps']}", f"grid={grid}"]
 
 
 def row(name: str, out: Path, test: torch.Tensor) -> str | None:
-    """A line of the table, if the preset was made."""
+    """Return the line of a preset in the table, or None if its results are missing."""
     run = out / name
     if not (run / "dopri5" / "sample.json").exists():
         return None
@@ -95,20 +98,20 @@ def row(name: str, out: Path, test: torch.Tensor) -> str | None:
 
 
 def unit(stored: np.ndarray) -> torch.Tensor:
-    """Stored uint8 images as numbers in [0, 1]."""
+    """Return uint8 images as numbers in [0, 1]."""
     return torch.from_numpy(stored).double() / 255
 
 
 def main() -> None:
-    """Make what is missing, then print the table."""
+    """Compute the results that are missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("outputs/papers"))
     parser.add_argument("--only", default=",".join(PRESETS))
     parser.add_argument("--table", action="store_true")
-    given = parser.parse_args()
-    for name in () if given.table else given.only.split(","):
-        make(name, given.out, given.steps)
+    options = parser.parse_args()
+    for name in () if options.table else options.only.split(","):
+        make(name, options.out, options.steps)
     data = Digits()
     test, train = (
         unit(to_eight_bits(data.split(s).values[:N], 17).numpy()).permute(0, 2, 3, 1) for s in ("test", "train")
@@ -116,7 +119,7 @@ def main() -> None:
     print("| preset | test bits/dim | solver error | energy distance x 1000, own sampler | dopri5 |")
     print("|---|---|---|---|---|")
     for name in PRESETS:
-        line = row(name, given.out, test)
+        line = row(name, options.out, test)
         if line:
             print(line)
     floor, spread = 1000 * energy_distance(train, test), 1000 * energy_spread(train, test)

@@ -1,13 +1,14 @@
-"""Every sampler on one checkpoint: quality and images/s against the number of evaluations (NFE). One table, one figure.
+"""Compare all samplers on one checkpoint: quality and images/s against the number of evaluations (NFE).
 
-Usage: python scripts/samplers.py RUN --out DIR [--nfe 5 9 17 33 65] [--n 1000] [--seeds 3] [--only heun unipc ...]
+Usage: python scripts/results/samplers.py RUN --out DIR [--nfe 5 9 17 33 65] [--n 1000] [--seeds 3]
+           [--only heun unipc ...]
 
-Quality is the Fréchet distance to the test split, in the features of ``dfm eval``, of the same --n latents for every
-sampler, mean over seeds; ``--only heun@uniform`` is a sampler on another grid than its own. The converged distance is
-that of the ODE by RK4 in 64 steps on noise_share (257 NFE); the last table says for each sampler the fewest NFE, of
-those asked for, within 5 % of it. All draw the same latents, so that a ratio to the converged distance is known better
-than either: its error over seeds is printed too. Adaptive samplers choose their steps: they are asked for tolerances
-instead.
+Quality is the Fréchet distance to the test split in the features of ``dfm eval``, mean over seeds. Every sampler starts
+from the same --n latents. ``--only heun@uniform`` is a sampler on another grid than its own. The converged distance is
+the distance of the ODE by RK4 in 64 steps on noise_share (257 NFE). The last table shows for each sampler the smallest
+NFE within 5 % of it. Because the latents are the same, the ratio of a distance to the converged distance has a smaller
+error than either; its error over seeds is printed, too. Adaptive samplers choose their steps, so they run with several
+tolerances instead. The script prints one table and draws one figure.
 """
 
 import argparse
@@ -31,14 +32,13 @@ from dfm.evaluation.features import Features
 from dfm.evaluation.sample_quality import frechet_distance
 from dfm.runs.checkpoint import find
 from dfm.runs.parts import Parts
-from dfm.sampling.draw import as_data, batch_of, sample_batches
+from dfm.sampling.draw import as_data, batch_of, draw_samples
 from dfm.sampling.samplers import Sampler
 
-TRUST = ("dfm",)
 OF_ODE = ("euler", "midpoint", "heun", "rk4", "rk5", "adams_bashforth", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "jump")
 OF_SDE = ("ancestral", "churn", "dpmpp_2m_sde", "euler_maruyama", "predictor_corrector", "annealed_langevin")
 ADAPTIVE = ("heun_euler", "bosh3", "dopri5")
-CALLS = {
+CALLS = {  # evaluations per step; 1 for all others
     "midpoint": 2,
     "heun": 2,
     "churn": 2,
@@ -46,7 +46,7 @@ CALLS = {
     "rk5": 6,
     "predictor_corrector": 2,
     "annealed_langevin": 5,
-}  # a step
+}
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 1e-3)
 CLOSE = 1.05
 MARKS = "osv^D<>PX*hd"
@@ -54,7 +54,7 @@ MARKS = "osv^D<>PX*hd"
 
 @dataclass(frozen=True)
 class Point:
-    """What a sampler reached: the Fréchet distance of each seed, images/s."""
+    """The result of a sampler at one NFE: the Fréchet distance of each seed, and images/s."""
 
     sampler: str
     nfe: float
@@ -63,59 +63,41 @@ class Point:
 
     @property
     def distance(self) -> float:
-        """Mean over seeds."""
+        """The mean over seeds."""
         return statistics.mean(self.distances)
 
     def ratio(self, converged: "Point") -> tuple[float, float]:
-        """(distance over the converged one, mean over seeds; its standard error)."""
+        """Return (distance divided by the converged distance, mean over seeds; its standard error)."""
         return spread([mine / best for mine, best in zip(self.distances, converged.distances, strict=True)])
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, its standard error)."""
+    """Return (mean, its standard error)."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return statistics.mean(values), error
 
 
 def sampler(name: str, *changes: str) -> Sampler:
-    """``sampler=name``, or ``name@grid``, of ``dfm sample``, with other numbers."""
+    """Return the sampler ``name``, or ``name@grid``, of ``dfm sample`` with some settings changed."""
     name, _, grid = name.partition("@")
     changes = (*changes, f"grid={grid}") if grid else changes
     return Parts(composed("sample", f"sampler={name}", *changes)).sampler
 
 
-def ways(name: str, wanted: list[int]) -> Iterator[Sampler]:
-    """The sampler at about the NFE that are wanted; the last evaluation denoises, where it is not the last jump."""
+def variants(name: str, evaluations: list[int]) -> Iterator[Sampler]:
+    """Yield the sampler with about these NFE. Except for jumps, the last evaluation is the denoising."""
     if name in ADAPTIVE:
         for tolerance in TOLERANCES:
             yield sampler(name, f"sampler.solver.rtol={tolerance}", f"sampler.solver.atol={tolerance}")
         return
     last = 0 if name == "jump" else 1
-    for steps in sorted({(nfe - last) // CALLS.get(name.partition("@")[0], 1) for nfe in wanted} - {0}):
+    for steps in sorted({(nfe - last) // CALLS.get(name.partition("@")[0], 1) for nfe in evaluations} - {0}):
         yield sampler(name, f"sampler.steps={steps}")
-
-
-def measured(name: str, how: Sampler, setup: "Setup") -> Point:
-    """Draw with every seed, and compare."""
-    distances, nfe, seconds = [], 0.0, 0.0
-    for seed in range(setup.seeds):
-        parts, began = [], time.perf_counter()
-        for moment in sample_batches(
-            setup.denoiser, how, range(setup.n), seed=seed, labels=setup.labels, device=setup.device,
-            batch_size=batch_of(setup.batch_size, setup.denoiser.spec, setup.device),
-        ):  # fmt: skip
-            if moment.state.final:
-                parts.append(as_data(moment.state.x, setup.denoiser.spec))
-                nfe += moment.state.nfe * len(moment.indices)
-        seconds += time.perf_counter() - began
-        distances.append(frechet_distance(setup.features.of(torch.cat(parts)), setup.references))
-    drawn = setup.n * setup.seeds
-    return Point(name, nfe / drawn, tuple(distances), drawn / seconds)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all samplers have in common."""
+    """The inputs that all samplers have in common."""
 
     denoiser: NetworkDenoiser
     features: Features
@@ -127,26 +109,54 @@ class Setup:
     device: torch.device
 
 
-def setup(given: argparse.Namespace) -> Setup:
+def measure(name: str, how: Sampler, setup: Setup) -> Point:
+    """Draw samples with every seed, and compare them with the references."""
+    distances, nfe, seconds = [], 0.0, 0.0
+    for seed in range(setup.seeds):
+        start = time.perf_counter()
+        result = draw_samples(
+            setup.denoiser,
+            how,
+            range(setup.n),
+            seed=seed,
+            batch_size=batch_of(setup.batch_size, setup.denoiser.spec, setup.device),
+            labels=setup.labels,
+            device=setup.device,
+            convert=lambda x: as_data(x, setup.denoiser.spec),
+        )
+        seconds += time.perf_counter() - start
+        nfe += result.nfe / setup.seeds
+        distances.append(frechet_distance(setup.features.of(result.samples), setup.references))
+    return Point(name, nfe, tuple(distances), setup.n * setup.seeds / seconds)
+
+
+def prepare(options: argparse.Namespace) -> Setup:
     """Read the checkpoint and its data."""
     import dfm
 
-    found, _ = find(given.run)
-    data = Parts(found.config).dataset
+    checkpoint, _ = find(options.run)
+    data = Parts(checkpoint.config).dataset
     features, test = features_for(data), data.split("test")
-    denoiser = dfm.load(given.run)
-    labels = torch.arange(given.n) % denoiser.spec.num_classes if denoiser.spec.num_classes else None
+    denoiser = dfm.load(options.run)
+    labels = torch.arange(options.n) % denoiser.spec.num_classes if denoiser.spec.num_classes else None
     real: Split = data.split("train")
-    floor = features.of(real.values[torch.randperm(len(real), generator=torch.manual_seed(0))[: given.n]])
+    floor = features.of(real.values[torch.randperm(len(real), generator=torch.manual_seed(0))[: options.n]])
     references = features.of(test.values)
     print(f"as many training examples: {frechet_distance(floor, references):.3f}")
     return Setup(
-        denoiser, features, references, labels, given.n, given.seeds, given.batch_size, resolve_device("auto")
-    )  # fmt: skip
+        denoiser=denoiser,
+        features=features,
+        references=references,
+        labels=labels,
+        n=options.n,
+        seeds=options.seeds,
+        batch_size=options.batch_size,
+        device=resolve_device("auto"),
+    )
 
 
-def draw(points: list[Point], best: Point, path: Path) -> None:
-    """Quality of deterministic samplers, of the others, and images/s of all, against NFE."""
+def draw(points: list[Point], best: Point, file: Path) -> None:
+    """Draw quality (ODE samplers on a grid, then the others) and images/s of all samplers against NFE."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -155,9 +165,9 @@ def draw(points: list[Point], best: Point, path: Path) -> None:
     for k, name in enumerate(dict.fromkeys(point.sampler for point in points)):
         own = [point for point in points if point.sampler == name]
         style = {"marker": MARKS[k % len(MARKS)], "color": plt.get_cmap("tab20")(k % 20), "ms": 4, "lw": 1}
-        plain = name.partition("@")[0] in OF_ODE
-        (left if plain else middle).loglog([p.nfe for p in own], [p.distance for p in own], label=name, **style)
-        right.loglog([p.nfe for p in own], [p.images for p in own], ls="" if plain else ":", **style)
+        on_grid = name.partition("@")[0] in OF_ODE
+        (left if on_grid else middle).loglog([p.nfe for p in own], [p.distance for p in own], label=name, **style)
+        right.loglog([p.nfe for p in own], [p.images for p in own], ls="" if on_grid else ":", **style)
     for panel, title in ((left, "ODE along a grid"), (middle, "ODE with error control; SDE")):
         panel.set(title=title, ylabel="Fréchet distance (grey: within 5 % of converged)")
         if panel.lines:
@@ -173,11 +183,11 @@ def draw(points: list[Point], best: Point, path: Path) -> None:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
-    figure.savefig(path, dpi=100)
+    figure.savefig(file, dpi=100)
 
 
 def summary(points: list[Point], best: Point) -> list[list[str]]:
-    """Of each sampler: where it comes within 5 %, and its ends."""
+    """Return a row for each sampler: where it comes within 5 %, its distance at the smallest NFE, and its lowest."""
     rows = []
     for name in dict.fromkeys(point.sampler for point in points):
         own = [point for point in points if point.sampler == name]
@@ -190,25 +200,25 @@ def summary(points: list[Point], best: Point) -> list[list[str]]:
 
 
 def main() -> None:
-    """Measure, print the tables, draw the figure."""
+    """Measure, print the table, draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run directory or a checkpoint")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--nfe", type=int, nargs="*", default=[5, 9, 17, 33, 65])
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, help="default: as suits the device")
+    parser.add_argument("--batch-size", type=int, help="default: chosen for the device")
     parser.add_argument("--converged", type=int, default=64, help="steps of RK4 that count as converged")
     parser.add_argument("--only", nargs="*", default=[*OF_ODE, *ADAPTIVE, *OF_SDE])
-    given = parser.parse_args()
-    shared, points = setup(given), []
-    best = measured("rk4", sampler("rk4@noise_share", f"sampler.steps={given.converged}"), shared)
+    options = parser.parse_args()
+    setup, points = prepare(options), []
+    best = measure("rk4", sampler("rk4@noise_share", f"sampler.steps={options.converged}"), setup)
     print("converged, rk4 at {:.0f} NFE: {:.3f} ± {:.3f}".format(best.nfe, *spread(best.distances)), flush=True)
-    for name in given.only:
-        for how in ways(name, given.nfe):
+    for name in options.only:
+        for how in variants(name, options.nfe):
             try:
-                point = measured(name, how, shared)
-            except UserError as problem:  # the model has no SDE, say
+                point = measure(name, how, setup)
+            except UserError as problem:  # for example, the model has no SDE
                 print(f"{name}: {problem}")
                 break
             points.append(point)
@@ -216,10 +226,10 @@ def main() -> None:
             line = f"{name} {point.nfe:.0f} {point.distance:.3f}, {ratio:.2f} ± {error:.2f} of converged"
             print(f"{line}, {point.images:.0f}/s", flush=True)
     columns = ["sampler", "NFE within 5 %", "images/s there", "at the fewest NFE", "lowest distance (NFE)"]
-    title = "{} samples, {} seeds; converged: {:.3f} ± {:.3f}".format(shared.n, shared.seeds, *spread(best.distances))
+    title = "{} samples, {} seeds; converged: {:.3f} ± {:.3f}".format(setup.n, setup.seeds, *spread(best.distances))
     table(title, columns, summary(points, best))
-    given.out.mkdir(parents=True, exist_ok=True)
-    draw(points, best, given.out / "samplers.png")
+    options.out.mkdir(parents=True, exist_ok=True)
+    draw(points, best, options.out / "samplers.png")
 
 
 if __name__ == "__main__":

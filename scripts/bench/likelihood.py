@@ -1,12 +1,12 @@
-"""What a likelihood costs: dfm beside flow_matching and torchdiffeq on one network, and against n, d and probes.
+"""Measure the cost of likelihoods: dfm beside flow_matching and torchdiffeq, and dfm against n, d and probes.
 
-Usage: python scripts/benchmark_likelihood.py --ckpt RUN [--n 64] [--rounds 3] [--out outputs/benchmark_likelihood]
-       (needs pip install -e '.[bench]'; RUN is a training run on images, e.g. that of make demo)
+Usage: python scripts/bench/likelihood.py --ckpt RUN [--n 64] [--rounds 3] [--out outputs/benchmark_likelihood]
+       (needs pip install -e '.[bench]'; RUN is a training run on images, e.g. the run of make demo)
 
-Every method gets the same network, the same dequantised held-out images in one batch, the same Rademacher probes, the
-same two ends of the path and the same prior, and is held against dfm's dopri5 at tolerances of 1e-7 with these probes.
-`rms error` is over the images, in bits/dim; methods are timed in turn, `seconds` is the median over the rounds.
-flow_matching and torchdiffeq integrate as they do by themselves: in the model's own time, with one step for the batch.
+All methods have the same network, the same dequantised held-out images in one batch, the same Rademacher probes, the
+same two ends of the path and the same prior. The reference is dfm's dopri5 at tolerances of 1e-7 with these probes.
+`rms error` is over the images, in bits/dim. The methods are timed in turn; `seconds` is the median over the rounds.
+flow_matching and torchdiffeq integrate in their own way: in the model's own time, with one step size for the batch.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from torch import Tensor
 import dfm
 from dfm.basics.seeding import Purpose, rademacher
 from dfm.data.dataset import DatasetSpec
+from dfm.data.pixel_levels import unit_of
 from dfm.denoising.denoiser import Denoiser, EvaluationCount
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
@@ -43,16 +44,16 @@ from dfm.paths.interpolating import Linear
 from dfm.runs.checkpoint import find
 from dfm.runs.parts import Parts
 
-TARGETS = (5e-3, 5e-4)  # bits/dim, at which the methods are compared
-Solved = tuple[Tensor, float]
+TARGETS = (5e-3, 5e-4)  # errors in bits/dim at which the methods are compared
+Solution = tuple[Tensor, float]  # log p (B,), and NFE
 
 
 @dataclass
 class Row:
-    """A method and what was measured of it."""
+    """A method and its measurements."""
 
     name: str
-    solve: Callable[[], Solved]
+    solve: Callable[[], Solution]
     seconds: list[float] = field(default_factory=list)
     nfe: float = 0.0
     rms: float = math.nan
@@ -61,32 +62,36 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """Images as the model sees them (B, *D) and their probes, numbers 0 .. B-1 of seed 0."""
+    """Images (B, *D) as the model sees them; their probes are the numbers 0 .. B-1 of seed 0."""
 
     denoiser: Denoiser
     data: Tensor
 
     @property
     def probes(self) -> Tensor:
+        """The Rademacher probes, (B, *D)."""
         shape = tuple(self.data.shape[1:])
         return rademacher(0, range(len(self.data)), shape, Purpose.PROBE, 0).to(self.data)
 
-    def ours(self, **options: Any) -> Solved:
-        """dfm, whose probes these are."""
-        found = OdeLikelihood(**options).log_density(self.denoiser, self.data)
-        return found.value, found.nfe
+    def ours(self, **options: Any) -> Solution:
+        """Return the result of dfm, which draws the same probes."""
+        result = OdeLikelihood(**options).log_density(self.denoiser, self.data)
+        return result.value, result.nfe
 
     def ends(self) -> tuple[Tensor, float]:
-        """(x at t_min, d log a): where everybody begins."""
+        """Return (x at t_min, d log a), the start of every method."""
         a = float(self.denoiser.schedule.ab(torch.tensor(self.denoiser.t_min, dtype=torch.float64))[0])
         return a * self.data, self.data[0].numel() * math.log(a)
 
     def time(self, t: Tensor) -> Tensor:
-        """A time of the model: torchdiffeq steps over the end and interpolates back, where this path has no times."""
+        """Return t inside the path: torchdiffeq steps beyond the end and interpolates back."""
         return t.double().clamp(self.denoiser.t_min, self.denoiser.t_max)
 
-    def plain(self, **options: Any) -> Solved:
-        """torchdiffeq on (x, integral of div u), as in Song et al. 2021, with one step size for the batch."""
+    def plain(self, **options: Any) -> Solution:
+        """Return the result of torchdiffeq on (x, integral of div u), with one step size for the batch.
+
+        (As in Song et al. 2021.)
+        """
         from torchdiffeq import odeint
 
         calls, divergence = EvaluationCount(), Hutchinson(self.probes[None])
@@ -101,8 +106,8 @@ class Task:
         value = self.denoiser.noise_end.log_density(latents[-1].double()) + integrals[-1].double() + log_a
         return value, calls.samples / len(x)
 
-    def flow_matching(self, **options: Any) -> Solved:
-        """The package's compute_likelihood; its time s runs from noise at 0 to data at 1."""
+    def flow_matching(self, **options: Any) -> Solution:
+        """Return the result of flow_matching's compute_likelihood, whose time runs from noise, 0, to data, 1."""
         from flow_matching.solver import ODESolver
 
         calls, (low, high) = EvaluationCount(), (self.denoiser.t_min, self.denoiser.t_max)
@@ -116,14 +121,14 @@ class Task:
             return task.denoiser.noise_end.log_density(x.double())
 
         task = self
-        # its probe is +1 where a normal draw is negative
+        # The package's probe is +1 where a normal draw is negative.
         with patch("torch.randn_like", lambda x: -self.probes):
             _, value = ODESolver(velocity_model=Field()).compute_likelihood(x_1=x, log_p0=prior, **options)
         return value.detach().double() + log_a, calls.samples / len(x)
 
 
 def methods(task: Task, steps: int) -> Iterator[Row]:
-    """The first is dfm's default with the steps that it takes for these images."""
+    """Yield the methods; the first is dfm's default with the number of steps that it chooses for these images."""
     yield Row(f"dfm default (rk5, {steps} steps)", partial(task.ours, steps=steps))
     yield Row("dfm dopri5 1e-5", partial(task.ours, solver="dopri5"))
     yield Row("dfm dopri5 1e-3", partial(task.ours, solver="dopri5", rtol=1e-3, atol=1e-3))
@@ -141,18 +146,18 @@ def methods(task: Task, steps: int) -> Iterator[Row]:
 
 
 def measure(rows: list[Row], reference: Tensor, rounds: int, bits: float) -> None:
-    """Solve each in turn, ``rounds`` times."""
+    """Solve by each method in turn, ``rounds`` times."""
     for _ in range(rounds):
         for row in rows:
-            began = time.perf_counter()
+            start = time.perf_counter()
             value, row.nfe = row.solve()
-            row.seconds.append(time.perf_counter() - began)
+            row.seconds.append(time.perf_counter() - start)
             error = (value - reference) * bits
             row.rms, row.mean = float(error.square().mean().sqrt()), float(error.mean())
 
 
 def accuracy_table(rows: list[Row]) -> str:
-    """Markdown."""
+    """Return the table in Markdown."""
     lines = [
         "| method | rms error, bits/dim | error of the mean | NFE | seconds | to dfm |",
         "|---|---|---|---|---|---|",
@@ -165,7 +170,7 @@ def accuracy_table(rows: list[Row]) -> str:
 
 
 def verdicts(rows: list[Row]) -> Iterator[str]:
-    """For each accuracy: the cheapest of ours and of each other package that reaches it."""
+    """Yield, for each accuracy, the cheapest method of each package that reaches it."""
     for target in TARGETS:
         cheapest: dict[str, tuple[float, str]] = {}
         for row in rows:
@@ -180,51 +185,56 @@ def verdicts(rows: list[Row]) -> Iterator[str]:
 
 
 def steps_of_default(task: Task, config: dict[str, Any], n: int) -> int:
-    """What dfm nll chooses, by its pilot on up to 64 examples."""
-    data = Parts(config).dataset
+    """Return the number of steps that dfm nll chooses, by scoring up to 64 examples."""
+    parts = Parts(config)
     scoring = Scoring(
-        denoiser=task.denoiser, likelihood=OdeLikelihood(), split=data.split("test"), seed=0, batch_size=64,
-        device=torch.device("cpu"), dequantization=Parts(config).dequantization,
-    )  # fmt: skip
-    chosen = choose_steps(scoring, list(range(min(n, 64)))).likelihood
-    assert isinstance(chosen, OdeLikelihood)
-    return chosen.moves
+        denoiser=task.denoiser,
+        likelihood=OdeLikelihood(),
+        split=parts.dataset.split("test"),
+        seed=0,
+        batch_size=64,
+        device=torch.device("cpu"),
+        dequantization=parts.dequantization,
+    )
+    likelihood = choose_steps(scoring, list(range(min(n, 64)))).likelihood
+    assert isinstance(likelihood, OdeLikelihood)
+    return likelihood.moves
 
 
-def whole(*arguments: str) -> tuple[float, float]:
-    """(seconds, peak memory in MiB) of a command of dfm in a process of its own."""
-    began = time.perf_counter()
-    with tempfile.NamedTemporaryFile() as told:
-        done = subprocess.run([sys.executable, "-c", TELLING, told.name, *arguments], stdout=subprocess.DEVNULL)
-        if done.returncode:
+def run_command(*arguments: str) -> tuple[float, float]:
+    """Return (seconds, peak memory in MiB) of a command of dfm in a separate process."""
+    start = time.perf_counter()
+    with tempfile.NamedTemporaryFile() as status:
+        process = subprocess.run([sys.executable, "-c", COMMAND, status.name, *arguments], stdout=subprocess.DEVNULL)
+        if process.returncode:
             raise SystemExit(f"failed: dfm {' '.join(arguments)}")
-        peak = int(Path(told.name).read_text().partition("VmHWM:")[2].split()[0]) / 1024
-    return time.perf_counter() - began, peak
+        peak = int(Path(status.name).read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    return time.perf_counter() - start, peak
 
 
-# Its own peak: that of wait4 begins with the peak of the process that started it.
-TELLING = """
+# The process reads its own peak, because the peak of wait4 includes the peak of the process that started it.
+COMMAND = """
 import pathlib, sys
-from dfm.cli import main
-told = sys.argv.pop(1)
+from dfm.cli.main import main
+status = sys.argv.pop(1)
 try:
     main()
 finally:
-    pathlib.Path(told).write_text(pathlib.Path("/proc/self/status").read_text())
+    pathlib.Path(status).write_text(pathlib.Path("/proc/self/status").read_text())
 """
 
 
 def growth_with_n(ckpt: str, out: Path) -> Iterator[str]:
-    """Whole commands, so the start of Python is in the seconds and all of its memory in the peak."""
+    """Yield time and memory of whole commands; they include the start of Python and its memory."""
     for n in (64, 256, 1024):
         run = out / f"n{n}"
         options = ("split=train", f"n={n}", "batch_size=64", "audit=8", "likelihood.steps=6", f"hydra.run.dir={run}")
-        seconds, peak = whole("nll", f"ckpt={ckpt}", *options)
+        seconds, peak = run_command("nll", f"ckpt={ckpt}", *options)
         yield f"| n = {n} | {seconds:.1f} s | {peak:.0f} MiB |"
 
 
 def growth(batch: int = 16) -> Iterator[str]:
-    """One call of the network with its divergence, seconds an image, against the size and the probes."""
+    """Yield the time per image of one call of the network with its divergence, against size and probes."""
     for side in (8, 16, 32):
         spec = DatasetSpec(name="x", shape=(3, side, side), levels=256, num_classes=0, mean=0.0, std=0.5)
         net = UNet(shape=spec.shape, channels=32, channel_multipliers=(1, 2), blocks_per_level=2, groups=8).eval()
@@ -238,39 +248,38 @@ def growth(batch: int = 16) -> Iterator[str]:
         for name, options in cases:
             seconds = []
             for _ in range(3):
-                began = time.perf_counter()
+                start = time.perf_counter()
                 task.ours(solver="euler", steps=2, **options)
-                seconds.append((time.perf_counter() - began) / 2 / batch)
+                seconds.append((time.perf_counter() - start) / 2 / batch)
             yield f"| d = {3 * side * side}, {name} | {statistics.median(seconds) * 1e3:.2f} ms |"
 
 
 def main() -> None:
-    """Parse, measure, print, write."""
+    """Measure, print the tables, write likelihood.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", required=True)
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark_likelihood"))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
         import flow_matching  # noqa: F401
         import torchdiffeq  # noqa: F401
     except ImportError:
         raise SystemExit("the other packages are missing: pip install -e '.[bench]'") from None
-    found, _ = find(given.ckpt)
-    denoiser = dfm.load(given.ckpt, device="cpu")
-    split = Parts(found.config).dataset.split("test")
-    own = Parts(found.config).dequantization
-    data = examples(split, found.spec, range(min(given.n, len(split))), 0, own, ends(denoiser, None)[0])
-    task, bits = Task(denoiser, data), 1 / (data[0].numel() * math.log(2))
-    rows = list(methods(task, steps_of_default(task, found.config, given.n)))
+    checkpoint, _ = find(arguments.ckpt)
+    denoiser, parts = dfm.load(arguments.ckpt, device="cpu"), Parts(checkpoint.config)
+    split, low = parts.dataset.split("test"), ends(denoiser, None)[0]
+    data = examples(split, checkpoint.spec, range(min(arguments.n, len(split))), 0, parts.dequantization, low)
+    task, bits = Task(denoiser, data), unit_of(checkpoint.spec).per_nat
+    rows = list(methods(task, steps_of_default(task, checkpoint.config, arguments.n)))
     reference, _ = task.ours(solver="dopri5", rtol=1e-7, atol=1e-7)
-    measure(rows, reference, given.rounds, bits)
-    given.out.mkdir(parents=True, exist_ok=True)
-    parts = [accuracy_table(rows), *verdicts(rows), *growth_with_n(given.ckpt, given.out), *growth()]
-    print("\n".join(parts))
+    measure(rows, reference, arguments.rounds, bits)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    lines = [accuracy_table(rows), *verdicts(rows), *growth_with_n(arguments.ckpt, arguments.out), *growth()]
+    print("\n".join(lines))
     record = [{name: getattr(row, name) for name in ("name", "rms", "mean", "nfe", "seconds")} for row in rows]
-    (given.out / "likelihood.json").write_text(json.dumps(record, indent=1))
+    (arguments.out / "likelihood.json").write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":
