@@ -16,7 +16,7 @@ that the network finds in x_t. dps adds the information that y gives through the
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -117,11 +117,6 @@ class Task(ABC):
         """The file of the user's own mask, if the task has one."""
         return None
 
-    def restore(self, denoiser: Any, data: Tensor) -> Tensor:
-        """Return data (B, *D) with the known part of the images exact; ``denoiser`` is what ``observe`` returned."""
-        restored: Tensor = denoiser.restore(data)
-        return restored
-
     def with_known_pixels(self, known: Tensor) -> "Task":
         """Return the task with the user's own mask (H, W), 1 where a pixel is known."""
         return self
@@ -155,9 +150,6 @@ class NoTask(Task):
     """No task: no part of the image is known."""
 
     is_none: ClassVar[bool] = True
-
-    def restore(self, denoiser: Any, data: Tensor) -> Tensor:
-        return data
 
     def projection(self, spec: DatasetSpec) -> Projection:
         return torch.zeros_like
