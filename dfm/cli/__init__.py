@@ -1,1 +1,1 @@
-"""The command line: the only room that speaks. Nothing here imports torch before a command is run."""
+"""The command line, the only room that prints. It imports no torch before a command runs."""

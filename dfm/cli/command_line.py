@@ -1,4 +1,4 @@
-"""What the command line gave: overrides, choices of groups, and the configuration composed from them."""
+"""The command line as Hydra read it: overrides, chosen options, and the configuration composed from them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ def run_directory() -> Path:
 
 
 def overrides() -> list[str]:
-    """Return what was given on the command line (in a multirun: for this job)."""
+    """Return the overrides of the command line; in a multirun, those of this job."""
     return list(HydraConfig.get().overrides.task)
 
 
@@ -30,18 +30,18 @@ def choice(group: str) -> str:
 
 
 def variant(command: str, *changes: str) -> dict[str, Any]:
-    """Return the running job's configuration with other choices on top, e.g. another sampler; in plain containers.
+    """Return the running job's configuration with other choices, e.g. another sampler, in plain containers.
 
-    Overrides of the groups that are replaced, and of their keys, are left out.
+    The job's own overrides of the changed groups, and of their keys, are left out.
     """
-    replaced = {change.partition("=")[0] for change in changes}
-    kept = [text for text in overrides() if text.lstrip("+").partition("=")[0].split(".")[0] not in replaced]
-    where = [text for text in HydraConfig.get().overrides.hydra if text.startswith(SEARCH_PATH)]
-    return _containers(hydra.compose(config_name=command, overrides=[*where, *kept, *changes]))
+    groups = {change.partition("=")[0] for change in changes}
+    others = [text for text in overrides() if text.lstrip("+").partition("=")[0].split(".")[0] not in groups]
+    places = [text for text in HydraConfig.get().overrides.hydra if text.startswith(SEARCH_PATH)]
+    return _containers(hydra.compose(config_name=command, overrides=[*places, *others, *changes]))
 
 
 def composed(command: str, *changes: str) -> dict[str, Any]:
-    """Return what ``dfm COMMAND CHANGES`` composes, outside a job, in plain containers: for scripts."""
+    """Return the configuration of ``dfm COMMAND CHANGES`` in plain containers. This is for scripts, outside a job."""
     with hydra.initialize_config_dir(str(config_dir()), version_base=None):
         return _containers(hydra.compose(command, list(changes)))
 
@@ -50,7 +50,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """Return the resolved configuration of the job in plain containers.
 
     Raises:
-        UserError: an interpolation leads nowhere, a value is missing, or ``+key=value`` adds what nobody reads.
+        UserError: an interpolation refers to a missing key, a value is missing, or ``+key=value`` adds a key that no
+            code reads.
     """
     try:
         config = _containers(cfg, throw_on_missing=True)
@@ -67,10 +68,10 @@ def _containers(cfg: DictConfig, throw_on_missing: bool = False) -> dict[str, An
 
 
 def _refuse_additions(config: Mapping[str, Any]) -> None:
-    """``+key=value`` adds what nobody reads, unless the key is that of a part, which ``build`` checks."""
+    """Refuse ``+key=value`` where no code reads the key. ``build`` checks the keys of parts, so these may pass."""
     for text in overrides():
         key = text.lstrip("+").partition("=")[0]
         part = config.get(key.partition(".")[0])
         read = isinstance(part, Mapping) and ("_target_" in part or key.startswith("dataset."))
         if text.startswith("+") and not read:
-            raise unknown("key", key, config)
+            raise unknown("key", key, config.keys() - {key.partition(".")[0]})

@@ -1,4 +1,4 @@
-"""What a person sees: results on stdout; bars, log lines, warnings and errors on stderr. The one module with rich."""
+"""Output to the user: results on stdout; bars, log lines, warnings and errors on stderr. Only this module uses rich."""
 
 import logging
 import sys
@@ -8,18 +8,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-WIDEST = 120  # of a table in a file or a pipe, which rich takes to be 80 columns wide
-SHOWN = {"shown": True}  # of a record that the user has seen on stdout
+WIDTH = 120  # of a table in a file or a pipe; rich would take 80 columns
+ON_STDOUT = {"on_stdout": True}  # marks a log record that is on stdout already
 
-_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDEST)
+_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
 _err = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 class _ToUser(logging.Handler):
-    """Shows the records of the logger ``dfm`` on stderr; Hydra adds the handler that writes the run's log file."""
+    """The handler that shows the records of the logger ``dfm`` on stderr. Hydra adds another for the run's log file."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "shown", False):
+        if getattr(record, "on_stdout", False):
             return
         text = record.getMessage()
         if record.levelno >= logging.ERROR:
@@ -38,7 +38,7 @@ log.addHandler(_ToUser())
 def result(message: str) -> None:
     """Print one line of a result on stdout, and keep it in the run's log."""
     _out.print(message, markup=False)
-    log.info(message, extra=SHOWN)
+    log.info(message, extra=ON_STDOUT)
 
 
 def say(message: str) -> None:
@@ -57,20 +57,24 @@ def error(message: str) -> None:
 
 
 def mute() -> None:
-    """Show nothing from now on but errors: one of several processes speaks."""
+    """Show only errors from now on. Only one of several processes prints."""
     _out.quiet = _err.quiet = True
     log.addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def interactive() -> bool:
-    """Whether bars can move: stderr is a terminal."""
+    """Whether stderr is a terminal, where progress bars can move."""
     return _err.is_terminal
 
 
 def bar(fields: str = "", quiet: bool = False) -> Progress:
-    """Return a live progress bar with the time left; ``fields`` formats its fields, e.g. ``{task.fields[loss]}``.
+    """Return a live progress bar with the time left.
 
-    Where stderr is not a terminal nothing is drawn; commands print lines instead.
+    If stderr is not a terminal, nothing is drawn, and commands print lines instead.
+
+    Args:
+        fields: a format for further fields, e.g. ``{task.fields[loss]}``.
+        quiet: draw nothing.
     """
     columns = [
         TextColumn("{task.description}"),
@@ -85,7 +89,7 @@ def bar(fields: str = "", quiet: bool = False) -> Progress:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout; where it is too wide, the cells of the last column fold."""
+    """Print a table on stdout. If it is too wide, the cells of the last column are folded."""
     view = Table(title=title, title_justify="left")
     for name in columns:
         view.add_column(name, overflow="fold", no_wrap=name != columns[-1])

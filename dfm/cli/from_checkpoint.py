@@ -1,4 +1,4 @@
-"""What every command on a checkpoint does first: load the model, its sampler, its guidance, its data."""
+"""The first steps of every command on a checkpoint: load the model, its sampler, its guidance, its data."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ from dfm.sampling.samplers import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """What a checkpoint is sampled with, as the command line says.
+    """A checkpoint with everything that is needed to draw samples from it.
 
     Args:
-        denoiser: guided.
-        facts: the same in plain containers, for JSON.
+        denoiser: the checkpoint's denoiser with the guidance of the command line.
+        facts: sampler, guidance and schedule in plain containers, for JSON.
     """
 
     checkpoint: Checkpoint
@@ -38,14 +38,16 @@ class Drawing:
 def load_denoiser(
     job: Job, ckpt: str | None, ode: bool = True, key: str = "ckpt"
 ) -> tuple[Checkpoint, NetworkDenoiser]:
-    """Return the newest whole checkpoint that ``ckpt`` means, and its denoiser, on ``schedule`` if the job names one.
+    """Return the newest whole checkpoint that ``ckpt`` means, and its denoiser.
+
+    The denoiser is on the job's ``schedule`` if the job has one.
 
     Args:
-        ode: whether the command follows the model's ODE, which a few-step model may lack.
+        ode: whether the command follows the model's ODE. Some few-step models have none.
         key: the name of ``ckpt`` on the command line.
 
     Raises:
-        UserError: there is none, or it lacks the ODE.
+        UserError: there is no whole checkpoint, or the model lacks the ODE.
     """
     checkpoint = find_checkpoint(ckpt, key)
     denoiser = loading.denoiser_of(checkpoint, job.device, job.trusted)
@@ -61,7 +63,7 @@ def load_drawing(job: Job) -> Drawing:
     """Load the checkpoint of ``ckpt=`` with its sampler and guidance.
 
     Raises:
-        UserError: there is none, or the sampler, the guidance or the task does not suit it.
+        UserError: there is no checkpoint, or the sampler, the guidance or the task does not suit it.
     """
     parts = job.parts
     _ = (parts.sampler, parts.guidance)  # a mistake in them is reported before a checkpoint is read
@@ -71,8 +73,8 @@ def load_drawing(job: Job) -> Drawing:
     steered = guided is not denoiser or (job.config.get("task") is not None and not parts.task.is_none)
     if denoiser.own_jump and sampler.jumps and steered:
         raise UserError(
-            "guidance or task with a flow map's own jumps: they cannot be steered; allowed: guidance=none task=none, "
-            "or sampler=heun, which follows its ODE"
+            "guidance or task with a flow map's own jumps: jumps cannot be guided; allowed: guidance=none task=none, "
+            "or sampler=heun, which follows the ODE"
         )
     facts = {
         "sampler": name,
@@ -86,24 +88,24 @@ def load_drawing(job: Job) -> Drawing:
 def own_sampler(job: Job, checkpoint: Checkpoint) -> tuple[Sampler, dict[str, Any], str]:
     """Return (sampler, its settings, its name): the job's, or a few-step model's own if the job names none.
 
-    A few-step model's own sampler has as many steps as the model is made for. ``sampler.steps=`` and the other keys
-    that it shares with the command's default hold for it too.
+    A few-step model's own sampler takes the number of steps that the model is made for. The command line can change its
+    keys too, e.g. by ``sampler.steps=``, if the command's default sampler has the same keys.
     """
     outcome = outcome_of(checkpoint, Parts(checkpoint.config, job.trusted))
     if not outcome.few_steps:
         if job.parts.sampler.adaptive:
             refuse_unused(("grid",), "on an adaptive sampler, which chooses its times by sampler.solver.rtol and atol")
         return job.parts.sampler, job.config["sampler"], job.choice("sampler")
-    named, own = job.names("sampler", "grid"), loading.own_sampler(checkpoint, outcome)
-    node = job.config["sampler"] if named else with_overrides(own, job.config, job.overrides)
-    with nullcontext() if named else blame_checkpoint(checkpoint):
+    by_user, own = job.names("sampler", "grid"), loading.own_sampler(checkpoint, outcome)
+    node = job.config["sampler"] if by_user else with_overrides(own, job.config, job.overrides)
+    with nullcontext() if by_user else blame_checkpoint(checkpoint):
         sampler = Parts({"sampler": node}, job.trusted).sampler
     warn_unsuited_sampler(sampler, node, own, outcome.steps)
-    return sampler, node, job.choice("sampler") if named else "own"
+    return sampler, node, job.choice("sampler") if by_user else "own"
 
 
 def warn_unsuited_sampler(sampler: Sampler, node: dict[str, Any], own: dict[str, Any], steps: int | None) -> None:
-    """Warn of a sampler that a few-step model is not made for.
+    """Warn if a few-step model is not made for this sampler.
 
     Args:
         node: the settings of ``sampler``.
@@ -112,33 +114,34 @@ def warn_unsuited_sampler(sampler: Sampler, node: dict[str, Any], own: dict[str,
     """
     if not sampler.jumps:
         name = type(sampler).__name__
-        console.warn(f"{name}: a few-step model has its own sampler; try without sampler= and grid=, or sampler=jump")
+        console.warn(f"{name}: a few-step model has its own sampler; try without sampler= and grid=")
         return
     if steps is not None and node.get("steps") != steps:
-        console.warn(f"sampler.steps={node.get('steps')}: this student was made for {steps}; try leaving it out")
+        console.warn(f"sampler.steps={node.get('steps')}: this student is made for {steps}; try sampler.steps={steps}")
     if node.get("renoise") != own.get("renoise", node.get("renoise")):
-        console.warn(f"sampler.renoise={node['renoise']}: this student was made for the other; try without sampler=")
+        console.warn(f"sampler.renoise={node['renoise']}: this student is made for {own['renoise']}; try without it")
 
 
 def with_overrides(own: dict[str, Any], config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a sampler's settings with the ``sampler.KEY=`` and ``grid.KEY=`` of the command line in their places."""
+    """Return a sampler's settings with the values of ``sampler.KEY=`` and ``grid.KEY=`` on the command line."""
     settings = copy.deepcopy(own)
     for text in overrides:
         first, *path = text.partition("=")[0].lstrip("+").split(".")
         if first in ("sampler", "grid") and path:
             path = ["grid", *path] if first == "grid" else path
-            into, source = settings, config["sampler"]
+            target, source = settings, config["sampler"]
             for key in path[:-1]:
-                into, source = into.setdefault(key, {}), source[key]
-            into[path[-1]] = source[path[-1]]
+                target, source = target.setdefault(key, {}), source[key]
+            target[path[-1]] = source[path[-1]]
     return settings
 
 
 def guide(job: Job, denoiser: NetworkDenoiser) -> Denoiser:
-    """Return the denoiser as the job guides it.
+    """Return the denoiser with the job's guidance.
 
     Raises:
-        UserError: the models do not suit, or the weak one would be a network that never saw a hidden class.
+        UserError: the guidance does not suit the models. For example, it needs a model that was trained with hidden
+            classes.
     """
     guidance = job.parts.guidance
     if guidance.ckpt is None:
@@ -151,8 +154,8 @@ def guide(job: Job, denoiser: NetworkDenoiser) -> Denoiser:
 def dataset_of(checkpoint: Checkpoint, config: Mapping[str, Any], trusted: Sequence[str]) -> Dataset:
     """Return the checkpoint's data set, with the keys that the command replaces.
 
-    A checkpoint may say where data are read, not where anything is written (``without_downloads``): a user who wants a
-    download, or a cache elsewhere than where all caches are, says so on the command line.
+    A checkpoint may say where to read data, but not where to write (``without_downloads``). Only the command line can
+    ask for a download or for another place of the cache.
     """
     with blame_checkpoint(checkpoint):
         return Parts({"dataset": {**checkpoint.config["dataset"], **config["dataset"]}}, trusted).dataset
@@ -162,16 +165,17 @@ def examples_of(checkpoint: Checkpoint, job: Job, name: str) -> Split:
     """Return a split of the checkpoint's data set, with the keys that the command replaces.
 
     Raises:
-        UserError: there is no such split, it is empty, or its examples or classes are not as those of the training.
+        UserError: there is no such split, it is empty, or its examples or classes differ from the training data.
     """
     data, spec = dataset_of(checkpoint, job.config, job.trusted), checkpoint.spec
     split = data.split(name)
     if len(split) == 0:
         raise UserError(f"split={name}: {spec.name} has no examples in it; try split=train")
-    there = (tuple(split.values.shape[1:]), data.levels, data.num_classes if spec.num_classes else 0)
-    if there != (spec.shape, spec.levels, spec.num_classes):
+    form = (tuple(split.values.shape[1:]), data.levels, data.num_classes if spec.num_classes else 0)
+    trained_form = (spec.shape, spec.levels, spec.num_classes)
+    if form != trained_form:
         raise UserError(
-            f"split={name}: shape, levels and classes of {data.name} are now {there}; allowed: "
-            f"{(spec.shape, spec.levels, spec.num_classes)}, as when this model was trained"
+            f"split={name}: shape, levels and classes of {data.name} are {form}; allowed: {trained_form}, as in the "
+            "training of this model"
         )
     return split

@@ -1,4 +1,4 @@
-"""What ``dfm COMMAND --help`` prints: groups and keys, explained by the comments of the YAML files. No torch."""
+"""The text of ``dfm COMMAND --help``: groups and keys, explained by the comments of the YAML files. No torch."""
 
 import re
 import textwrap
@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from dfm.basics.errors import UserError
+from dfm.cli.config_dirs import check_config_dirs
 
 ROOMS = {
     "path": ("schedule", "prior", "latent"),
@@ -27,7 +27,7 @@ ROOMS = {
     "evaluation": ("features",),
     "run": ("logger",),
 }
-WIDTH, KEY, VALUE = 120, 26, 15  # of a line, and of its columns
+WIDTH, KEY, VALUE = 120, 26, 15  # widths of a line and of its first two columns
 FOOTER = """
 GROUP=OPTION --help describes all options of GROUP and shows the keys of OPTION. YAML files of your own: -cd DIR.
 -m sweeps over comma-separated values; --cfg job prints the configuration without running."""
@@ -35,13 +35,13 @@ GROUP=OPTION --help describes all options of GROUP and shows the keys of OPTION.
 
 @dataclass(frozen=True, kw_only=True)
 class Composed:
-    """A command's configuration, and where it comes from.
+    """A command's configuration, and the files that it comes from.
 
     Args:
-        config: the composed configuration in plain containers, references (``${...}``) as they are written.
-        choices: {group: option}; an option that is put elsewhere has the name ``GROUP@KEY``.
+        config: the composed configuration in plain containers; references (``${...}``) are not resolved.
+        choices: {group: option}. The group has the name ``GROUP@KEY`` if its option is placed at another key.
         comments: {dotted key: its comment}.
-        folders: where YAML files are looked for, the package's own first.
+        folders: the directories with YAML files, dfm's own first.
     """
 
     config: dict[Any, Any]
@@ -50,12 +50,12 @@ class Composed:
     folders: list[Path]
 
     def options(self, group: str) -> dict[str, Path]:
-        """Return {option: its file}. A name that begins with an underscore is a base of options, and no option."""
-        found = {file.stem: file for folder in self.folders[::-1] for file in (folder / group).glob("*.yaml")}
-        return {name: found[name] for name in sorted(found) if not name.startswith("_")}
+        """Return {option: its file}. A file whose name begins with an underscore is only a base of options."""
+        files = {file.stem: file for folder in self.folders[::-1] for file in (folder / group).glob("*.yaml")}
+        return {name: files[name] for name in sorted(files) if not name.startswith("_")}
 
     def rooms(self) -> dict[str, list[str]]:
-        """Return the groups of this command by room."""
+        """Return {room: its groups that this command has}."""
         here = {group for group in self.choices if "@" not in group and not group.startswith("hydra")}
         own = {file.parent.name for folder in self.folders[1:] for file in folder.glob("*/*.yaml")} - {"hydra"}
         rooms = {room: [group for group in groups if group in here] for room, groups in ROOMS.items()}
@@ -64,48 +64,46 @@ class Composed:
 
 
 def help_text(command: str, overrides: list[str], config_dirs: list[Path], *, summary: str, example: str) -> str:
-    """Return the help of a command: what it does, its groups by room, and its keys with values and comments.
+    """Return the help of a command: its summary, its groups by room, and its keys with values and comments.
 
     Args:
         command: the name of a YAML file in the first of ``config_dirs``.
-        overrides: of the command line; the options and values chosen there are shown.
-        config_dirs: the package's own directory, then those of ``-cd DIR``.
-        summary: what the command does, in a line.
+        overrides: the overrides of the command line. The help shows the options and values that they choose.
+        config_dirs: dfm's own directory, then the directories of ``-cd DIR``.
+        summary: one line on the command.
         example: a whole command line.
 
     Raises:
         UserError: a directory does not exist.
-        HydraException, OmegaConfBaseException: a mistake in the overrides, as Hydra raises it.
+        HydraException, OmegaConfBaseException: the overrides contain a mistake.
     """
-    found = compose_with_comments(command, overrides, config_dirs)
-    named = {re.split("[=@]", text.lstrip("+~"))[0] for text in overrides}
+    composed = compose_with_comments(command, overrides, config_dirs)
+    groups_of_user = {re.split("[=@]", text.lstrip("+~"))[0] for text in overrides}
     lines = [f"dfm {command}: {summary}", f"  e.g. {example}", "", "Groups: GROUP=OPTION; the chosen one in [brackets]"]
-    for room, groups in found.rooms().items():
-        lines += [f"  {room}", *(line for group in groups for line in _group(found, group, group in named))]
-    groups = [group for groups in found.rooms().values() for group in groups]
-    parts = {group: option for group in groups if (option := found.choices.get(group)) is not None}
-    own = {key: value for key, value in found.config.items() if key not in parts}
-    lines += ["", "Keys: KEY=VALUE", f"  dfm {command}", *_keys(found, own, "")]
+    for room, groups in composed.rooms().items():
+        lines += [f"  {room}", *(line for group in groups for line in _group(composed, group, group in groups_of_user))]
+    groups = [group for groups in composed.rooms().values() for group in groups]
+    parts = {group: option for group in groups if (option := composed.choices.get(group)) is not None}
+    own = {key: value for key, value in composed.config.items() if key not in parts}
+    lines += ["", "Keys: KEY=VALUE", f"  dfm {command}", *_keys(composed, own, "")]
     for group, option in parts.items():
-        lines += _part(found, group, option, group in named)
+        lines += _part(composed, group, option, group in groups_of_user)
     return "\n".join([*lines, FOOTER])
 
 
 def compose_with_comments(command: str, overrides: Sequence[str], config_dirs: Sequence[Path]) -> Composed:
-    """Compose a configuration with Hydra and collect the comments of its files; errors as ``help_text``."""
-    for folder in config_dirs:
-        if not folder.is_dir():
-            raise UserError(f"--config-dir={folder}: no such directory; allowed: a directory of YAML files")
+    """Compose a configuration with Hydra and collect the comments of its files. It raises what ``help_text`` raises."""
+    check_config_dirs(config_dirs)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dirs[0].resolve()), version_base="1.3"):
-        given = _with_search_path(overrides, config_dirs[1:])
-        config = compose(command, given, return_hydra_config=True)
-        parts = GlobalHydra.instance().config_loader().compute_defaults_list(command, given, RunMode.RUN).defaults
+        texts = _with_search_path(overrides, config_dirs[1:])
+        config = compose(command, texts, return_hydra_config=True)
+        parts = GlobalHydra.instance().config_loader().compute_defaults_list(command, texts, RunMode.RUN).defaults
     sources = [(source.schema, source.path) for source in config.hydra.runtime.config_sources]
     folders = [Path(path) for schema, path in sources if schema == "file"]
     folders += [Path(str(files(path))) for schema, path in sources if schema == "pkg" and path != "hydra.conf"]
     notes: dict[str, str] = {}
-    for part in parts:  # in the order in which they are merged, so that the last file with a comment counts
+    for part in parts:  # in the order of merging, so that the comment of the last file counts
         file = next((f for folder in folders if (f := folder / f"{part.config_path}.yaml").is_file()), None)
         prefix = f"{part.package}." if part.package not in (None, "", "_global_") else ""
         notes |= {f"{prefix}{key}": text for key, text in (comments(file) if file else {}).items()}
@@ -115,18 +113,18 @@ def compose_with_comments(command: str, overrides: Sequence[str], config_dirs: S
 
 
 def _with_search_path(overrides: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Return the overrides with one more place, or places, where Hydra looks for YAML files."""
+    """Return the overrides with further directories where Hydra looks for YAML files."""
     places, others = [f"file://{folder.resolve()}" for folder in folders], []
-    for text, given in zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True):
-        if folders and given.key_or_group == "hydra.searchpath":  # Hydra takes the first of several
-            places += OmegaConf.create({"": given.value()})[""]
+    for text, override in zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True):
+        if folders and override.key_or_group == "hydra.searchpath":  # Hydra would use only the first of several
+            places += OmegaConf.create({"": override.value()})[""]
         else:
             others.append(text)
     return [*others, f"hydra.searchpath={places!r}"] if folders else others
 
 
 def header(file: Path | None) -> list[str]:
-    """Return the comment lines at the top of a YAML file, which say what it is."""
+    """Return the comment lines at the top of a YAML file. They describe the option."""
     lines = file.read_text("utf-8").splitlines() if file else []
     end = next((k for k, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return [text for line in lines[:end] if not (text := line.lstrip("# ").rstrip()).startswith("@package")] or [""]
@@ -148,52 +146,61 @@ def _comments(node: yaml.Node | None, lines: list[str], prefix: str) -> Iterator
         yield from _comments(value, lines, f"{prefix}{key.value}.")
 
 
-def _group(found: Composed, group: str, describe: bool) -> list[str]:
-    """Return a group's options in a line; those of a user's own directory, or all if asked for, with a line each."""
-    options, chosen = found.options(group), found.choices.get(group)
-    lines = _columns(f"    {group:<15} ", ", ".join(f"[{name}]" if name == chosen else name for name in options))
+def _group(composed: Composed, group: str, describe: bool) -> list[str]:
+    """Return the line of a group with its options, and a line for each option of the user's own directory.
+
+    Args:
+        describe: give every option such a line.
+    """
+    options, choice = composed.options(group), composed.choices.get(group)
+    lines = _columns(f"    {group:<15} ", ", ".join(f"[{name}]" if name == choice else name for name in options))
     for name, file in options.items():
-        if describe or file.parents[1] != found.folders[0]:
+        if describe or file.parents[1] != composed.folders[0]:
             lines += _columns(f"      {name:<19} ", header(file)[0])
     return lines
 
 
-def _part(found: Composed, group: str, option: str, describe: bool) -> Iterator[str]:
-    """Yield what a chosen option is (all that its file says of it, if asked for) and its keys."""
-    first, *others = header(found.options(group).get(option))
+def _part(composed: Composed, group: str, option: str, describe: bool) -> Iterator[str]:
+    """Yield lines on a chosen option, and its keys.
+
+    Args:
+        describe: give all comment lines at the top of its file, not only the first.
+    """
+    first, *others = header(composed.options(group).get(option))
     yield from textwrap.wrap(f"  {group}={option}: {first}", WIDTH, subsequent_indent=" " * 6)
     for text in others if describe else ():
         yield from textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    yield from _keys(found, node, f"{group}.") if isinstance(node := found.config.get(group), dict) else ()
+    node = composed.config.get(group)
+    yield from _keys(composed, node, f"{group}.") if isinstance(node, dict) else ()
 
 
-def _keys(found: Composed, node: Mapping[Any, Any], prefix: str) -> Iterator[str]:
-    """Yield a line or more for every key below a node: its name, its value and its comment."""
+def _keys(composed: Composed, node: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+    """Yield one or more lines for every key below a node: its name, its value and its comment."""
     for key, value in node.items():
         name, nested = f"{prefix}{key}", isinstance(value, dict) and bool(value)
         if key == "_target_":
             continue
-        shown = str(value.get("_target_", "")).rpartition(".")[2] if nested else _shown(value)
-        left, comment = f"{name:<{KEY}} {shown}", found.comments.get(name, "")
-        for group, option in found.choices.items():
-            if option and group.endswith(f"@{name}"):  # an option of another group was put here
-                left, comment = f"{group}={option}", header(found.options(group.partition("@")[0]).get(option))[0]
-        if comment and len(left) > KEY + VALUE:  # no room beside it
+        text = str(value.get("_target_", "")).rpartition(".")[2] if nested else _as_override(value)
+        left, comment = f"{name:<{KEY}} {text}", composed.comments.get(name, "")
+        for group, option in composed.choices.items():
+            if option and group.endswith(f"@{name}"):  # an option of another group stands here
+                left, comment = f"{group}={option}", header(composed.options(group.partition("@")[0]).get(option))[0]
+        if comment and len(left) > KEY + VALUE:  # no space beside it
             yield f"    {left}"
             left = ""
         yield from _columns(f"    {left:<{KEY + VALUE}} ", comment)
         if nested:
-            yield from _keys(found, value, f"{name}.")
+            yield from _keys(composed, value, f"{name}.")
 
 
 def _columns(left: str, text: str) -> list[str]:
-    """Return the text beside ``left``, in as many lines as it takes."""
+    """Return the lines of a column of text, the first one beside ``left``."""
     lines = textwrap.wrap(text, WIDTH - len(left)) or [""]
     return [(left + lines[0]).rstrip(), *(" " * len(left) + line for line in lines[1:])]
 
 
-def _shown(value: Any) -> str:
-    """Return a value as one writes it on the command line."""
+def _as_override(value: Any) -> str:
+    """Return a value as it is written on the command line."""
     if isinstance(value, list):
-        return f"[{', '.join(map(_shown, value))}]"
+        return f"[{', '.join(map(_as_override, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

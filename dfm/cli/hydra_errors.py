@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors in one line each: what was given, what is allowed, what to try."""
+"""Errors of Hydra and OmegaConf, each in one line: given, allowed, try."""
 
 import importlib
 import inspect
@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
@@ -32,44 +33,58 @@ def explain(error: Exception, command: str) -> str | None:
     if key:
         name = key[1].split("@")[0]
         if options(name):
-            given = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith(f"{name}=")), "")
-            return str(unknown(name, given, options(name)))
+            option = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith(f"{name}=")), "")
+            return str(unknown(name, option, options(name)))
         return _addable(command, name) or str(unknown("key", name, _keys(command, name)))
-    return interpolation(error) or _formula() or text.partition(" See https://")[0]
+    hydras_text = text.partition(" See https://")[0]
+    return interpolation(error) or _formula() or _unreadable(hydras_text, command) or hydras_text
+
+
+def _unreadable(reason: str, command: str) -> str | None:
+    """Return one line about the first word of the command line that Hydra's grammar cannot read; None if it can."""
+    for text in sys.argv[1:]:
+        try:
+            readable = text.startswith("-") or bool(OverridesParser.create().parse_override(text).key_or_group)
+        except HydraException:
+            readable = False
+        if not readable:
+            reason = reason.rpartition(": ")[2]
+            return f"{text}: {reason}; allowed: KEY=VALUE or GROUP=OPTION; try dfm {command} --help"
+    return None
 
 
 def _formula() -> str | None:
-    """For a value with brackets, which Hydra's grammar takes for a call: how to write it."""
-    for given in sys.argv[1:]:
-        name, _, value = given.partition("=")
+    """Return how to write a value with brackets, which Hydra reads as a function call; None if there is none."""
+    for text in sys.argv[1:]:
+        name, _, value = text.partition("=")
         if "(" in value and value[0] not in "'\"[{":
-            return f"{given}: a formula with brackets needs quotes inside quotes; try '{name}=\"{value}\"'"
+            return f"{text}: a formula with brackets needs quotes inside quotes; try '{name}=\"{value}\"'"
     return None
 
 
 def interpolation(error: Exception) -> str | None:
-    """One line for a key that refers to another which this configuration lacks; None for any other error."""
-    found = INTERPOLATION.search(str(error))
-    if not found or not isinstance(error, InterpolationKeyError):
+    """Return one line about a key that refers to a missing key; None for any other error."""
+    match = INTERPOLATION.search(str(error))
+    if not match or not isinstance(error, InterpolationKeyError):
         return None
     return (
-        f"{error.full_key} refers to {found[1]}, which this configuration lacks; "
-        f"try another option of {str(error.full_key).partition('.')[0]} or of {found[1].partition('.')[0]}"
+        f"{error.full_key} refers to {match[1]}, which this configuration lacks; "
+        f"try another option of {str(error.full_key).partition('.')[0]} or of {match[1].partition('.')[0]}"
     )
 
 
 def _composed(command: str) -> Any:
-    """The command's configuration without the user's overrides, but with the options of groups that were chosen."""
+    """Return the command's configuration with the options that the command line chooses, but without its values."""
     own, *others = config_dirs()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(own), version_base="1.3"):
-        chosen = (a.partition("=") for a in sys.argv[1:])
-        groups = [f"{group}={name}" for group, _, name in chosen if name in options(group)]
+        pairs = (a.partition("=") for a in sys.argv[1:])
+        groups = [f"{group}={name}" for group, _, name in pairs if name in options(group)]
         return OmegaConf.to_container(compose(command, [*search_path(others), *groups]), resolve=False)
 
 
 def _addable(command: str, name: str) -> str | None:
-    """For an option that the chosen part has but its YAML does not list: how to set it."""
+    """Return how to set a parameter that the chosen part has and its YAML does not list; None for any other key."""
     parent, _, last = name.rpartition(".")
     node: Any = _composed(command)
     for key in parent.split("."):
@@ -79,16 +94,16 @@ def _addable(command: str, name: str) -> str | None:
         return None
     if last not in inspect.signature(getattr(importlib.import_module(module), target)).parameters:
         return None
-    return f"key '{name}' is not listed in this option's YAML, though {target} has it; try +{name}=..."
+    return f"key '{name}': {target} has it, but this option's YAML does not list it; try +{name}=VALUE"
 
 
 def _keys(command: str, name: str) -> list[str]:
-    """The keys beside which ``name`` would stand in the command's configuration, or all if its parent is unknown."""
-    keys = list(_leaves(_composed(command), ""))
+    """Return the keys with the same parent as ``name``, or the keys at the top if that parent is unknown."""
+    keys = [key for key in _leaves(_composed(command), "") if key.rpartition(".")[2] != "_target_"]
     parent = name.rpartition(".")[0]
-    beside = [key for key in keys if parent and key.startswith(f"{parent}.")]
+    siblings = [key for key in keys if parent and key.startswith(f"{parent}.")]
     last = name.rpartition(".")[2]
-    return beside or [*{key.split(".")[0] for key in keys}, *(key for key in keys if key.endswith(f".{last}"))]
+    return siblings or [*{key.split(".")[0] for key in keys}, *(key for key in keys if key.endswith(f".{last}"))]
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[str]:

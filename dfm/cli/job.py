@@ -1,4 +1,4 @@
-"""A job: one command on one configuration, as a command's ``run`` takes it."""
+"""A job: one command with one configuration. The function ``run`` of every command takes a job."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a command works on.
+    """The input of a command.
 
     Args:
-        command: its word.
-        config: the resolved configuration, plain containers.
+        command: the name of the command.
+        config: the resolved configuration, in plain containers.
         settings: the command's own keys, checked (a class of ``dfm.cli.settings``).
-        directory: where its files go.
-        overrides: what was given on the command line.
+        directory: the directory for its files.
+        overrides: the overrides of the command line.
         trusted: the packages whose classes the configuration may name: dfm, and those that ``trust`` adds.
         world: the processes that share the work.
     """
@@ -79,7 +79,7 @@ def job_of(command: str, cfg: DictConfig) -> Job:
     """Return the job that Hydra composed.
 
     Raises:
-        UserError: a value of another type, or a key that leads nowhere.
+        UserError: a value has another type, or a key refers to a missing key.
     """
     config = plain(cfg)
     return Job(

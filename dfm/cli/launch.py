@@ -1,4 +1,4 @@
-"""Start a command: compose its configuration with Hydra, import its module, run it, and say mistakes in one line."""
+"""Start a command: compose its configuration with Hydra, import its module, run it, report mistakes in one line."""
 
 import atexit
 import contextlib
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.processes import world
 from dfm.cli import console
-from dfm.cli.config_dirs import SEARCH_PATH, config_dir, config_dirs
+from dfm.cli.config_dirs import SEARCH_PATH, check_config_dirs, config_dir, config_dirs
 from dfm.cli.help import help_text
 from dfm.cli.hydra_errors import explain
 from dfm.cli.job import job_of
@@ -34,10 +34,10 @@ def launch(command: str) -> None:
     """
     _enter_world(command)
     show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    composed: list[bool] = []
+    jobs: list[str] = []
 
-    def guarded(cfg: DictConfig) -> None:
-        composed.append(True)
+    def run_and_report(cfg: DictConfig) -> None:
+        jobs.append(command)
         try:
             run_job(command, cfg)
         except UserError as error:
@@ -49,7 +49,11 @@ def launch(command: str) -> None:
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print_help(command, show_all)
         return
-    start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(guarded)
+    try:
+        check_config_dirs(config_dirs())
+    except UserError as error:
+        stop(error)
+    start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(run_and_report)
     try:
         with _raising():
             start()
@@ -58,7 +62,7 @@ def launch(command: str) -> None:
         raise SystemExit(130) from None
     except Exception as error:
         message = explain(error, command)
-        if message is None and not composed:  # what Hydra says of a line that it cannot make sense of
+        if message is None and not jobs:  # Hydra cannot read this command line
             message = f"{' '.join(sys.argv[1:])}: {' '.join(str(error).split())[:200]}; try dfm {command} --help"
         if show_all or message is None:
             raise
@@ -66,14 +70,16 @@ def launch(command: str) -> None:
 
 
 def print_help(command: str, show_all: bool) -> None:
-    """Print the help of a command, with the groups and keys that the rest of the line chooses."""
+    """Print the help of a command, with the groups and keys that the rest of the command line chooses."""
     own, *others = config_dirs()
     overrides = [w for w, before in zip(sys.argv[1:], sys.argv, strict=False) if is_override(w, before)]
     if any(word in ("-m", "--multirun") for word in sys.argv[1:]):
-        overrides = [word for word in overrides if "," not in word or "[" in word]  # a swept key has no one value
-    what = COMMANDS[command]
+        overrides = [
+            word for word in overrides if "," not in word or "[" in word
+        ]  # a key of the sweep has several values
+    about = COMMANDS[command]
     try:
-        print(help_text(command, overrides, [own, *others], summary=what.summary, example=what.example))
+        print(help_text(command, overrides, [own, *others], summary=about.summary, example=about.example))
     except UserError as error:
         stop(error)
     except Exception as error:
@@ -84,21 +90,21 @@ def print_help(command: str, show_all: bool) -> None:
 
 
 def is_override(word: str, before: str) -> bool:
-    """Whether a word of the command line sets a key or chooses an option, but for further directories of options."""
+    """Whether a word of the command line sets a key or chooses an option. ``hydra.searchpath`` does not count."""
     return "=" in word and word[0] != "-" and before not in ("-cd", "--config-dir") and not word.startswith(SEARCH_PATH)
 
 
 def run_job(command: str, cfg: DictConfig) -> None:
     """Run one job of a command.
 
-    The directory of a training run keeps the overrides that the run was started with.
+    The directory of a training run keeps the overrides with which the run was started.
 
     Raises:
-        SystemExit: the command ended with another exit code than 0.
+        SystemExit: the exit code of the command is not 0.
     """
     job = job_of(command, cfg)
     if len(job.trusted) > 1 and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # the user's own package may lie in the working directory
+        sys.path.append(os.getcwd())  # the user's own package may be in the working directory
     if job.world.first and not is_run(job.directory):
         write_overrides(job.directory, job.overrides)
     code = importlib.import_module(f"dfm.cli.commands.{COMMANDS[command].module}").run(job)
@@ -110,8 +116,8 @@ def run_job(command: str, cfg: DictConfig) -> None:
 def stop(error: Exception) -> None:
     """Report an error in one line and exit with code 1.
 
-    Under torchrun the first process reports errors that all processes share. After ``GRACE`` seconds any other process
-    takes an error to be its own.
+    Under torchrun, the first process reports an error that all processes share, and the others are ended. A process
+    that still runs after ``GRACE`` seconds reports the error as its own.
 
     Raises:
         SystemExit: always.
@@ -125,27 +131,27 @@ def stop(error: Exception) -> None:
 
 
 def _enter_world(command: str) -> None:
-    """Let the first process of torchrun make the run directory; the others leave nothing behind."""
+    """Let only the first process of torchrun make the run directory. The others leave no files."""
     members = world()
     if members.size > 1 and not COMMANDS[command].shared:
         if members.first:
-            stop(UserError(f"dfm {command} does not share its work over processes; allowed: start it without torchrun"))
+            stop(UserError(f"dfm {command} runs in one process; allowed: start it without torchrun"))
         raise SystemExit(1)
     if not members.first:
         console.mute()
-        unseen = tempfile.mkdtemp()
-        atexit.register(shutil.rmtree, unseen, ignore_errors=True)
+        scratch = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         sys.argv += [
             "hydra.output_subdir=null",
             "hydra/job_logging=none",
             "hydra.run.dir=.",
-            f"hydra.sweep.dir={unseen}",
+            f"hydra.sweep.dir={scratch}",
         ]
 
 
 @contextlib.contextmanager
 def _raising() -> Iterator[None]:
-    """Hydra prints several lines for an error and exits; with this variable it raises, and we say it in one line."""
+    """Make Hydra raise its errors, so that we can report them in one line. By itself it prints many lines and exits."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -158,7 +164,7 @@ def _raising() -> Iterator[None]:
 
 
 def _register_resolvers() -> None:
-    # A resumed run goes on in its own directory; any other, and a resume= that names no run, gets a fresh one.
+    # A resumed run goes on in its own directory. Every other job, also with a resume= that is no run, gets a new one.
     OmegaConf.register_new_resolver(
         "dfm.run_dir",
         lambda resume, fresh: str(Path(resume)) if resume and is_run(Path(resume)) else fresh,

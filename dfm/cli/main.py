@@ -1,4 +1,4 @@
-"""The command ``dfm``: a table of commands, help and completion. It imports no torch, and Hydra only when needed."""
+"""The command ``dfm``: the table of commands, help and completion. It never imports torch, and imports Hydra late."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from dfm.cli.settings import COMMANDS
 
 
 def main() -> None:
-    """Run the command line: the entry point."""
+    """Run the command line. This is the entry point of the program."""
     arguments = sys.argv[1:]
     if completing(arguments):
         complete(arguments)
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def usage() -> str:
-    """Return the commands, a line and an example each."""
+    """Return the list of commands, each with one line of help and an example."""
     width = max(len(name) for name in COMMANDS)
     lines = [f"  {name:<{width}}  {c.summary}\n  {'':<{width}}  e.g. {c.example}" for name, c in COMMANDS.items()]
     return "\n".join(
@@ -43,7 +43,7 @@ def usage() -> str:
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
-    """Launch a command. ``-m`` goes first: Hydra's parser fails on it between overrides."""
+    """Launch a command. ``-m`` is moved to the front, because Hydra's parser fails on it between overrides."""
     sweep = [a for a in arguments if a in ("-m", "--multirun")]
     hand_over(command, [f"dfm {command}", *sweep[:1], *(a for a in arguments if a not in sweep)])
 
@@ -57,12 +57,12 @@ def hand_over(command: str, argv: list[str]) -> None:
 
 
 def completing(arguments: Sequence[str]) -> bool:
-    """Whether the shell asks for completions or for the script that does."""
+    """Whether the shell asks for completions, or the user for the script that does."""
     return any(a in ("-sc", "--shell-completion") for a in arguments)
 
 
 def complete(arguments: Sequence[str]) -> None:
-    """Answer the shell: commands until one stands on the line, then Hydra's groups and keys of that command."""
+    """Print completions: the commands, or, after a command, its groups and keys as Hydra completes them."""
     if "query=bash" not in arguments:
         hand_over("train", ["dfm", *arguments])
         return
@@ -74,7 +74,7 @@ def complete(arguments: Sequence[str]) -> None:
     elif words[1] in COMMANDS:
         from dfm.cli.config_dirs import named_config_dirs
 
-        # Hydra sees the line as if the command were a program of its own, and is given the directories on it.
+        # Hydra must see a line without the command, and the directory of the user's own YAML files as an argument.
         os.environ["COMP_LINE"] = line.replace(f" {words[1]}", "", 1)
         own = [text for path in named_config_dirs(words[2:])[:1] for text in ("--config-dir", path)]
         hand_over(words[1], ["dfm", *own, *arguments])

@@ -1,4 +1,4 @@
-"""The table at the end of a multirun, read from what its jobs left on disk."""
+"""The table at the end of a multirun, read from the files of its jobs."""
 
 import json
 from pathlib import Path
@@ -12,20 +12,20 @@ from dfm.runs.metrics import read_metrics
 
 
 class Table(Callback):
-    """Compares the jobs of a sweep: overrides, loss, bits/dim (or nats), Frechet distance, NFE, path.
+    """A table of the jobs of a sweep: overrides, loss, bits/dim (or nats), Frechet distance, NFE, path.
 
-    It reads the jobs' directories, so it does not matter which launcher, process or machine ran them.
+    It reads the directories of the jobs, so any launcher, process or machine may have run them.
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Hydra's hook after the last job."""
+        """Print the table. Hydra calls this after the last job."""
         sweep = Path(config.hydra.sweep.dir)
         jobs = sorted((p for p in sweep.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
-        given = {job: overrides(job) for job in jobs}
-        shared = set.intersection(*map(set, given.values())) if len(jobs) > 1 else set()
-        rows = [row(job, given[job], shared) for job in jobs]
-        columns = [name for name in COLUMNS if any(found[name] != "-" for found in rows)]
-        console.table("jobs of this multirun", columns, [[found[name] for name in columns] for found in rows])
+        texts = {job: overrides(job) for job in jobs}
+        shared = set.intersection(*map(set, texts.values())) if len(jobs) > 1 else set()
+        rows = [row(job, texts[job], shared) for job in jobs]
+        columns = [name for name in COLUMNS if any(cells[name] != "-" for cells in rows)]
+        console.table("jobs of this multirun", columns, [[cells[name] for name in columns] for cells in rows])
         console.result(f"run directory: {sweep}")
 
 
@@ -33,23 +33,28 @@ COLUMNS = ("overrides", "loss", "bits/dim or nats", "Frechet distance", "nfe", "
 
 
 def overrides(job: Path) -> list[str]:
-    """What the job was given on the command line; its number if it did not come so far as to write that down."""
+    """Return the overrides of a job, or its number if the job ended before it wrote them."""
     path = job / "overrides.txt"
     return path.read_text().splitlines() if path.exists() else [job.name]
 
 
-def row(job: Path, given: list[str], shared: set[str]) -> dict[str, str]:
-    """What one job left, a dash for what it did not, with those of its overrides that not all jobs share; by column."""
+def row(job: Path, texts: list[str], shared: set[str]) -> dict[str, str]:
+    """Return {column: cell} for a job, with a dash where the job has no such file.
+
+    Args:
+        texts: the overrides of the job.
+        shared: overrides that all jobs have, which are left out.
+    """
     losses = job / "metrics.jsonl"
     lines = [line["loss"] for line in read_metrics(losses) if "loss" in line] if losses.exists() else []
     nll, sample, quality = (_json(job / name) for name in ("nll.json", "sample.json", "eval.json"))
     value = nll.get("bits_per_dim") if nll.get("unit") == "bits/dim" else nll.get("nats")
-    shown = "-" if value is None else f"{value:.4f} +- {nll['stderr'] or 0:.4f}"
+    figure = "-" if value is None else f"{value:.4f} +- {nll['stderr'] or 0:.4f}"
     nfe = sample.get("nfe", quality.get("nfe", nll.get("nfe")))
     cells = (
-        "\n".join(text for text in given if text not in shared),
+        "\n".join(text for text in texts if text not in shared),
         f"{lines[-1]:.4f}" if lines and lines[-1] is not None else "-",
-        shown,
+        figure,
         f"{quality['frechet']:.4f} +- {quality['frechet_stderr']:.4f}" if quality else "-",
         "-" if nfe is None else f"{nfe:.0f}",
         str(job),

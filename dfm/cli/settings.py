@@ -1,6 +1,6 @@
-"""The commands: one line about each, and its own keys with their types. ``configs/COMMAND.yaml`` says what each key is.
+"""The commands: help in one line, and the keys of each with their types. ``configs/COMMAND.yaml`` explains the keys.
 
-Nothing here imports torch, so ``dfm --help`` and completion never wait for it.
+This module imports no torch, so ``dfm --help`` and completion never wait for it.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GridSettings:
-    """``samples`` of ``dfm train``: the pictures drawn on the way."""
+    """The keys ``samples.*`` of ``dfm train``: the pictures that are drawn during training."""
 
     n: int
     seed: int
@@ -16,7 +16,7 @@ class GridSettings:
 
 @dataclass(frozen=True)
 class LikelihoodSettings:
-    """``nll`` of ``dfm train``: the likelihood at the end."""
+    """The keys ``nll.*`` of ``dfm train``: the likelihood at the end."""
 
     n: int
     split: str
@@ -140,8 +140,8 @@ class Command:
     Args:
         summary: one line of help.
         example: a command line that works.
-        module: its module below ``dfm.cli.commands``, with a function ``run(job)``.
-        settings: the keys that are its own.
+        module: the module below ``dfm.cli.commands``; it has a function ``run(job)``.
+        settings: the class of the command's own keys.
         shared: whether the processes of torchrun share its work.
     """
 

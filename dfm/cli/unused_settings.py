@@ -1,4 +1,4 @@
-"""Refuse settings that have no effect, so that no result seems to depend on them."""
+"""Refuse settings that have no effect, because a result would seem to depend on them."""
 
 from collections.abc import Collection
 from typing import Any
@@ -14,22 +14,22 @@ from dfm.runs.parts import Parts
 from dfm.training.objectives.couplings import IndependentCoupling
 from dfm.training.objectives.uncertainty import FixedUncertainty
 
-# Groups that an objective takes or leaves; a classifier sees standard normal noise and predicts classes.
+# Groups that only some objectives use; a classifier needs no prior and no prediction: its noise is standard normal.
 OF_OBJECTIVE = ("weight", "density", "pacing")
 OF_DENOISERS = ("prior", "prediction")
-# Groups that an objective may leave as long as their option changes nothing: (that option, its class).
+# Groups with an option that changes nothing, which an objective without use for the group allows: (option, its class).
 NEUTRAL = {"uncertainty": ("fixed", FixedUncertainty), "coupling": ("independent", IndependentCoupling)}
 
 
 def refuse_unused(keys: Collection[str], why: str) -> None:
-    """Refuse the keys if the command line names them; in a multirun, whose other jobs may use them, warn.
+    """Refuse the keys if the command line names them. In a multirun only warn, because its other jobs may use them.
 
     Args:
-        keys: ``grid`` means the group and all below it, ``task.`` only what is below.
-        why: why they have no effect.
+        keys: ``grid`` means the group and all keys below it; ``task.`` means only the keys below it.
+        why: the reason why they have no effect.
 
     Raises:
-        UserError: one of them is named.
+        UserError: the command line names one of them.
     """
     for text in overrides():
         name = text.lstrip("+").partition("=")[0]
@@ -42,7 +42,7 @@ def refuse_unused(keys: Collection[str], why: str) -> None:
 
 
 def check_settings(part: Any, group: str) -> None:
-    """Refuse settings of a part that its other settings leave without effect.
+    """Refuse settings of a part that have no effect beside its other settings.
 
     Raises:
         UserError: as ``refuse_unused``.
@@ -52,19 +52,19 @@ def check_settings(part: Any, group: str) -> None:
 
 
 def check_objective_groups(parts: Parts) -> None:
-    """Refuse groups that the objective leaves without effect.
+    """Refuse groups that the objective does not use.
 
     Raises:
-        UserError: as ``refuse_unused``; or the configuration itself chooses such a group.
+        UserError: as ``refuse_unused``, or the configuration itself chooses such a group.
     """
     config, name = parts.config, type(parts.objective).__name__
-    taken = list(config["objective"].values())
+    in_use = list(config["objective"].values())
     for group, (option, neutral) in NEUTRAL.items():
         node = config.get(group)
-        if node and node not in taken and target_of(str(node["_target_"]), group, parts.trusted) is not neutral:
+        if node and node not in in_use and target_of(str(node["_target_"]), group, parts.trusted) is not neutral:
             raise UserError(
-                f"{group}: {node['_target_']} has no effect, as objective {name} takes none; "
+                f"{group}: {node['_target_']} has no effect on {name}, which uses no {group}; "
                 f"allowed: {group}={option}, or another objective"
             )
-    left = [group for group in OF_OBJECTIVE if config.get(group) is None or config[group] not in taken]
-    refuse_unused([*left, *(OF_DENOISERS if parts.objective.trains == "classifier" else ())], f"on {name}")
+    unused = [group for group in OF_OBJECTIVE if config.get(group) is None or config[group] not in in_use]
+    refuse_unused([*unused, *(OF_DENOISERS if parts.objective.trains == "classifier" else ())], f"on {name}")

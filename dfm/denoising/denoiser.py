@@ -46,6 +46,8 @@ class Denoiser(ABC):
             student that learned jumps has no ODE.
     """
 
+    can_omit_label = True  # a network with classes may not have learned to do without one
+
     spec: DatasetSpec
     schedule: Schedule
     label: Tensor | None = None

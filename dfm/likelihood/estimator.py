@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
 from dfm.data.dequantization import Dequantization
 from dfm.denoising.denoiser import Denoiser
@@ -77,6 +78,16 @@ class Estimators(ABC):
             UserError: ``choice`` does not fit the estimators.
         """
 
+    def single(self) -> "Likelihood":
+        """Return the one estimator.
+
+        Raises:
+            UserError: there are several.
+        """
+        raise UserError(
+            "likelihood=all: several estimators, and one is needed; try likelihood=ode, ode_exact or bound_sde"
+        )
+
     def unused_settings(self) -> dict[str, str]:
         """Return {setting: why it has no effect} for the settings that have no effect beside the others."""
         return {}
@@ -94,6 +105,9 @@ class Likelihood(Estimators):
     exact: bool
     noisy: bool
     tolerance: float = 0.0
+
+    def single(self) -> "Likelihood":
+        return self
 
     @property
     def name(self) -> str:

@@ -96,7 +96,7 @@ def read_latents(source: str | None) -> tuple[Tensor, Tensor | None, str | None]
         UserError: there are no latents.
     """
     if source is None:
-        raise UserError("latents= is not source; allowed: latents.npz of 'dfm encode', or its run directory")
+        raise UserError("latents= is not given; allowed: latents.npz of 'dfm encode', or its run directory")
     path = Path(source)
     path = path / "latents.npz" if path.is_dir() else path
     try:

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.denoising.denoiser import Denoiser, EvaluationCount
-from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.noise_end import NoiseEnd
 from dfm.paths.schedule import Schedule
 
@@ -193,7 +192,7 @@ class ClassifierFree(GuidanceWithScale):
                 "guidance=cfg: this model was trained without classes; allowed: guidance=none, guidance=autoguidance, "
                 "or a model trained with conditional=true label_dropout=0.1"
             )
-        if isinstance(denoiser, NetworkDenoiser) and not denoiser.can_omit_label:
+        if not denoiser.can_omit_label:
             raise UserError(
                 "guidance=cfg: this model was trained without label_dropout, so it has no output for 'no class'; "
                 "try guidance=autoguidance, or a model trained with label_dropout=0.1"

@@ -132,7 +132,7 @@ BRIEF = ("likelihood.steps=1", "audit=1")  # the examples are scored before the 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["+dataset.flip=true"], "each once"),
+        (["+dataset.flip=true"], "scored once"),
         (["against=oracle", *BRIEF], "mixture"),
         (["against=nowhere", *BRIEF], "against=nowhere: no such"),
         (["dequantization=importance", "likelihood=bound_sde"], "log p"),

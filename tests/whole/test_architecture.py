@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,32 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         assert sum(p.name != "__pycache__" for p in folder.iterdir()) <= 14, folder
 
 
-def test_formulas_have_one_home() -> None:
-    """No class is compared by its path or name as text: targets are looked up in ``runs/build.py`` alone."""
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_a_part_is_asked_and_not_looked_at(path: Path) -> None:
+    """No branch on a class of another room (errors apart), and no class is compared by its path as text."""
+    tree, room = ast.parse(path.read_text()), path.relative_to(PACKAGE).parts[0]
+    foreign = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith("dfm.")
+        and node.module.split(".")[1] != room
+        for alias in node.names
+    }
+    asserted = {id(part) for node in ast.walk(tree) if isinstance(node, ast.Assert) for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance" and id(node) not in asserted:
+            names = {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)} & foreign
+            assert not {name for name in names if not name.endswith("Error")}, ast.unparse(node)
+        if isinstance(node, ast.Compare):
+            texts = [
+                part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            ]
+            assert not [text for text in texts if text.startswith("dfm.")], ast.unparse(node)
+
+
+def test_a_mixture_has_one_home() -> None:
+    """x_t = a data + b noise is formed by ``Schedule.mix`` alone."""
     for path in FILES:
-        if path.relative_to(PACKAGE).as_posix() not in ("runs/build.py", "runs/old_names.py"):
-            assert '["_target_"] ==' not in path.read_text(), path
+        if path.relative_to(PACKAGE).as_posix() != "paths/schedule.py":
+            assert not re.search(r"per_sample\(a, \w+\) \* data \+ per_sample\(b", path.read_text()), path

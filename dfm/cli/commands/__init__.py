@@ -1,1 +1,1 @@
-"""One file or folder a command. Nothing here is imported before its command is run."""
+"""The commands, each in a file or folder. A command is imported only when it runs."""

@@ -23,7 +23,7 @@ from dfm.sampling.ode_flow import OdeEnd, decode_batch, in_batches
 
 
 def run(job: Job) -> None:
-    """Decode the same latents by two models and say how far apart they end."""
+    """Decode the same latents with two models, and report the distance between their samples."""
     wanted: CompareSettings = job.settings
     if wanted.other is None:
         raise UserError("other= is not given; allowed: a second checkpoint or run directory")
@@ -58,34 +58,37 @@ def run(job: Job) -> None:
 
 
 def check_pair(first: Checkpoint, second: Checkpoint) -> None:
-    """Refuse two models that share no latents.
+    """Refuse two models that cannot share latents.
 
     Raises:
-        UserError: they are of data of different shapes or levels, or have different priors.
+        UserError: their data have different shapes or levels, or their priors differ.
     """
     a, b = first.spec, second.spec
     if a.shape != b.shape or a.levels != b.levels:
         raise UserError(
-            f"ckpt= makes {a.name} {a.shape}, other= {b.name} {b.shape}; allowed: two models of data of one shape"
+            f"ckpt= makes {a.name} {a.shape} (pixel levels: {a.levels}); other= makes {b.name} {b.shape} (pixel "
+            f"levels: {b.levels}); "
+            "allowed: two models for data of the same shape and levels"
         )
     priors = [prior_of(checkpoint.config) for checkpoint in (first, second)]
     if priors[0] != priors[1]:
         raise UserError(
-            f"ckpt= has the prior {priors[0]}, other= {priors[1]}; allowed: two models with one prior, since a latent "
-            "of the one means nothing to the other"
+            f"ckpt= has the prior {priors[0]}, other= has {priors[1]}; allowed: two models with the same prior"
         )
 
 
 def follow(job: Job, checkpoint: Checkpoint, denoiser: NetworkDenoiser, latents: Tensor) -> OdeEnd:
-    """Decode the latents; the classes of a conditional model come in turn."""
+    """Decode the latents. For a conditional model, latent k has class k modulo the number of classes."""
     labels = check_labels(checkpoint.spec, None, range(len(latents)))
     return in_batches(decode_batch, denoiser.with_labels(labels), latents, job.parts.flow, job.settings.batch_size)
 
 
 def distances(first: Tensor, second: Tensor) -> dict[str, Any]:
-    """Return, per sample, the root mean square distance of a coordinate and the cosine of the angle about the mean.
+    """Return distances between paired samples, each (n, *D).
 
-    With one sample the mean is the middle of the pair, and the angle says nothing: None.
+    ``rms_mean`` and ``rms_max`` are the mean and the maximum over pairs of the root mean square difference of a
+    coordinate. ``cosine_mean`` is the mean cosine of the angle between the two samples of a pair, seen from the mean of
+    all samples. It is None for one pair, where this mean lies between the two samples.
     """
     x, y = first.double().flatten(1), second.double().flatten(1)
     distance, middle = (x - y).square().mean(1).sqrt(), (x.mean(0) + y.mean(0)) / 2

@@ -1,4 +1,4 @@
-"""``dfm decode``: from latents to data, and what lies between two of them."""
+"""``dfm decode``: from latents to data, and interpolation between pairs of latents."""
 
 import time
 
@@ -34,7 +34,7 @@ def run(job: Job) -> None:
     else:
         check_stored(labels, len(latents), spec)
     if wanted.interpolate:
-        latents, labels = between(latents, labels, wanted.interpolate)
+        latents, labels = interpolate(latents, labels, wanted.interpolate)
     start = time.perf_counter()
     end = in_batches(decode_batch, denoiser.with_labels(labels), latents, flow, wanted.batch_size)
     facts = {
@@ -54,46 +54,46 @@ def run(job: Job) -> None:
 
 
 def check_latents(latents: Tensor, prior: str | None, checkpoint: Checkpoint, name: str | None) -> None:
-    """Refuse latents that mean nothing to a model.
+    """Refuse latents that do not suit a model.
 
     Args:
-        prior: of the latents, where it is known.
-        name: of their file, for the messages.
+        prior: the prior of the latents, or None if it is not known.
+        name: the name of their file, for messages.
 
     Raises:
-        UserError: another shape or prior than the model's, or numbers that are not finite.
+        UserError: their shape or prior is not the model's, or a number is not finite.
     """
     if tuple(latents.shape[1:]) != checkpoint.spec.shape:
         raise UserError(
-            f"latents={name}: of shape {tuple(latents.shape[1:])}; this model takes {checkpoint.spec.shape}"
+            f"latents={name}: each of shape {tuple(latents.shape[1:])}; allowed for this model: {checkpoint.spec.shape}"
         )
     if prior not in (None, prior_of(checkpoint.config)):
         raise UserError(
-            f"latents={name}: of a model with the prior {prior}, this one has {prior_of(checkpoint.config)}; "
-            "allowed: two models with one prior, since a latent of the one means nothing to the other"
+            f"latents={name}: from a model with the prior {prior}; allowed: a model with the prior of this one, "
+            f"{prior_of(checkpoint.config)}"
         )
     if not bool(latents.isfinite().all()):
         raise UserError(f"latents={name}: numbers that are not finite; allowed: finite latents")
 
 
 def check_stored(labels: Tensor, n: int, spec: DatasetSpec) -> None:
-    """Refuse classes stored with the latents that are not one a latent, or that the model does not know.
+    """Refuse stored classes that do not suit the latents or the model.
 
     Raises:
-        UserError: they are not.
+        UserError: there is not one class per latent, or the model does not know a class.
     """
     if tuple(labels.shape) != (n,) or int(labels.min()) < 0 or int(labels.max()) >= spec.num_classes:
         raise UserError(
-            f"the {tuple(labels.shape)} classes stored with {n} latents, up to {int(labels.max())}; allowed: one a "
-            f"latent, 0 to {spec.num_classes - 1}; try label= to replace them"
+            f"{n} latents are stored with classes of shape {tuple(labels.shape)}, up to {int(labels.max())}; allowed: "
+            f"one class per latent, 0 to {spec.num_classes - 1}; try label=0 to replace them"
         )
 
 
-def between(latents: Tensor, labels: Tensor | None, columns: int) -> tuple[Tensor, Tensor | None]:
-    """Return ``columns`` latents from each even one to the odd one after it, ends included, with the first's class.
+def interpolate(latents: Tensor, labels: Tensor | None, columns: int) -> tuple[Tensor, Tensor | None]:
+    """Return ``columns`` latents from each latent 2k to latent 2k + 1, both included, with the class of latent 2k.
 
     Raises:
-        UserError: fewer than two columns or latents.
+        UserError: there are fewer than two columns or two latents.
     """
     pairs = len(latents) // 2
     if columns < 2 or pairs < 1:
@@ -102,7 +102,7 @@ def between(latents: Tensor, labels: Tensor | None, columns: int) -> tuple[Tenso
         )
     if len(latents) % 2:
         console.warn(f"{len(latents)} latents make {pairs} pairs: the last one has no partner and is left out")
-    shares = torch.linspace(0, 1, columns, dtype=torch.float64).tolist()
+    fractions = torch.linspace(0, 1, columns, dtype=torch.float64).tolist()
     first, second = latents[0 : 2 * pairs : 2], latents[1 : 2 * pairs : 2]
-    line = torch.stack([slerp(first, second, share) for share in shares], 1).flatten(0, 1)
+    line = torch.stack([slerp(first, second, fraction) for fraction in fractions], 1).flatten(0, 1)
     return line, None if labels is None else labels[0 : 2 * pairs : 2].repeat_interleave(columns)

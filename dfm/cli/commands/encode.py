@@ -1,4 +1,4 @@
-"""``dfm encode``: from data to latents, and how exactly they lead back."""
+"""``dfm encode``: from data to latents, and the error of the way back."""
 
 import time
 from typing import Any
@@ -36,10 +36,10 @@ def run(job: Job) -> None:
     labels = split.labels[list(indices)] if split.labels is not None and spec.num_classes else None
     noise = Parts(checkpoint.config, job.trusted).dequantization
     data = examples(split, spec, indices, wanted.seed, noise, ends(denoiser, None)[0])
-    start, labelled = time.perf_counter(), denoiser.with_labels(labels)
-    end = in_batches(encode_batch, labelled, data, flow, wanted.batch_size)
+    start, conditional = time.perf_counter(), denoiser.with_labels(labels)
+    end = in_batches(encode_batch, conditional, data, flow, wanted.batch_size)
     latents, nfe = end.x, end.nfe
-    back = in_batches(decode_batch, labelled, latents, flow, wanted.batch_size).x
+    back = in_batches(decode_batch, conditional, latents, flow, wanted.batch_size).x
     facts = {
         "n": len(indices),
         "nfe": nfe,
@@ -70,7 +70,7 @@ def run(job: Job) -> None:
 
 
 def round_trip(data: Tensor, back: Tensor, spec: DatasetSpec) -> dict[str, Any]:
-    """Return how far decode(encode(x)) is from x, in the unit of the data, and the share of pixels of equal level."""
+    """Return the error of decode(encode(x)) in the unit of the data, and the share of pixels with the same level."""
     error = (back - data).double()
     levels = spec.levels
     same = None if levels is None else float((quantize(back, levels) == quantize(data, levels)).double().mean())

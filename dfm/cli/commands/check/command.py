@@ -10,7 +10,7 @@ from dfm.sampling.draw import check_count
 
 
 def run(job: Job) -> None:
-    """Check a sampler on a law that is known exactly, or samplers on a checkpoint."""
+    """Check a sampler on an exactly known law, or several samplers on a checkpoint."""
     wanted: CheckSettings = job.settings
     check_count(wanted.n, wanted.batch_size)
     if not wanted.steps or min(wanted.steps) < 1:

@@ -1,4 +1,4 @@
-"""``dfm check ckpt=``: samplers and steps on a trained model, quality against evaluations."""
+"""``dfm check ckpt=``: the quality of samples of a trained model, for several samplers and numbers of steps."""
 
 import time
 from dataclasses import replace
@@ -29,36 +29,26 @@ from dfm.runs.parts import Parts
 from dfm.sampling.draw import check_labels, draw_samples
 from dfm.sampling.samplers import Sampler
 
-CHOSEN = ("euler", "heun", "ddim", "dpmpp_2m", "unipc", "euler_maruyama", "ancestral", "dopri5")
-REFERENCE_SAMPLES = 200  # whose ODE is followed to a tight tolerance
+DEFAULT_SAMPLERS = ("euler", "heun", "ddim", "dpmpp_2m", "unipc", "euler_maruyama", "ancestral", "dopri5")
+REFERENCE_SAMPLES = 200  # for these the ODE is solved to a tight tolerance
 
 
 def check_model(job: Job) -> None:
-    """Write the table, the plot and ``check.json``.
+    """Print the table, and write the chart and ``check.json``.
 
-    The quality of samples is their energy distance to as many held-out examples; ``ode error`` is how far they are from
-    where the model's own ODE would take the same latents. If a sampler's ode error is small and its energy distance is
-    not, the sampler is no longer the problem: the network is.
+    The quality of samples is their energy distance to the same number of held-out examples. ``ode error`` is the root
+    mean square distance to the ends of the model's own ODE from the same latents. If the ode error of a sampler is
+    small but its energy distance is large, then the network is the problem, not the sampler.
     """
     wanted: CheckSettings = job.settings
-    refuse_unused(("sampler", "likelihood", "dataset"), "on a sweep of a checkpoint: samplers=[heun,ddim] chooses")
-    # the command's default path is for the known law; a checkpoint keeps its own unless the user names one
-    named = any(text.partition("=")[0].split(".")[0] == "schedule" for text in job.overrides)
-    own = replace(job, config={**job.config, "schedule": job.config["schedule"] if named else None})
-    checkpoint, denoiser = load_denoiser(own, wanted.ckpt)
+    refuse_unused(("sampler", "likelihood", "dataset"), "on a check of a checkpoint, which has samplers=[heun,ddim]")
+    # the command's default path is meant for the known law; a checkpoint has its own path unless the user names one
+    by_user = any(text.partition("=")[0].split(".")[0] == "schedule" for text in job.overrides)
+    own_path = replace(job, config={**job.config, "schedule": job.config["schedule"] if by_user else None})
+    checkpoint, denoiser = load_denoiser(own_path, wanted.ckpt)
     data = Parts(checkpoint.config, job.trusted).dataset
     reference = held_out(data, wanted.n, wanted.seed)
-    tight = tight_ends(denoiser, wanted.seed, job.device)
-    rows = []
-    for name in wanted.samplers or [name for name in CHOSEN if name in options("sampler")]:
-        sampler = job.variant(f"sampler={name}").sampler
-        for steps in [None] if sampler.adaptive else wanted.steps:
-            one = sampler if steps is None else sampler.with_steps(steps)
-            try:
-                rows.append(measure(name, steps, one, denoiser, reference, tight, wanted, job.device))
-            except UserError as problem:
-                console.warn(f"{name}: {problem}")
-                break
+    rows = sampler_rows(job, denoiser, reference)
     floor = energy_distance(held_out(data, len(reference), wanted.seed, "train"), reference)
     print_report(rows, floor)
     divergence = exact_divergence(job, denoiser, data)
@@ -75,32 +65,59 @@ def check_model(job: Job) -> None:
     write_json(job.directory / "check.json", facts)
 
 
+def sampler_rows(job: Job, denoiser: NetworkDenoiser, reference: Tensor) -> list[dict[str, Any]]:
+    """Return a row of results for each sampler and number of steps. Warn of samplers that do not suit the model."""
+    wanted: CheckSettings = job.settings
+    ends = ode_ends(denoiser, wanted.seed, job.device)
+    rows = []
+    for name in wanted.samplers or [name for name in DEFAULT_SAMPLERS if name in options("sampler")]:
+        sampler = job.variant(f"sampler={name}").sampler
+        for steps in [None] if sampler.adaptive else wanted.steps:
+            one = sampler if steps is None else sampler.with_steps(steps)
+            try:
+                rows.append(measure(name, steps, one, denoiser, reference, ends, wanted, job.device))
+            except UserError as problem:
+                console.warn(f"{name}: {problem}")
+                break
+    return rows
+
+
 def held_out(data: Dataset, n: int, seed: int, split: str = "test") -> Tensor:
-    """The first n examples of a split in the unit of the model."""
+    """Return the first n examples of a split in the unit of the model.
+
+    Raises:
+        UserError: the split has fewer than two examples.
+    """
     part = data.split(split)
     if len(part) < 2:
-        raise UserError(f"{data.spec.name} has {len(part)} {split} examples; allowed: at least 2 to compare with")
-    # uniform noise in each cell, as samples have that are stored as levels
+        raise UserError(f"{data.spec.name} has {len(part)} {split} examples; allowed: at least 2")
+    # uniform noise inside each pixel level, like samples that were stored as levels
     return examples(part, data.spec, range(min(n, len(part))), seed, UniformDequantization(), 0.0)
 
 
-def tight_ends(denoiser: NetworkDenoiser, seed: int, device: torch.device) -> Tensor:
-    """Where the ODE takes the first latents, by Dormand-Prince at 1e-5, denoised."""
+def ode_ends(denoiser: NetworkDenoiser, seed: int, device: torch.device) -> Tensor:
+    """Return the denoised ends of the ODE from the first latents, by Dormand-Prince with tolerance 1e-5."""
     labels = check_labels(denoiser.spec, None, range(REFERENCE_SAMPLES))
-    given = denoiser.with_labels(None if labels is None else labels.to(device))
-    x = starting_points(given, REFERENCE_SAMPLES, seed, device, double=False)
+    conditional = denoiser.with_labels(None if labels is None else labels.to(device))
+    x = starting_points(conditional, REFERENCE_SAMPLES, seed, device, double=False)
     with torch.no_grad():
-        end = exact_end(given, x, given.t_min, 1e-5)
-        return given.data(end, torch.tensor(given.t_min, dtype=torch.float64))
+        end = exact_end(conditional, x, conditional.t_min, 1e-5)
+        return conditional.data(end, torch.tensor(conditional.t_min, dtype=torch.float64))
 
 
 @torch.no_grad()
 def measure(
-    name: str, steps: int | None, sampler: Sampler, denoiser: NetworkDenoiser, reference: Tensor, tight: Tensor,
-    wanted: CheckSettings, device: torch.device,
-) -> dict[str, Any]:  # fmt: skip
-    """One line: draw as many samples as there are references and compare."""
-    began, n = time.perf_counter(), len(reference)
+    name: str,
+    steps: int | None,
+    sampler: Sampler,
+    denoiser: NetworkDenoiser,
+    reference: Tensor,
+    ends: Tensor,
+    wanted: CheckSettings,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Draw as many samples as there are references, compare them, and return a row of results."""
+    start, n = time.perf_counter(), len(reference)
     result = draw_samples(
         denoiser,
         sampler,
@@ -117,46 +134,50 @@ def measure(
         "sampler": name,
         "steps": steps,
         "nfe": result.nfe,
-        "seconds": time.perf_counter() - began,
+        "seconds": time.perf_counter() - start,
         "energy_distance": energy_distance(samples, reference),
         "energy_distance_stderr": energy_spread(samples, reference),
-        "ode_error": None if sampler.stochastic else rms(samples[:shared], tight[:shared]),
+        "ode_error": None if sampler.stochastic else rms(samples[:shared], ends[:shared]),
     }
 
 
 def exact_divergence(job: Job, denoiser: NetworkDenoiser, data: Dataset) -> dict[str, float] | None:
-    """Return the path divergence of the model from the truth, and whether its samples keep the law; None if unknown."""
-    known = getattr(data, "mixture", None) is not None and denoiser.spec.num_classes == 0
-    if not (known and denoiser.is_linear_path and denoiser.prior.gaussian and denoiser.independent):
+    """Return the path divergence from the exact law and a test of samples; None if there is no such law."""
+    has_law = getattr(data, "mixture", None) is not None and denoiser.spec.num_classes == 0
+    if not (has_law and denoiser.is_linear_path and denoiser.prior.gaussian and denoiser.independent):
         return None
-    true, wanted = exact_denoiser(data, denoiser.schedule), job.settings
-    found = path_divergence(true, denoiser, held_out(data, wanted.n, wanted.seed).to(torch.float32), seed=wanted.seed)
+    exact, wanted = exact_denoiser(data, denoiser.schedule), job.settings
+    x = held_out(data, wanted.n, wanted.seed).to(torch.float32)
+    divergence = path_divergence(exact, denoiser, x, seed=wanted.seed)
     sampler = job.variant("sampler=euler_maruyama").sampler.with_steps(256)
     end = follow(denoiser, sampler, starting_points(denoiser, 1000, 1, double=False), 1)
-    distance, p = law_at(true, end.t).kolmogorov_smirnov(end.x)
+    distance, p = law_at(exact, end.t).kolmogorov_smirnov(end.x)
     console.result(
-        f"path divergence from the exact process {found.total:.3g} +- {found.stderr:.2g} nats; 1000 SDE samples: "
-        f"Kolmogorov-Smirnov distance {distance:.3f}, p {p:.2g}"
+        f"path divergence from the exact process {divergence.total:.3g} +- {divergence.stderr:.2g} nats; 1000 SDE "
+        f"samples: Kolmogorov-Smirnov distance {distance:.3f}, p {p:.2g}"
     )
-    return {"nats": found.total, "stderr": found.stderr, "ks_distance": distance, "ks_p": p}
+    return {"nats": divergence.total, "stderr": divergence.stderr, "ks_distance": distance, "ks_p": p}
 
 
 def print_report(rows: list[dict[str, Any]], floor: float) -> None:
-    """The table."""
+    """Print the table, and the energy distance of training data for comparison."""
     cells = [
         (
-            row["sampler"], str(row["steps"] or "own"), f"{row['nfe']:.0f}", f"{row['seconds']:.1f}",
+            row["sampler"],
+            str(row["steps"] or "own"),
+            f"{row['nfe']:.0f}",
+            f"{row['seconds']:.1f}",
             f"{row['energy_distance']:.4f} +- {row['energy_distance_stderr']:.4f}",
             "-" if row["ode_error"] is None else f"{row['ode_error']:.4f}",
         )
         for row in rows
-    ]  # fmt: skip
+    ]
     console.table("quality", ("sampler", "steps", "NFE", "seconds", "energy distance", "ode error"), cells)
-    console.result(f"energy distance of as many training examples: {floor:.4f}")
+    console.result(f"energy distance of the same number of training examples: {floor:.4f}")
 
 
 def picture(rows: list[dict[str, Any]], floor: float) -> Any:
-    """Energy distance against NFE, a line a sampler."""
+    """Draw energy distance against NFE, one line per sampler."""
     names = dict.fromkeys(row["sampler"] for row in rows)
     series: dict[str, tuple[list[float], list[float]]] = {
         name: (

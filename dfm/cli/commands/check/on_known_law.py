@@ -1,9 +1,8 @@
-"""``dfm check`` on a law that is known exactly: errors, orders, marginals and likelihood bias of a sampler."""
+"""``dfm check`` on an exactly known law: errors, orders, marginals and likelihood bias of a sampler."""
 
 from pathlib import Path
 from typing import Any
 
-from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.cli import console
 from dfm.cli.config_dirs import options
@@ -20,23 +19,24 @@ from dfm.evaluation.known_law import (
     start_gap,
     starting_points,
 )
-from dfm.likelihood.estimator import Likelihood
 from dfm.runs.charts import curves
 from dfm.runs.images import save_png
 from dfm.sampling.samplers import Sampler
 
 
 def check_sampler(job: Job) -> None:
-    """Write the tables and the plot for the exact denoiser of ``dataset=mixture`` (or another with an exact law)."""
+    """Print the tables, and write the chart and ``check.json``, for the exact denoiser of a data set with a known law.
+
+    Raises:
+        UserError: the law of the data set is not known, or the job has several likelihood estimators.
+    """
     wanted: CheckSettings = job.settings
     parts, data = job.parts, job.parts.dataset
     oracle = exact_denoiser(data, parts.schedule)
     rows = sampler_rows(oracle, parts.sampler, wanted)
     marginals = marginal_rows(oracle, parts.sampler, wanted)
     few = data.split("test").values[: min(wanted.n, 500)].double()
-    if not isinstance(parts.likelihood, Likelihood):
-        raise UserError("likelihood=all: dfm check takes one estimator; allowed: ode, ode_exact, bound_sde")
-    bias = likelihood_bias(oracle, parts.likelihood, few, wanted.seed)
+    bias = likelihood_bias(oracle, parts.likelihood.single(), few, wanted.seed)
     gap = start_gap(oracle, few, wanted.seed)
     print_report(job.choice("sampler"), rows, marginals, bias, gap)
     series = {
@@ -60,7 +60,7 @@ def check_sampler(job: Job) -> None:
 
 
 def sampler_rows(oracle: MixtureDenoiser, sampler: Sampler, wanted: CheckSettings) -> list[dict[str, Any]]:
-    """Return NFE, error, order and distance of laws for each number of steps (once for an adaptive sampler)."""
+    """Return NFE, error, order and distance of laws for each number of steps; one row for an adaptive sampler."""
     x = starting_points(oracle, wanted.n, wanted.seed)
     rows: list[dict[str, Any]] = []
     counts = [None] if sampler.adaptive else list(wanted.steps)
@@ -69,16 +69,16 @@ def sampler_rows(oracle: MixtureDenoiser, sampler: Sampler, wanted: CheckSetting
         error = None if sampler.stochastic else rms(end.x, exact_end(oracle, x, end.t))
         law = law_at(oracle, end.t).distance(end.x)
         rows.append({"steps": steps, "nfe": end.nfe, "error": error, "law_distance": law})
-    known = [row["error"] for row in rows]
-    orders = order_between([c or 1 for c in counts], known) if None not in known else [None] * len(rows)
+    errors = [row["error"] for row in rows]
+    orders = order_between([c or 1 for c in counts], errors) if None not in errors else [None] * len(rows)
     return [{**row, "order": order} for row, order in zip(rows, orders, strict=True)]
 
 
 def marginal_rows(oracle: MixtureDenoiser, sampler: Sampler, wanted: CheckSettings) -> list[dict[str, Any]]:
-    """Return Kolmogorov-Smirnov tests of the states on the way, at the largest number of steps."""
+    """Return Kolmogorov-Smirnov tests of the states along the path, for the largest number of steps."""
     x = starting_points(oracle, wanted.n, wanted.seed + 1)
-    most = sampler if sampler.adaptive else sampler.with_steps(max(wanted.steps))
-    end = follow(oracle, most, x, wanted.seed + 1, keep=0 if sampler.adaptive else 5)
+    finest = sampler if sampler.adaptive else sampler.with_steps(max(wanted.steps))
+    end = follow(oracle, finest, x, wanted.seed + 1, keep=0 if sampler.adaptive else 5)
     rows = []
     for t, state in [(oracle.t_max, x), *end.states, *([(end.t, end.x)] if sampler.adaptive else [])]:
         distance, p = law_at(oracle, t).kolmogorov_smirnov(state)
@@ -96,24 +96,29 @@ def print_report(name: str, rows: list[dict[str, Any]], marginals: list[dict[str
         f"{name} on the exact denoiser",
         ("steps", "NFE", "error", "order", "distance of laws"),
         [
-            (str(r["steps"] or "own"), f"{r['nfe']:.0f}", number(r["error"]), number(r["order"], ".2f"),
-             number(r["law_distance"]))
+            (
+                str(r["steps"] or "own"),
+                f"{r['nfe']:.0f}",
+                number(r["error"]),
+                number(r["order"], ".2f"),
+                number(r["law_distance"]),
+            )
             for r in rows
         ],
-    )  # fmt: skip
+    )
     console.table(
-        "is every marginal kept? (Kolmogorov-Smirnov at the most steps)",
+        "is every marginal kept? (Kolmogorov-Smirnov test, largest number of steps)",
         ("t", "distance", "p", "kept"),
         [(f"{r['t']:.4g}", f"{r['distance']:.3f}", f"{r['p']:.2g}", "yes" if r["kept"] else "NO") for r in marginals],
     )
     console.result(f"likelihood bias {bias.mean:+.2e} +- {bias.stderr:.1e} nats")
     console.result(
-        f"path divergence: 0 in the scores (they are exact), {gap.mean:.2e} +- {gap.stderr:.1e} nats at the start"
+        f"path divergence: 0 along the path (exact scores), {gap.mean:.2e} +- {gap.stderr:.1e} nats at the start"
     )
 
 
 def draw(series: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draw error against NFE: of the trajectory for ODE samplers, of the law for stochastic ones."""
+    """Draw error against NFE: the error of the ends for ODE samplers, the distance of laws for stochastic ones."""
     lines = {}
     for name, rows in series.items():
         ode = rows[0]["error"] is not None

@@ -1,1 +1,1 @@
-"""``dfm eval``: how good samples are beside held-out data."""
+"""``dfm eval``: the quality of samples, compared with held-out data."""

@@ -1,4 +1,4 @@
-"""``dfm eval``: how good samples are beside held-out data."""
+"""``dfm eval``: the quality of samples, compared with held-out data."""
 
 from typing import Any
 
@@ -25,10 +25,10 @@ def run(job: Job) -> None:
     samples = inputs.draw(job, drawing) if drawing else inputs.read(job, data.spec)
     train = inputs.examples(data, "train", wanted.label)
     real = inputs.choose(train, len(samples.values), wanted.seed)
-    seen = features.of(references)
-    measured, floor = (quality(features.of(v), seen, seed=wanted.seed) for v in (samples.values, real))
+    reference_features = features.of(references)
+    result, floor = (quality(features.of(v), reference_features, seed=wanted.seed) for v in (samples.values, real))
     facts = {
-        **vars(measured),
+        **vars(result),
         "floor": vars(floor),
         "features": features.facts,
         "dataset": data.spec.name,
@@ -40,11 +40,15 @@ def run(job: Job) -> None:
         "checkpoint_step": checkpoint.step if checkpoint else None,
     }
     inputs.store(samples, data.spec, job.directory, facts, pictures=drawing is not None)
-    print_report(measured, floor, facts)
+    print_report(result, floor, facts)
 
 
-def print_report(measured: Quality, floor: Quality, facts: dict[str, Any]) -> None:
-    """Print the table, and in which features it is."""
+def print_report(result: Quality, floor: Quality, facts: dict[str, Any]) -> None:
+    """Print the table, and the features that it is based on.
+
+    Args:
+        floor: the quality of training examples: the best that samples can reach.
+    """
     rows = [
         (
             f"{row.num_samples} {name}",
@@ -53,10 +57,10 @@ def print_report(measured: Quality, floor: Quality, facts: dict[str, Any]) -> No
             f"{row.precision:.3f}",
             f"{row.recall:.3f}",
         )
-        for name, row in (("samples", measured), ("training", floor))
+        for name, row in (("samples", result), ("training", floor))
     ]
     console.table(
-        f"beside {measured.num_references} {facts['split']} examples of {facts['dataset']}",
+        f"compared with {result.num_references} {facts['split']} examples of {facts['dataset']}",
         ("", "Frechet distance", "kernel distance", "precision", "recall"),
         rows,
     )

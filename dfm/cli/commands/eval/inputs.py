@@ -1,4 +1,4 @@
-"""What ``dfm eval`` compares: samples drawn or stored, held-out examples, and features of both."""
+"""The inputs of ``dfm eval``: samples that are drawn or stored, held-out examples, and the features of both."""
 
 import time
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from dfm.runs.sample_files import read_labels, read_samples, store_samples
 from dfm.sampling.draw import as_data, batch_of, check_labels, draw_samples, spread
 
 DEFAULT_N = 1000
-OF_DRAWING = ("sampler", "grid", "guidance", "schedule", "batch_size", "precision")
+DRAWING_KEYS = ("sampler", "grid", "guidance", "schedule", "batch_size", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Samples as ``Split`` has examples, their classes if they have any, and how they came about."""
+    """Samples in the form of the examples of a ``Split``, their classes or None, and facts on their origin."""
 
     values: Tensor
     labels: Tensor | None
@@ -37,22 +37,22 @@ class Samples:
 
 
 def find_source(job: Job) -> tuple[Checkpoint | None, Drawing | None]:
-    """Return the checkpoint, if one is named, and what to draw from it with, unless the samples are stored ones.
+    """Return the checkpoint, if there is one, and its sampler and guidance, unless the samples are stored already.
 
     Raises:
-        UserError: neither is named, or a setting of drawing is given with stored samples.
+        UserError: there is no ``ckpt`` and no ``samples``, or stored samples come with a setting for drawing.
     """
     if job.settings.samples is None:
         if job.settings.ckpt is None:
             raise UserError("neither ckpt= nor samples= is given; allowed: one of them; try ckpt=latest")
         drawing = load_drawing(job)
         return drawing.checkpoint, drawing
-    refuse_unused(OF_DRAWING, "on samples that are drawn")
+    refuse_unused(DRAWING_KEYS, "on stored samples (samples=)")
     return find_checkpoint(job.settings.ckpt) if job.settings.ckpt is not None else None, None
 
 
 def find_references(job: Job, checkpoint: Checkpoint | None) -> Dataset:
-    """Return the data set that the samples are compared with: the job's, or the checkpoint's with the keys it replaces.
+    """Return the data set that the samples are compared with: the job's, or else the checkpoint's.
 
     Raises:
         UserError: there is none, or its examples have another form than the checkpoint's.
@@ -62,21 +62,21 @@ def find_references(job: Job, checkpoint: Checkpoint | None) -> Dataset:
     elif checkpoint is not None:
         data = dataset_of(checkpoint, job.config, job.trusted)
     else:
-        raise UserError("samples= of which data? allowed: ckpt= or dataset= beside it; try dataset=digits")
+        raise UserError("samples= without its data; allowed: ckpt= or dataset= beside it; try dataset=digits")
     spec = data.spec
     if checkpoint is not None and (spec.shape, spec.levels) != (checkpoint.spec.shape, checkpoint.spec.levels):
         raise UserError(
-            f"dataset={spec.name}: examples of shape {spec.shape} and {spec.levels} levels; allowed: those of the "
-            f"checkpoint, shape {checkpoint.spec.shape} and {checkpoint.spec.levels} levels; try without dataset="
+            f"dataset={spec.name}: examples of shape {spec.shape} and {spec.levels} levels; allowed for this "
+            f"checkpoint: shape {checkpoint.spec.shape} and {checkpoint.spec.levels} levels; try without dataset="
         )
     return data
 
 
 def examples(data: Dataset, name: str, label: int | str | None) -> Tensor:
-    """Return the examples of a split, all or of one class.
+    """Return the examples of a split, of all classes or of one.
 
     Raises:
-        UserError: there are none, or the data have no such class.
+        UserError: the split is empty, or the data have no such class.
     """
     split = data.split(name)
     if len(split) == 0:
@@ -88,20 +88,20 @@ def examples(data: Dataset, name: str, label: int | str | None) -> Tensor:
 
 
 def choose(values: Tensor, n: int, seed: int) -> Tensor:
-    """Return n of the examples at random, or all that there are."""
+    """Return n of the examples at random, or all of them if there are fewer."""
     order = stream(seed, 0, Purpose.RESAMPLE, step=1).permutation(len(values))
     return values[torch.from_numpy(order[:n])]
 
 
 def find_features(job: Job, data: Dataset) -> Features:
-    """Return the features that the job names, or those that go with the data."""
-    named = job.config.get("features") is not None
-    parts = job.parts if named else job.variant(f"features={kind_for(data.spec)}")
+    """Return the features that the job names, or the usual ones for the data."""
+    by_user = job.config.get("features") is not None
+    parts = job.parts if by_user else job.variant(f"features={kind_for(data.spec)}")
     return parts.features(data, job.device)
 
 
 def prepare(features: Features) -> None:
-    """Train the classifier of the features if there is none yet, behind a bar."""
+    """Train the classifier of the features with a progress bar, unless there is one already."""
     start, steps = time.perf_counter(), 0
     with console.bar() as bar:
         task = bar.add_task("classifier", total=features.steps, visible=False)
@@ -109,11 +109,11 @@ def prepare(features: Features) -> None:
             steps = report.step
             bar.update(task, completed=steps, visible=True)
     if steps:
-        console.say(f"classifier trained in {time.perf_counter() - start:.0f} s, and kept for the next time")
+        console.say(f"classifier trained in {time.perf_counter() - start:.0f} s and stored for the next time")
 
 
 def draw(job: Job, drawing: Drawing) -> Samples:
-    """Draw samples 0 .. n-1, the same as ``dfm sample`` draws."""
+    """Draw samples 0 .. n-1, the same ones as ``dfm sample``."""
     wanted, spec = job.settings, drawing.denoiser.spec
     n = DEFAULT_N if wanted.n is None else wanted.n
     labels = check_labels(spec, wanted.label, range(n))
@@ -142,27 +142,27 @@ def draw(job: Job, drawing: Drawing) -> Samples:
 
 
 def read(job: Job, spec: DatasetSpec) -> Samples:
-    """Read stored samples, all or the first n; with ``label``, those of one class by the classes stored beside them.
+    """Read stored samples, all or the first n. With ``label``, read only those with this class in their file.
 
     Raises:
-        UserError: there are none such, or fewer than n.
+        UserError: there are no such samples, or fewer than n.
     """
     source, label, n = job.settings.samples, job.settings.label, job.settings.n
     values = read_samples(source, spec)
     if isinstance(label, int):
         labels = read_labels(source, len(values))
         if labels is None:
-            console.warn(f"label={label}: no classes stand beside these samples; all are taken to be of this one")
+            console.warn(f"label={label}: {source} has no classes; all its samples are taken as class {label}")
         elif not len(values := values[labels == label]):
-            raise UserError(f"label={label}: none of {source} is of this class; try without label=")
+            raise UserError(f"label={label}: no sample in {source} has this class; try without label=")
     if n is not None and n > len(values):
-        raise UserError(f"n={n}: there are {len(values)} samples in {source}; allowed: at most as many")
+        raise UserError(f"n={n}: {source} has {len(values)} such samples; allowed: at most n={len(values)}")
     unknown = dict.fromkeys(("sampler", "settings", "guidance", "schedule", "nfe", "seconds", "computed_in"))
     return Samples(values=values[:n], labels=None, facts={**unknown, "samples": source})
 
 
 def store(samples: Samples, spec: DatasetSpec, directory: Path, facts: dict[str, Any], pictures: bool) -> None:
-    """Write ``eval.json``, and of samples that were drawn ``samples.npz`` and ``grid.png``."""
+    """Write ``eval.json``; with ``pictures``, write ``samples.npz`` and ``grid.png`` too."""
     if pictures:
         store_samples([spread(samples.values, spec)], samples.labels, range(len(samples.values)), spec, directory)
     write_json(directory / "eval.json", facts)

@@ -16,7 +16,7 @@ from dfm.sampling.draw import check_count
 
 
 def run(job: Job) -> None:
-    """Score one checkpoint on one split; the processes of torchrun share the examples."""
+    """Score a checkpoint on a split. The processes of torchrun share the examples."""
     wanted: NllSettings = job.settings
     refuse_augmentation(job.config)
     likelihood = job.parts.likelihood
@@ -48,13 +48,13 @@ def run(job: Job) -> None:
 
 
 def refuse_augmentation(config: Mapping[str, Any]) -> None:
-    """Refuse mirrored examples: a likelihood is of the examples as they are.
+    """Refuse mirrored examples. A likelihood is the likelihood of the examples as they are.
 
     Raises:
-        UserError: the command asks for mirrored ones.
+        UserError: the configuration asks for mirrored examples.
     """
     if config["dataset"].get("flip"):
         raise UserError(
-            "dataset.flip=true: a likelihood is of the examples as they are, each once; allowed: leave it out (a model "
-            "trained with flips is scored without them)"
+            "dataset.flip=true: each example is scored once, as it is, also for a model trained with flips; try "
+            "without dataset.flip"
         )

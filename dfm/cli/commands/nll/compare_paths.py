@@ -1,4 +1,4 @@
-"""How far the path of one model is from that of the oracle or of another model: ``dfm nll against=``."""
+"""``dfm nll against=``: the divergence of a model's path from the path of the oracle or of another model."""
 
 import math
 from typing import Any
@@ -27,10 +27,10 @@ def compare_paths(
     checkpoint: Checkpoint,
     scores: Scores,
 ) -> None:
-    """Write ``path.json``, ``path.csv`` and ``path.png``, and say what they hold.
+    """Write ``path.json``, ``path.csv`` and ``path.png``, and print the result.
 
     Raises:
-        UserError: the data's law is not known, or the other model is of other data.
+        UserError: the law of the data is not known, or the other model was trained on other data.
     """
     against, directory = job.settings.against, job.directory
     if against == "oracle":
@@ -44,17 +44,20 @@ def compare_paths(
     write_atomically(directory / "path.csv", ("\n".join(rows) + "\n").encode())
     write_json(directory / "path.json", {"against": against, **facts})
     series = {kind: (divergence.log_nsr.tolist(), divergence.density.tolist())}
-    title = f"{divergence.total:.4f} +- {divergence.stderr:.4f} nats in all"
+    title = f"{divergence.total:.4f} +- {divergence.stderr:.4f} nats in total"
     save_png(curves(series, "log nsr", "nats per unit of log nsr", title, log=False), directory / "path.png")
 
 
 def from_oracle(
     job: Job, work: ScoringJob, checkpoint: Checkpoint, scores: Scores
 ) -> tuple[dict[str, Any], PathDivergence]:
-    """Girsanov's divergence from the exact law, beside KL(data, model) by the scores."""
+    """Return the path divergence from the exact law (Girsanov), and facts with KL(data, model) from the scores.
+
+    The KL is the mean of log p(x) - log p_model(x) over the scored examples, in nats.
+    """
     if work.denoiser.spec.num_classes:
         raise UserError(
-            "against=oracle: the exact law is of all classes together, and this model is asked for one at a time; "
+            "against=oracle: the exact law covers all classes together, but this model is conditional on the class; "
             "allowed: a model trained with conditional=false"
         )
     oracle = exact_denoiser(dataset_of(checkpoint, job.config, job.trusted), work.denoiser.schedule)
@@ -67,29 +70,33 @@ def from_oracle(
     gap = exact.cpu()[list(scores.indices)] + scores.nats
     kl, kl_error = float(gap.mean()), float(gap.std()) / math.sqrt(len(gap))
     console.result(
-        f"KL(data, model) {kl:.4f} +- {kl_error:.4f} nats by the likelihood, path divergence {total:.4f} +- "
-        f"{error:.4f} (of it {start.mean:.4f} at the start), which no KL of the reverse SDE's samples exceeds"
+        f"KL(data, model) {kl:.4f} +- {kl_error:.4f} nats from the likelihood; path divergence {total:.4f} +- "
+        f"{error:.4f} nats ({start.mean:.4f} of them at the start), an upper bound of the KL of its SDE's samples"
     )
     facts = {
-        "path_divergence": total, "path_divergence_stderr": error, "start_gap": start.mean, "kl": kl,
-        "kl_stderr": kl_error, "n": len(x),
-    }  # fmt: skip
+        "path_divergence": total,
+        "path_divergence_stderr": error,
+        "start_gap": start.mean,
+        "kl": kl,
+        "kl_stderr": kl_error,
+        "n": len(x),
+    }
     return facts, divergence
 
 
 def from_model(job: Job, work: ScoringJob) -> tuple[dict[str, Any], PathDivergence]:
-    """What the evidence bound of the one is above that of the other, level by level."""
+    """Return the difference of the evidence bounds of the two models at each noise level, and facts for JSON."""
     against = job.settings.against
     other, denoiser = load_denoiser(job, against, key="against")
     if other.spec.shape != work.denoiser.spec.shape or other.spec.levels != work.denoiser.spec.levels:
         raise UserError(
-            f"against={against}: made for {other.spec.name} {other.spec.shape}; allowed: a model of "
+            f"against={against}: a model of {other.spec.name} {other.spec.shape}; allowed: a model of "
             f"{work.denoiser.spec.name} {work.denoiser.spec.shape}"
         )
     if len({work.denoiser.spec.num_classes, other.spec.num_classes} - {0}) > 1:
         raise UserError(
             f"against={against}: it has {other.spec.num_classes} classes; allowed: "
-            f"{work.denoiser.spec.num_classes}, as the model that is scored, or none"
+            f"{work.denoiser.spec.num_classes}, like the model of ckpt=, or none"
         )
     mine, theirs = (
         model.with_labels(labels_for(model, work.split, range(work.n), work.device))
@@ -97,12 +104,12 @@ def from_model(job: Job, work: ScoringJob) -> tuple[dict[str, Any], PathDivergen
     )
     gain = path_gain(mine, theirs, held_out(work), seed=work.seed)
     console.result(
-        f"on the same noise {against} is {gain.total:+.4f} +- {gain.stderr:.4f} nats nearer to the data's path"
+        f"with the same noise, {against} is {gain.total:+.4f} +- {gain.stderr:.4f} nats nearer to the path of the data"
     )
     return {"gain": gain.total, "gain_stderr": gain.stderr, "n": work.n}, gain
 
 
 def held_out(work: ScoringJob) -> torch.Tensor:
-    """The examples as the model sees them."""
+    """Return the scored examples in the unit of the model."""
     low, _ = ends(work.denoiser, None)
     return examples(work.split, work.denoiser.spec, range(work.n), work.seed, work.own, low).to(work.device)

@@ -1,4 +1,4 @@
-"""Scoring a model by one estimator or by all: the work of ``dfm nll``, and of ``dfm train`` at its end."""
+"""Score a model with one estimator or with all of them, for ``dfm nll`` and for the end of ``dfm train``."""
 
 import math
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ from dfm.likelihood.scoring import Advance, Scores, Scoring, examples
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringJob:
-    """What is scored, and how much of it.
+    """A model, the examples to score, and the settings of the scoring.
 
     Args:
         own: the dequantisation of the model's training.
-        chosen: another one that the command names, or None.
-        n: the first so many examples.
-        audit: how many of them are scored again.
-        facts: what joins the JSON.
+        chosen: the dequantisation that the user asks for, or None.
+        n: the number of examples; the first n of the split are scored.
+        audit: the number of examples that are scored again, to find the errors of the estimate.
+        facts: further entries of ``nll.json``.
     """
 
     denoiser: Denoiser
@@ -47,7 +47,7 @@ class ScoringJob:
     world: World
 
     def entries(self, likelihood: Estimators) -> list[Entry]:
-        """The lines of the result: one, or all.
+        """Return the lines of the result: one estimator, or all of them.
 
         Raises:
             UserError: the dequantisation or the decoder does not suit the data.
@@ -55,55 +55,70 @@ class ScoringJob:
         spec = self.denoiser.spec
         if spec.levels is None and len(spec.shape) > 1:
             raise UserError(
-                f"{spec.name}: images of {spec.shape} with no levels on record, so bits/dim has no unit; allowed: "
-                "integer images, whose spec says how many levels a pixel has"
+                f"{spec.name}: images of {spec.shape} without a number of pixel levels, so bits/dim is not defined; "
+                "allowed: integer images, whose spec gives the number of levels"
             )
         if spec.levels is None and self.chosen is not None:
-            raise UserError(f"dequantization=: {spec.name} has no integer levels; allowed: leave it out")
+            raise UserError(f"dequantization=: {spec.name} has no integer levels; try without dequantization=")
         entries = likelihood.entries(spec, self.own, self.chosen)
         entries = [replace(e, likelihood=e.likelihood.adapt(spec, e.dequantization)) for e in entries]
         if self.chosen is not None and entries[0].likelihood.discrete(spec):
             raise UserError(
-                f"dequantization=: likelihood={entries[0].name} with this decoder scores integers as they "
-                "are; allowed: leave it out, or likelihood=ode, likelihood.decoder=gaussian"
+                f"dequantization=: likelihood={entries[0].name} with this decoder scores the integers themselves; "
+                "allowed: likelihood=ode, or likelihood.decoder=gaussian; or try without dequantization="
             )
         return entries
 
     def subset(self) -> list[int]:
-        """The examples that are scored again, evenly spread."""
+        """Return the examples that are scored again, evenly spread over all of them."""
         return torch.linspace(0, self.n - 1, min(max(1, self.audit), self.n)).round().long().tolist()
 
     def scoring(self, entry: Entry) -> Scoring:
-        """The work for one line."""
+        """Return the scoring for one line of the result."""
         return Scoring(
-            denoiser=self.denoiser, likelihood=entry.likelihood, split=self.split, seed=self.seed,
-            batch_size=self.batch_size, device=self.device, dequantization=entry.dequantization, world=self.world,
-        )  # fmt: skip
+            denoiser=self.denoiser,
+            likelihood=entry.likelihood,
+            split=self.split,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            device=self.device,
+            dequantization=entry.dequantization,
+            world=self.world,
+        )
 
 
 def score(work: ScoringJob, likelihood: Estimators, directory: Path) -> Scores:
-    """Score and write; what comes back are the scores of the first line. Only the first process writes and speaks."""
-    entries = work.entries(likelihood)
-    found = [one(work, entry) for entry in entries]
-    results = [result for result, _ in found]
-    whole = {**results[0], **work.facts, "seed": work.seed}
-    if len(results) > 1:
-        whole["estimators"] = results
+    """Score, write the files and print the report; return the scores of the main result.
+
+    Only the first process writes and prints.
+    """
+    pairs = [score_entry(work, entry) for entry in work.entries(likelihood)]
     if work.world.first:
-        write_csv(directory / "nll.csv", found[0][1], work.denoiser.spec)
-        write_json(directory / "nll.json", whole)
-        if len(found) > 1:
-            write_table(directory / "estimators.csv", results)
-        for result, scored in found:
-            if scored.nats_by_level is not None:
-                name = "levels" if len(found) == 1 else f"levels_{result['estimator']}"
-                write_levels(directory / f"{name}.csv", scored.nats_by_level, len(scored.nats), work.denoiser.spec)
-        print_report(results, work.denoiser.spec.name, work.facts["split"])
-    return found[0][1]
+        write_results(work, pairs, directory)
+        print_report([result for result, _ in pairs], work.denoiser.spec.name, work.facts["split"])
+    return pairs[0][1]
 
 
-def one(work: ScoringJob, entry: Entry) -> tuple[dict[str, Any], Scores]:
-    """The result of one estimator, and its scores."""
+Result = dict[str, Any]
+
+
+def write_results(work: ScoringJob, pairs: Sequence[tuple[Result, Scores]], directory: Path) -> None:
+    """Write ``nll.csv`` and ``nll.json``, and the files for several estimators and for the parts of a bound."""
+    spec, results, main_scores = work.denoiser.spec, [result for result, _ in pairs], pairs[0][1]
+    several = len(pairs) > 1
+    write_csv(directory / "nll.csv", main_scores, spec)
+    facts = {**results[0], **work.facts, "seed": work.seed, **({"estimators": results} if several else {})}
+    write_json(directory / "nll.json", facts)
+    if several:
+        write_table(directory / "estimators.csv", results)
+    for result, scores in pairs:
+        if scores.nats_by_level is not None:
+            name = f"levels_{result['estimator']}" if several else "levels"
+            write_levels(directory / f"{name}.csv", scores.nats_by_level, len(scores.nats), spec)
+
+
+def score_entry(work: ScoringJob, entry: Entry) -> tuple[Result, Scores]:
+    """Return the result of one estimator in plain containers, and its scores."""
     subset = work.subset()
     scoring = choose_steps(work.scoring(entry), subset)
     indices: Sequence[int] = subset if entry.audit_only else range(work.n)
@@ -113,42 +128,53 @@ def one(work: ScoringJob, entry: Entry) -> tuple[dict[str, Any], Scores]:
         def advance(count: int) -> None:
             bar.advance(task, count)
 
-        scored = scoring.all(indices, advance)
-        place = {index: row for row, index in enumerate(indices)}
-        audit = audit_subset(scoring, subset, scored.nats[[place[i] for i in subset]], advance)
-        result = {
-            "estimator": entry.name,
-            "dequantization": entry.dequantization.name if scoring.dequantizes else None,
-            **report(scored, audit, work.denoiser.spec),
-            **path_ends(scoring, subset),
-            "likelihood": settings_for_json(scoring.likelihood),
-            **against_hutchinson(scoring, subset, audit, advance),
-        }
-    return result, scored
+        scores = scoring.all(indices, advance)
+        row_of = {index: row for row, index in enumerate(indices)}
+        audit = audit_subset(scoring, subset, scores.nats[[row_of[i] for i in subset]], advance)
+        hutchinson = against_hutchinson(scoring, subset, audit, advance)
+    result = {
+        "estimator": entry.name,
+        "dequantization": entry.dequantization.name if scoring.dequantizes else None,
+        **report(scores, audit, work.denoiser.spec),
+        **path_ends(scoring, subset),
+        "likelihood": settings_for_json(scoring.likelihood),
+        **hutchinson,
+    }
+    return result, scores
 
 
 def passes(scoring: Scoring) -> int:
-    """How often the audit scores its subset, for the bar."""
-    own = scoring.likelihood
-    again = (own.noisy, scoring.dequantizes, own.finer() is not None, own.estimate() is not None)
-    return sum(bool(wanted) for wanted in again)
+    """Return how often the audit scores its subset, for the bar."""
+    likelihood = scoring.likelihood
+    reasons = (
+        likelihood.noisy,
+        scoring.dequantizes,
+        likelihood.finer() is not None,
+        likelihood.estimate() is not None,
+    )
+    return sum(bool(reason) for reason in reasons)
 
 
 def against_hutchinson(scoring: Scoring, subset: list[int], audit: Audit, advance: Advance) -> dict[str, Any]:
-    """For the exact divergence: the mean of Hutchinson's figure minus it on the subset, in standard errors."""
+    """Return how far Hutchinson's estimate is from the exact divergence on the subset: in nats, and as a z-score.
+
+    Without an exact divergence the result is empty.
+    """
     estimate = scoring.likelihood.estimate()
     if estimate is None or len(subset) < 2:
         return {}
-    estimated = replace(scoring, likelihood=estimate).all(subset, advance).nats
-    gap = estimated - audit.base
+    gap = replace(scoring, likelihood=estimate).all(subset, advance).nats - audit.base
     stderr = float(gap.std()) / math.sqrt(len(gap))
     z = float(gap.mean()) / stderr if stderr > 0 else 0.0
     return {"hutchinson": {"difference_nats": float(gap.mean()), "stderr_nats": stderr, "z": z, "n": len(gap)}}
 
 
 def path_ends(scoring: Scoring, subset: list[int]) -> dict[str, float | None]:
-    """Where on the path the density is taken: the time on the denoiser's schedule, and b/a there; and what the prior
-    at the other end may cost, at most (null for a prior whose gap is not known), in the figure's unit."""
+    """Return facts on both ends of the path.
+
+    ``t_min`` is the time on the denoiser's schedule where the density is taken, and ``nsr_min`` is b/a there.
+    ``prior_gap`` bounds the error of the prior at the other end in the unit of the figure; None if it is not known.
+    """
     denoiser, spec = scoring.denoiser, scoring.denoiser.spec
     t = denoiser.schedule.time_of_log_nsr(torch.tensor(scoring.start, dtype=torch.float64))
     gap = None
@@ -159,11 +185,11 @@ def path_ends(scoring: Scoring, subset: list[int]) -> dict[str, float | None]:
 
 
 def settings_for_json(likelihood: Likelihood) -> dict[str, Any]:
-    """The settings that matter to the figure; a part among them by its name."""
+    """Return the settings that have an effect on the result. A setting that is a part is given by its name."""
     unused = likelihood.unused_settings()
-    known = (int, float, str, type(None))
+    plain = (int, float, str, type(None))
     return {
-        key: value if isinstance(value, known) else getattr(value, "name", str(value))
+        key: value if isinstance(value, plain) else getattr(value, "name", str(value))
         for key, value in vars(likelihood).items()
         if key not in unused
     }

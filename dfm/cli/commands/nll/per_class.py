@@ -1,4 +1,4 @@
-"""Classification by likelihood, ``dfm nll per_class=true``: every example scored under every class."""
+"""Classification by likelihood, ``dfm nll per_class=true``: score every example under every class."""
 
 import math
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from dfm.likelihood.estimator import Estimators
 
 
 def check_classes(work: ScoringJob) -> None:
-    """Refuse a model that knows no classes, or data without labels, before anything is scored.
+    """Refuse a model without classes, or data without labels. This is called before any scoring.
 
     Raises:
-        UserError: it is either.
+        UserError: the model has no classes, or the data have no labels.
     """
     if work.denoiser.spec.num_classes == 0 or work.split.labels is None:
         raise UserError(
@@ -32,11 +32,11 @@ def check_classes(work: ScoringJob) -> None:
 
 
 def classify(work: ScoringJob, likelihood: Estimators, directory: Path) -> None:
-    """Write ``per_class.csv`` and ``per_class.json``, and say how often the likeliest class is the true one.
+    """Write ``per_class.csv`` and ``per_class.json``, and print how often the likeliest class is the true class.
 
-    Every class sees the same dequantisation noise and probes, so that what differs is the class. With equal chances
-    of the C classes, p(c | x) = p(x | c)/sum_c' p(x | c'), and -log p(x) = log C - log sum_c p(x | c): the likelihood
-    that the model gives without being told the class.
+    All classes see the same dequantisation noise and probes, so only the class differs. If the C classes are equally
+    likely, then p(c | x) = p(x | c)/sum_c' p(x | c'). The likelihood without the class is p(x) = sum_c p(x | c)/C, so
+    -log p(x) = log C - log sum_c p(x | c).
     """
     entry = work.entries(likelihood)[0]
     count, indices = work.denoiser.spec.num_classes, range(work.n)
@@ -44,7 +44,7 @@ def classify(work: ScoringJob, likelihood: Estimators, directory: Path) -> None:
     with console.bar(quiet=not work.world.first) as bar:
         task = bar.add_task("classes", total=count * work.n)
         nats = torch.stack(
-            [replace(scoring, label=c).all(indices, lambda done: bar.advance(task, done)).nats for c in range(count)],
+            [replace(scoring, label=c).all(indices, lambda rows: bar.advance(task, rows)).nats for c in range(count)],
             1,
         )
     if not work.world.first:
@@ -61,7 +61,7 @@ def classify(work: ScoringJob, likelihood: Estimators, directory: Path) -> None:
 
 
 def summary(nats: Tensor, truth: Tensor, spec: DatasetSpec) -> dict[str, Any]:
-    """Accuracy, and the figure without the class, of nats (n, C) and labels (n,)."""
+    """Return the accuracy, and the likelihood without the class, from nats (n, C) and labels (n,)."""
     n, count = nats.shape
     accuracy = float((nats.argmin(1) == truth).double().mean())
     marginal = math.log(count) - (-nats).logsumexp(1)
@@ -79,9 +79,9 @@ def summary(nats: Tensor, truth: Tensor, spec: DatasetSpec) -> dict[str, Any]:
 
 
 def table(nats: Tensor, truth: Tensor) -> str:
-    """A row an example: index, its label, the likeliest class, and nats under each."""
+    """Return CSV with one row per example: index, label, likeliest class, and the nats under each class."""
     rows = ["index,label,likeliest," + ",".join(f"nats_{c}" for c in range(nats.shape[1]))]
     best: Sequence[int] = nats.argmin(1).tolist()
-    for index, (label, found, values) in enumerate(zip(truth.tolist(), best, nats.tolist(), strict=True)):
-        rows.append(f"{index},{label},{found}," + ",".join(f"{value:.10g}" for value in values))
+    for index, (label, likeliest, values) in enumerate(zip(truth.tolist(), best, nats.tolist(), strict=True)):
+        rows.append(f"{index},{label},{likeliest}," + ",".join(f"{value:.10g}" for value in values))
     return "\n".join(rows) + "\n"

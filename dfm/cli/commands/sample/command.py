@@ -11,7 +11,7 @@ from dfm.basics.devices import check_precision, products
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.cli import console
-from dfm.cli.commands.sample.inverse_task import conditioned, restore_known, write_comparison
+from dfm.cli.commands.sample.inverse_task import KnownImages, known_images
 from dfm.cli.from_checkpoint import load_drawing
 from dfm.cli.job import Job
 from dfm.cli.settings import SampleSettings
@@ -31,15 +31,16 @@ def run(job: Job) -> None:
     by_class, spec = wanted.label == "all", drawing.denoiser.spec
     indices = sample_numbers(wanted.index, whole_rows(wanted.n, spec) if by_class else wanted.n)
     labels = check_labels(spec, wanted.label, indices)
-    denoiser, truth = conditioned(job, drawing, indices)
-    if truth is not None and labels is not None and wanted.label is None:
-        labels = truth.labels
+    known = known_images(job, drawing, indices)
+    if known is not None and labels is not None and wanted.label is None:
+        labels = known.images.labels
 
-    draw = Draw(job=job, denoiser=denoiser, sampler=drawing.sampler, indices=indices, labels=labels)
-    pieces = draw.pieces() if truth is None else list(draw.pieces())
+    denoiser = drawing.denoiser if known is None else known.denoiser
+    draw = Draw(job=job, denoiser=denoiser, sampler=drawing.sampler, indices=indices, labels=labels, known=known)
+    pieces = draw.pieces() if known is None else list(draw.pieces())
     if not job.world.first:
         for _ in pieces:
-            pass  # this process draws its share; the first process stores it
+            pass  # this process draws its share, and the first process stores it
         return
     store_samples(pieces, labels, indices, spec, job.directory, png=wanted.png, by_class=by_class)
     facts = {
@@ -54,8 +55,8 @@ def run(job: Job) -> None:
         "checkpoint": str(drawing.checkpoint.path),
         "checkpoint_step": drawing.checkpoint.step,
     }
-    if truth is not None:
-        facts.update(write_comparison(denoiser, truth, torch.cat(list(pieces)), job.directory))
+    if known is not None:
+        facts.update(known.write_comparison(torch.cat(list(pieces)), job.directory))
     write_json(job.directory / "sample.json", facts)
     grid = job.directory / "grid.png"
     console.result(f"{len(indices)} samples in {draw.seconds:.1f} s, {facts['nfe']:.0f} NFE: {grid}")
@@ -63,10 +64,13 @@ def run(job: Job) -> None:
 
 @dataclass(kw_only=True)
 class Draw:
-    """Samples ``indices`` of a denoiser, and what drawing them took: evaluations of the network times samples; seconds.
+    """The draw of samples ``indices``, and its cost so far.
 
     Args:
-        labels: int64 (len(indices),), or None.
+        labels: the classes int64 (len(indices),), or None.
+        known: the images of which a part is known, if there is a task.
+        evaluations: the sum over samples of the evaluations of the network.
+        seconds: the time for drawing.
     """
 
     job: Job
@@ -74,13 +78,14 @@ class Draw:
     sampler: Sampler
     indices: range
     labels: Tensor | None
+    known: KnownImages | None
     evaluations: float = 0.0
     seconds: float = 0.0
 
     def pieces(self) -> Iterator[Tensor]:
-        """Yield the samples as they are stored, in order, a batch of each process at a time: no more is in memory."""
+        """Yield the samples in order, as they are stored. Only one batch of each process is in memory at a time."""
         world, n, spec = self.job.world, len(self.indices), self.denoiser.spec
-        # no process without a share
+        # at most n / size samples per batch, so that every process gets some
         size = min(batch_of(self.job.settings.batch_size, spec, self.job.device), -(-n // world.size))
         batches = [range(k, min(k + size, n)) for k in range(0, n, size)]
         with console.bar(quiet=not world.first) as bar:
@@ -100,12 +105,12 @@ class Draw:
                 yield values
 
     def _batch(self, places: range, show: Callable[[int], None]) -> tuple[Tensor, float]:
-        """The samples at these places of ``indices`` as they are stored, and evaluations times samples."""
+        """Return the samples at these places of ``indices`` as they are stored, and the sum of their evaluations."""
         rows = torch.arange(places.start, places.stop)
-        denoiser, device = self.denoiser.select(rows), self.job.device
+        spec, device = self.denoiser.spec, self.job.device
         with products(check_precision(self.job.settings.precision, device), device):
             result = draw_samples(
-                denoiser,
+                self.denoiser.select(rows),
                 self.sampler,
                 [self.indices[k] for k in places],
                 seed=self.job.settings.seed,
@@ -115,20 +120,20 @@ class Draw:
                 convert=lambda x: x,
                 watch=lambda moment: show(moment.state.step),
             )
-        values = stored(restore_known(denoiser, result.samples, torch.arange(len(places))), denoiser.spec)
-        return values, result.nfe * len(places)
+        samples = result.samples if self.known is None else self.known.restore(result.samples, rows)
+        return stored(samples, spec), result.nfe * len(places)
 
 
 def whole_rows(n: int, spec: DatasetSpec) -> int:
-    """Return n, and as many more as give every class the same number."""
+    """Return the smallest number from n on that gives every class the same number of samples."""
     return n + -n % max(1, spec.num_classes)
 
 
 def sample_numbers(index: int | None, n: int) -> range:
-    """Return the numbers of the samples to draw: 0 .. n-1, or one alone.
+    """Return the numbers of the samples to draw: 0 .. n-1, or only ``index``.
 
     Raises:
-        UserError: a negative number.
+        UserError: ``index`` is negative.
     """
     if index is None:
         return range(n)

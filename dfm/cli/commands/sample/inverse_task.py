@@ -1,6 +1,6 @@
-"""Inverse problems in ``dfm sample``: held-out images of which a part is known, and a picture of the outcome."""
+"""Inverse problems in ``dfm sample``: held-out images of which a part is known, and a picture of the result."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,55 +12,65 @@ from dfm.cli.job import Job
 from dfm.cli.unused_settings import refuse_unused
 from dfm.data.dataset import Split
 from dfm.data.pixel_levels import centres
-from dfm.denoising.denoiser import Denoiser
 from dfm.runs.images import grid, nhwc, read_mask, save_png
 from dfm.sampling.draw import stored
 from dfm.sampling.inverse_problems import Conditioned
 
-SHOWN = 16
+COLUMNS = 16  # of the picture, at most
 
 
-def conditioned(job: Job, drawing: Drawing, indices: range) -> tuple[Denoiser, Split | None]:
-    """Return the denoiser for held-out images ``indices`` of which a part is known, and these images.
+@dataclass(frozen=True, kw_only=True)
+class KnownImages:
+    """Held-out images of which a task gives away a part.
 
-    Without a task it is the denoiser as it was, and None.
+    Args:
+        images: the whole images.
+        denoiser: the denoiser that respects the known part of each image.
+    """
+
+    images: Split
+    denoiser: Conditioned
+
+    def restore(self, samples: Tensor, rows: Tensor) -> Tensor:
+        """Return samples ``rows`` of the draw with their known part exact."""
+        return self.denoiser.select(rows).restore(samples)
+
+    def write_comparison(self, samples: Tensor, directory: Path) -> dict[str, float]:
+        """Write ``task.png``: the images, their known part, the samples.
+
+        Returns:
+            ``rms_error``: the error of the samples over all pixels, in grey values of 255.
+        """
+        spec = self.denoiser.spec
+        assert spec.levels is not None
+        images = stored(centres(self.images.values, spec.levels), spec)
+        sheet = torch.cat([part[:COLUMNS] for part in (images, stored(self.denoiser.known, spec), samples)])
+        save_png(grid(nhwc(sheet), min(COLUMNS, len(samples))), directory / "task.png")
+        return {"rms_error": float((samples.double() - images.double()).square().mean().sqrt())}
+
+
+def known_images(job: Job, drawing: Drawing, indices: range) -> KnownImages | None:
+    """Return held-out images ``indices`` with the part that the job's task makes known; None without a task.
 
     Raises:
-        UserError: the task does not suit the data, or there are not so many images.
+        UserError: the task does not suit the data, or there are too few images.
     """
     task, spec, name = job.parts.task, drawing.checkpoint.spec, job.settings.split
     if task.is_none:
         refuse_unused(("mask", "split", "task."), "without a task such as task=inpaint")
-        return drawing.denoiser, None
+        return None
     if not task.takes_mask:
         refuse_unused(("mask",), "without task=inpaint")
     if task.mask_file is not None:
         task = task.with_known_pixels(torch.from_numpy(read_mask(Path(task.mask_file))))
-    task.projection(spec)  # a task that cannot be is refused before anything is read
+    task.projection(spec)  # an impossible task is refused before any data are read
     split = examples_of(drawing.checkpoint, job, name)
     if indices[-1] >= len(split):
-        raise UserError(f"image {indices[-1]} of split={name}; allowed: 0 to {len(split) - 1}; try a smaller n")
+        raise UserError(
+            f"image {indices[-1]} of split={name}; allowed: 0 to {len(split) - 1}; try n={len(split)} or less"
+        )
     assert spec.levels is not None
     rows = list(indices)
-    truth = replace(split, values=split.values[rows], labels=None if split.labels is None else split.labels[rows])
-    return task.observe(drawing.denoiser, centres(truth.values, spec.levels).float()), truth
-
-
-def restore_known(denoiser: Denoiser, data: Tensor, rows: Tensor) -> Tensor:
-    """Return samples ``rows`` of the draw with their known part exact."""
-    return denoiser.select(rows).restore(data) if isinstance(denoiser, Conditioned) else data
-
-
-def write_comparison(denoiser: Denoiser, truth: Split, samples: Tensor, directory: Path) -> dict[str, float]:
-    """Write ``task.png``: the images, what is known of them, the samples.
-
-    Returns:
-        ``rms_error`` of the samples over all pixels, in grey values of 255.
-    """
-    spec = denoiser.spec
-    assert isinstance(denoiser, Conditioned)
-    assert spec.levels is not None
-    images = stored(centres(truth.values, spec.levels), spec)
-    sheet = torch.cat([part[:SHOWN] for part in (images, stored(denoiser.known, spec), samples)])
-    save_png(grid(nhwc(sheet), min(SHOWN, len(samples))), directory / "task.png")
-    return {"rms_error": float((samples.double() - images.double()).square().mean().sqrt())}
+    images = replace(split, values=split.values[rows], labels=None if split.labels is None else split.labels[rows])
+    denoiser = task.observe(drawing.denoiser, centres(images.values, spec.levels).float())
+    return KnownImages(images=images, denoiser=denoiser)

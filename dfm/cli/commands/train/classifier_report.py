@@ -1,4 +1,4 @@
-"""The report of a noisy classifier: how often it is right, and whether its probabilities are, at each noise level."""
+"""The report on a noisy classifier: its accuracy and the calibration of its probabilities, at each noise level."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from dfm.denoising.noisy_classifier import NoisyClassifier
 from dfm.evaluation.calibration import accuracy_and_calibration
 from dfm.likelihood.scoring import examples
 
-LEVELS, BATCH = 12, 256
+NOISE_LEVELS, BATCH = 12, 256
 COLUMNS = ("log_nsr", "accuracy", "cross_entropy", "calibration_error")
 
 
@@ -30,26 +30,26 @@ def write_classifier_report(
     directory: Path,
     step: int,
 ) -> None:
-    """Write ``classifier.csv`` (a row a noise level, from none to all) and ``classifier.json``, and print the table.
+    """Write ``classifier.csv`` and ``classifier.json``, and print the table: one row per noise level.
 
-    Example k meets the same noise whatever the batches: it is a function of (seed, k, level).
+    The noise of example k is a function of (seed, k, noise level), so the batch size does not change it.
     """
     path = classifier.trained_schedule
     ends = path.log_nsr(torch.tensor([path.t_min, path.t_max], dtype=torch.float64))
-    levels = torch.linspace(float(ends[0]), float(ends[1]), LEVELS, dtype=torch.float64)
+    noise_levels = torch.linspace(float(ends[0]), float(ends[1]), NOISE_LEVELS, dtype=torch.float64)
     assert split.labels is not None
     labels = split.labels[:n].to(device)
     rows = []
-    for number, log_nsr in enumerate(levels):
+    for number, log_nsr in enumerate(noise_levels):
         t = path.time_of_log_nsr(log_nsr).clamp(path.t_min, path.t_max)
-        found = [
+        parts = [
             predictions(classifier, dequantization, split, range(k, min(k + BATCH, n)), seed, number, t, device)
             for k in range(0, n, BATCH)
         ]
-        rows.append((float(log_nsr), *accuracy_and_calibration(torch.cat(found).double(), labels)))
+        rows.append((float(log_nsr), *accuracy_and_calibration(torch.cat(parts).double(), labels)))
     lines = [",".join(COLUMNS), *(",".join(f"{value:.6g}" for value in row) for row in rows)]
     write_atomically(directory / "classifier.csv", ("\n".join(lines) + "\n").encode())
-    means = {name: sum(row[k] for row in rows) / LEVELS for k, name in enumerate(COLUMNS) if k}
+    means = {name: sum(row[k] for row in rows) / NOISE_LEVELS for k, name in enumerate(COLUMNS) if k}
     write_json(
         directory / "classifier.json",
         {"num_examples": n, "checkpoint_step": step, "num_classes": classifier.spec.num_classes, **means},
@@ -59,13 +59,18 @@ def write_classifier_report(
 
 
 def predictions(
-    classifier: NoisyClassifier, dequantization: Dequantization, split: Split, part: range, seed: int, level: int,
-    t: Tensor, device: torch.device,
-) -> Tensor:  # fmt: skip
-    """log p(c | x_t) of examples ``part``, (len(part), C)."""
-    least = float(
-        classifier.trained_schedule.log_nsr(torch.tensor(classifier.trained_schedule.t_min, dtype=torch.float64))
-    )
-    data = examples(split, classifier.spec, part, seed, dequantization, least).to(device)
-    noise = seeding.normal(seed, part, tuple(data.shape[1:]), Purpose.START, level).to(data)
-    return classifier.log_probabilities(classifier.trained_schedule.mix(data, noise, t), t)
+    classifier: NoisyClassifier,
+    dequantization: Dequantization,
+    split: Split,
+    indices: range,
+    seed: int,
+    noise_level: int,
+    t: Tensor,
+    device: torch.device,
+) -> Tensor:
+    """Return log p(c | x_t) of examples ``indices``, (len(indices), C), at the time t of a noise level."""
+    path = classifier.trained_schedule
+    lowest = float(path.log_nsr(torch.tensor(path.t_min, dtype=torch.float64)))
+    data = examples(split, classifier.spec, indices, seed, dequantization, lowest).to(device)
+    noise = seeding.normal(seed, indices, tuple(data.shape[1:]), Purpose.START, noise_level).to(data)
+    return classifier.log_probabilities(path.mix(data, noise, t), t)

@@ -1,4 +1,4 @@
-"""``dfm train``: compose a run, train it, and leave checkpoints, pictures, metrics and a likelihood behind."""
+"""``dfm train``: train a model, and write checkpoints, pictures, metrics and a likelihood."""
 
 from pathlib import Path
 from signal import Signals
@@ -16,33 +16,33 @@ from dfm.training.step_failures import GivenUpError
 
 
 def run(job: Job) -> int:
-    """Train: a fresh run, or one that goes on; return the exit code."""
+    """Train a fresh or a resumed run; return the exit code."""
     training = TrainingRun(prepare(job))
     first = training.trainer.step
-    with watch_signals() as asked:
+    with watch_signals() as interruption:
         try:
-            signal = train(training, asked)
+            signal = train(training, interruption)
         except UserError as error:
-            # the weights are those from before what went wrong; shares of them come together only if all meet it
+            # The weights are still those from before the error. If they are sharded, saving needs all processes, and
+            # only GivenUpError is raised in all of them.
             if isinstance(error, GivenUpError) or not training.trainer.parallel.is_sharded:
                 training.save_if_reported()
             raise
         finally:
             training.close()
     if signal:
-        console.say(
-            f"{signal.name}: stopped after step {training.trainer.step}; dfm train resume={training.directory} goes on"
-        )
+        step, directory = training.trainer.step, training.directory
+        console.say(f"{signal.name}: stopped after step {step}; to go on, try dfm train resume={directory}")
         return exit_code(signal)
     if training.trainer.step == first and is_done(training):
-        console.say(f"this run was done already, after {first} steps")
+        console.say(f"this run is done already, after {first} steps")
     else:
         write_final_report(training)
     return 0
 
 
 def prepare(job: Job) -> Job:
-    """Return the job with the configuration of the run that it goes on with, shared out among the processes."""
+    """Return the job with the configuration to train with: a resumed run's own, and batches split over processes."""
     directory = Path(job.world.all_gather(str(job.directory))[0])
     config = job.config
     if job.settings.resume == "auto":
@@ -52,11 +52,11 @@ def prepare(job: Job) -> Job:
     return job.with_config(share_batches(config, job.world), directory)
 
 
-def train(run: TrainingRun, asked: Interruption) -> Signals | None:
-    """Take the steps; report, validate, draw and save when each is due; if asked to stop, save after the step.
+def train(run: TrainingRun, interruption: Interruption) -> Signals | None:
+    """Take the training steps. Log, validate, draw and save when it is due. After a signal to stop, save and return.
 
     Returns:
-        The signal that asked any of the processes to stop.
+        The signal that asked a process to stop, or None.
     """
     config, trainer = run.trainer.config, run.trainer
     fields = "loss {task.fields[loss]}  {task.fields[speed]} images/s"
@@ -81,30 +81,30 @@ def train(run: TrainingRun, asked: Interruption) -> Signals | None:
             if last:
                 run.log_measurements(trainer.objective.rounds.finish(trainer.averaged()))
             run.reported = report.step
-            # one process may be asked a step later than another, and none may go on alone
-            signal = agree(run.job.world, asked)
+            # a signal may reach one process a step later than another, and no process may go on alone
+            signal = agree(run.job.world, interruption)
             if is_due(report.step, config.checkpoint_every, last) or signal:
                 run.save()
             if signal:
                 break
     if config.max_steps == 0:
         run.save()
-    return signal or agree(run.job.world, asked)
+    return signal or agree(run.job.world, interruption)
 
 
-def agree(world: World, asked: Interruption) -> Signals | None:
-    """Return the signal that any of the processes was asked to stop by; the same in all."""
-    number = int(world.all_max(asked.signal or 0))
+def agree(world: World, interruption: Interruption) -> Signals | None:
+    """Return the signal that asked any of the processes to stop, or None. All processes get the same answer."""
+    number = int(world.all_max(interruption.signal or 0))
     return Signals(number) if number else None
 
 
 def share_batches(config: dict[str, Any], world: World) -> dict[str, Any]:
-    """Return the configuration with a part of each batch for every process, unless it says how many parts there are."""
+    """Return the configuration with one part of each batch per process, unless ``trainer.accumulate`` is set."""
     if world.size > 1 and config["trainer"]["accumulate"] == 1:
         return {**config, "trainer": {**config["trainer"], "accumulate": world.size}}
     return config
 
 
 def is_due(step: int, every: int, last: bool) -> bool:
-    """Whether something that happens every so many steps (0: only at the end) happens now."""
+    """Whether something is due at this step: every ``every`` steps (never if 0), and at the last one."""
     return last or (every > 0 and step % every == 0)

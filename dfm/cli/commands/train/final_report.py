@@ -1,4 +1,4 @@
-"""What a training run ends with: the likelihood of held-out data, or a classifier's report."""
+"""The report at the end of a training run: the likelihood of held-out data, or a classifier's report."""
 
 import json
 
@@ -9,7 +9,7 @@ from dfm.cli.commands.train.training_run import TrainingRun
 
 
 def is_done(run: TrainingRun) -> bool:
-    """Whether the report on the present step is there already."""
+    """Whether the report on the current step exists already."""
     wanted = run.settings.nll
     name = "classifier.json" if run.parts.objective.trains == "classifier" else "nll.json"
     try:
@@ -35,7 +35,7 @@ def write_final_report(run: TrainingRun) -> None:
             )
         return
     if not parts.objective.outcome({}).has_ode:
-        console.say("no likelihood: what this objective trains has no ODE of its own, and so no density")
+        console.say("no likelihood: a model of this objective has no ODE, so it has no density")
         return
     work = ScoringJob(
         denoiser=run.trainer.averaged(),

@@ -1,7 +1,7 @@
-"""``init=RUN``: a training run that starts with another run's weights, its teacher's where the objective has one."""
+"""``init=RUN``: start a training run with the weights of another run, which can also be a teacher."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from dfm.basics.errors import UserError
 from dfm.cli import console
@@ -13,16 +13,16 @@ from dfm.runs.loading import find_checkpoint
 from dfm.runs.parts import ABSENT, Parts
 from dfm.training.trainer import Trainer
 
-# The meaning of weights depends on these; dropout alone may differ.
+# The meaning of the weights depends on these groups. Only dropout may differ.
 SAME = ("model", "prediction", "schedule", "prior", "latent")
 
 
 def load_initial_weights(trainer: Trainer, job: Job, spec: DatasetSpec) -> None:
-    """Load the averaged weights of the run ``init``, if one is given, instead of fresh ones.
+    """Load the averaged weights of the run ``init`` in place of fresh ones. Without ``init`` do nothing.
 
     Raises:
-        UserError: the objective needs a teacher and none is given, or that run's network has another form or another
-            meaning.
+        UserError: the objective needs a teacher and there is no ``init``, or the weights of that run have another form
+            or another meaning.
     """
     ckpt, objective = job.settings.init, trainer.objective
     if ckpt is None:
@@ -37,8 +37,7 @@ def load_initial_weights(trainer: Trainer, job: Job, spec: DatasetSpec) -> None:
         if objective.needs_teacher:
             check_teacher(origin, theirs, job, spec)
     if objective.needs_teacher:
-        assert isinstance(trainer.denoiser, NetworkDenoiser)
-        objective.check_teacher(trainer.denoiser)
+        objective.check_teacher(cast(NetworkDenoiser, trainer.denoiser))  # check_origin has refused a classifier
     with blame_checkpoint(origin):
         trainer.start_from(origin.state["ema"])
     console.say(f"starts with the averaged weights of {origin.path}")
@@ -51,57 +50,76 @@ def check_origin(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec)
         theirs: the parts of the checkpoint.
 
     Raises:
-        UserError: they are of another kind of model, of other data, or have another meaning.
+        UserError: they belong to another kind of model or to other data, or have another meaning.
     """
     objective, ckpt = job.parts.objective, job.settings.init
     if theirs.objective.trains != objective.trains:
         raise UserError(
-            f"init={ckpt}: it holds a {theirs.objective.trains} and this run trains a {objective.trains}: its weights "
-            "do not fit; allowed: a run of the same kind"
+            f"init={ckpt}: it holds a {theirs.objective.trains}, and this run trains a {objective.trains}; allowed: a "
+            f"run that trained a {objective.trains}; try without init={ckpt}"
         )
-    form, mine = (origin.spec.shape, origin.spec.num_classes), (spec.shape, spec.num_classes)
-    if form != mine:
-        raise UserError(f"init={ckpt}: a model of shape and classes {form}; allowed: {mine}, as the data here")
+    if origin.spec.shape != spec.shape:
+        raise UserError(f"init={ckpt}: a model of data of shape {origin.spec.shape}; allowed: {spec.shape}, as here")
+    if origin.spec.num_classes != spec.num_classes:
+        raise UserError(
+            f"init={ckpt}: a model of {origin.spec.num_classes} classes; allowed: {spec.num_classes}, as here; try "
+            f"conditional={'true' if origin.spec.num_classes else 'false'}"
+        )
     for key in SAME:
         before, now = (meaning(config, key) for config in (origin.config, without_downloads(job.config)))
         if before != now:
-            raise UserError(f"init={ckpt}: its {key} is {before}, here it is {now}; allowed: the same")
+            raise UserError(f"init={ckpt}: {difference(key, before, now)}")
     if theirs.objective.times > objective.times:
         raise UserError(
-            f"init={ckpt}: its network takes two times (t, s); only an objective of two times, such as "
-            "objective=meanflow, can start from it"
+            f"init={ckpt}: its network takes two times (t, s); allowed: an objective of two times; try "
+            "objective=meanflow"
         )
 
 
 def check_teacher(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec) -> None:
-    """Refuse a teacher that does not know what the student is to learn, and a run that cannot go in rounds.
+    """Refuse a teacher that cannot teach this student, and settings that do not suit training in rounds.
 
     Raises:
-        UserError: as it says.
+        UserError: the teacher or a setting does not suit.
     """
     objective, config, ckpt = job.parts.objective, job.config, job.settings.init
     outcome = theirs.objective.outcome({})
     if not outcome.has_ode:
         raise UserError(
             f"init={ckpt}: a few-step model ({type(theirs.objective).__name__}) has no ODE to teach; allowed: a run of "
-            "objective=flow_matching, denoising, score or another that has"
+            "an objective with an ODE, such as objective=flow_matching, denoising or score"
         )
     data, mine = (replace(s, name="", num_classes=0) for s in (origin.spec, spec))
     if data != mine:
-        raise UserError(f"init={ckpt}: a teacher of other data, {origin.spec}; allowed: of these, {spec}")
+        raise UserError(f"init={ckpt}: a teacher of other data, {origin.spec}; allowed: {spec}")
     if config.get("label_dropout") and not origin.config.get("label_dropout"):
-        raise UserError(f"init={ckpt}: this teacher never saw a hidden class; allowed: label_dropout=0, or another one")
+        raise UserError(
+            f"init={ckpt}: this teacher was trained without label_dropout; allowed: label_dropout=0, or a teacher that "
+            "was trained with it"
+        )
     couplings = [meaning(each, "coupling") for each in (origin.config, without_downloads(config))]
     if not objective.own_pairs and (not outcome.independent or couplings[0] != couplings[1]):
-        raise UserError(f"init={ckpt}: a teacher of another coupling of data and noise; allowed: the same coupling=")
+        raise UserError(f"init={ckpt}: a teacher with another coupling of data and noise; allowed: the same coupling=")
     steps, rounds = int(config["trainer"]["max_steps"]), objective.rounds.count
     if config["trainer"].get("max_minutes") is not None:
-        raise UserError("trainer.max_minutes: rounds are counted in steps; allowed: trainer.max_minutes=null")
+        minutes = config["trainer"]["max_minutes"]
+        raise UserError(
+            f"trainer.max_minutes={minutes}: rounds are counted in steps; allowed: trainer.max_minutes=null"
+        )
     if 0 < steps < rounds:
-        raise UserError(f"trainer.max_steps={steps} for {rounds} rounds; allowed: at least one step a round")
+        raise UserError(f"trainer.max_steps={steps} for {rounds} rounds; allowed: at least one step for each round")
 
 
 def meaning(config: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return a node of a configuration as far as it matters for the meaning of the weights."""
+    """Return those keys of a group on which the meaning of the weights depends."""
     node = {**ABSENT, **config}[key]
     return {name: value for name, value in node.items() if name != "dropout"}
+
+
+def difference(group: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return what differs in a group between the run of ``init`` and this run, as text of an error."""
+    classes = [str(node["_target_"]).rpartition(".")[2] for node in (before, now)]
+    if classes[0] != classes[1]:
+        return f"its {group} is {classes[0]}, here it is {classes[1]}; allowed: the same {group}"
+    key = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+    return f"its {group}.{key} is {before.get(key)}, here it is {now.get(key)}; allowed: the same value"

@@ -1,4 +1,4 @@
-"""Asked to stop: the first signal lets the step end and be saved, a second one leaves at once."""
+"""Signals to stop: after the first one the step ends and is saved; a second one ends the process at once."""
 
 import os
 import signal
@@ -10,7 +10,8 @@ from signal import Signals
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Seconds within which a repeat is the same wish: schedulers signal a process and its parent, which passes it on.
+# Seconds within which a second signal counts as the first one: a scheduler signals a process and also its parent, which
+# passes the signal on.
 SAME = 2.0
 
 
@@ -22,35 +23,35 @@ class Interruption:
     since: float = 0.0
 
 
-def exit_code(asked: Signals) -> int:
-    """128 + the signal's number, as shells have it: 143 after SIGTERM, 130 after SIGINT."""
-    return 128 + asked
+def exit_code(signal_number: Signals) -> int:
+    """Return 128 + the number of the signal, as shells do: 143 after SIGTERM, 130 after SIGINT."""
+    return 128 + signal_number
 
 
 @contextmanager
 def watch_signals() -> Iterator[Interruption]:
-    """Within, SIGTERM and SIGINT are noted, not obeyed, unless they are ignored anyway; a second one is obeyed.
+    """Record SIGTERM and SIGINT inside this block; a second signal ends the process. Ignored signals stay ignored.
 
-    Only the main thread can watch; elsewhere nothing is noted and signals stay as they were.
+    Only the main thread can watch signals. In another thread the block changes nothing.
     """
-    asked = Interruption()
+    interruption = Interruption()
     before: dict[Signals, object] = {}
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if asked.signal is None:
-            asked.signal, asked.since = Signals(number), time.monotonic()
-        elif time.monotonic() - asked.since > SAME:
+    def record(number: int, frame: FrameType | None) -> None:
+        if interruption.signal is None:
+            interruption.signal, interruption.since = Signals(number), time.monotonic()
+        elif time.monotonic() - interruption.since > SAME:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
     try:
         for each in SIGNALS:
             if signal.getsignal(each) is not signal.SIG_IGN:
-                before[each] = signal.signal(each, note)
+                before[each] = signal.signal(each, record)
     except ValueError:  # not the main thread
         before.clear()
     try:
-        yield asked
+        yield interruption
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A training run: its parts, the trainer, and what is done beside taking steps."""
+"""A training run: its parts, the trainer, and everything beside the training steps."""
 
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,13 @@ from dfm.training.trainer import Trainer
 class TrainingRun:
     """A run in its directory, fresh or resumed.
 
-    Only the first process has a recorder: it writes and speaks for all.
+    Only the first process has a recorder. It writes and prints for all processes.
 
     Args:
-        job: whose configuration says ``resume`` where the run goes on from its newest whole checkpoint.
+        job: the job. If its setting ``resume`` is set, the run goes on from its newest whole checkpoint.
 
     Raises:
-        UserError: a part that cannot be built, data that cannot be read, nothing to resume from.
+        UserError: a part cannot be built, data cannot be read, or there is no checkpoint to resume from.
     """
 
     def __init__(self, job: Job) -> None:
@@ -48,20 +48,10 @@ class TrainingRun:
         self.device = resolve_device(parts.trainer.device, job.world.local)
         if self.recorder is not None:
             parts.objective.rounds.directory = job.directory
-        _ = (parts.sampler, parts.likelihood)  # their mistakes are reported before the data are read
+        _ = (parts.sampler, parts.likelihood)  # mistakes in them are reported before the data are read
         self.spec = parts.spec(wanted.conditional or parts.objective.trains == "classifier")
-        self.trainer = Trainer(
-            parts.trainer,
-            parts.model(self.spec),
-            parts.objective,
-            parts.dataset.split("train"),
-            device=self.device,
-            flip=parts.dataset.flip,
-            dequantization=parts.dequantization,
-            label_dropout=wanted.label_dropout,
-            world=job.world,
-        )
-        parts.dataset.split(wanted.nll.split)  # a misspelt split must not be found out at the end
+        self.trainer = self._make_trainer()
+        parts.dataset.split(wanted.nll.split)  # a misspelt split is refused now, not at the end
         if resume:
             self._resume()
         else:
@@ -74,7 +64,22 @@ class TrainingRun:
         if resume:
             content = self.content()
             if self.recorder is not None:
-                self.recorder.weights(content)  # a kill between the two may have left those of an older step
+                self.recorder.weights(content)  # a kill between checkpoint and weights may have left old weights
+
+    def _make_trainer(self) -> Trainer:
+        """Return a trainer with fresh weights."""
+        parts = self.parts
+        return Trainer(
+            parts.trainer,
+            parts.model(self.spec),
+            parts.objective,
+            parts.dataset.split("train"),
+            device=self.device,
+            flip=parts.dataset.flip,
+            dequantization=parts.dequantization,
+            label_dropout=self.settings.label_dropout,
+            world=self.job.world,
+        )
 
     @property
     def settings(self) -> TrainSettings:
@@ -83,26 +88,32 @@ class TrainingRun:
         return settings
 
     def _open_directory(self, resume: bool) -> Recorder | None:
-        """Lock the directory and see that it is free for a fresh run."""
+        """Lock the directory. Refuse a fresh run in a directory that has a run already."""
         directory, first = self.job.directory, self.job.world.first
         recorder = Recorder(directory, self.parts.logger, self.parts.trainer.keep_checkpoints) if first else None
         if not resume and checkpoints(directory):
-            raise UserError(f"{directory} already holds a run; try resume={directory}, or another hydra.run.dir")
+            raise UserError(f"{directory} already holds a run; try resume={directory}, or another hydra.run.dir=DIR")
         return recorder
 
     def _resume(self) -> None:
+        """Load the newest whole checkpoint of the run.
+
+        Raises:
+            UserError: there is none, the data have changed, or the number of steps of a run in rounds has changed.
+            ProcessError: the processes read different checkpoints.
+        """
         world, directory = self.job.world, self.job.directory
-        newest, refused = checkpoint.first_whole(checkpoint_files(str(directory)))
-        for message in refused:
+        newest, messages = checkpoint.first_whole(checkpoint_files(str(directory)))
+        for message in messages:
             console.warn(message)
         if newest.spec != self.spec:
             raise UserError(
-                f"the data have changed since this run began: they were {newest.spec}, they are {self.spec}"
+                f"resume: the data are {self.spec}; allowed: the data with which this run started, {newest.spec}"
             )
         before = {key: newest.config["trainer"].get(key) for key in ("max_steps", "max_minutes")}
         now = {key: self.job.config["trainer"].get(key) for key in before}
         if self.parts.objective.rounds.count > 1 and before != now:
-            raise UserError(f"resume: {now} where the run has {before}; allowed: the same, which its rounds follow")
+            raise UserError(f"resume: {now}; allowed: {before}, because the rounds of this run depend on them")
         with blame_checkpoint(newest):
             self.trainer.load_state(newest.state)
         steps = world.all_gather(self.trainer.step)
@@ -113,7 +124,7 @@ class TrainingRun:
         console.say(f"resumed at step {self.trainer.step} from {newest.path}")
 
     def _describe(self) -> None:
-        """Write the small files, and say in a line what is about to happen."""
+        """Write the small files, and print a line on the data and the model."""
         directory, device = self.job.directory, self.device
         write_atomically(directory / "config.yaml", OmegaConf.to_yaml(self.job.config).encode())
         cuda = device.type == "cuda"
@@ -148,7 +159,7 @@ class TrainingRun:
         return line
 
     def log_skipped(self, report: StepReport) -> None:
-        """Write a line of metrics, and one of warning, on a step that was not taken."""
+        """Write a line of metrics and a warning about a step that was not taken."""
         skipped = report.skipped
         assert skipped is not None
         console.warn(f"step {report.step} was not taken: {skipped}")
@@ -157,14 +168,14 @@ class TrainingRun:
             self.recorder.line({**line, "layer": skipped.layer})
 
     def log_measurements(self, measurements: dict[str, float]) -> None:
-        """Write a line of what the objective measured, if it did."""
+        """Write the objective's measurements, if there are any."""
         if measurements:
             self._numbers({"step": self.trainer.step, **measurements})
             text = ", ".join(f"{key} {value:.4g}" for key, value in measurements.items())
             console.say(f"step {self.trainer.step}: {text}")
 
     def validate(self) -> None:
-        """Write a line with the averaged weights' loss on the validation split (the test split where there is none)."""
+        """Write the loss of the averaged weights on the validation split, or on the test split if that one is empty."""
         split, averaged = self._held_out(), self.trainer.averaged(everywhere=False)
         if split is not None and self.parts.objective.validates and self.recorder is not None:
             self._numbers({"step": self.trainer.step, "validation_loss": self.trainer.validation_loss(averaged, split)})
@@ -178,7 +189,7 @@ class TrainingRun:
             self.recorder.numbers(line)
 
     def draw(self) -> None:
-        """Draw a grid of samples of the averaged weights, always from the same latents; a classifier draws none."""
+        """Draw a grid of samples with the averaged weights, always from the same latents. A classifier draws none."""
         averaged = self.trainer.averaged(everywhere=False)
         if self.parts.objective.trains != "denoiser" or self.recorder is None:
             return
@@ -196,7 +207,7 @@ class TrainingRun:
         self.recorder.picture(self.trainer.step, picture(result.samples, self.spec))
 
     def content(self) -> Checkpoint:
-        """Return the state of the run as a checkpoint; all processes ask together."""
+        """Return the state of the run as a checkpoint. All processes must call this together."""
         return Checkpoint(config=self.job.config, spec=self.spec, state=self.trainer.state())
 
     def save(self) -> None:
@@ -206,12 +217,12 @@ class TrainingRun:
             self.recorder.checkpoint(content)
 
     def save_if_reported(self) -> None:
-        """Write a checkpoint if everything of the last step is written; else a resumed run would lack it."""
+        """Write a checkpoint if the metrics of the last step are written; a resumed run would lack them otherwise."""
         if self.reported == self.trainer.step:
             self.save()
 
     def close(self) -> None:
-        """Close the files that are open."""
+        """Close the run's files."""
         if self.recorder is not None:
             self.recorder.close()
 
