@@ -135,7 +135,7 @@ def test_a_mistake_is_one_line(arguments: list[str], says: str, tiny_run: Path, 
 def test_models_that_share_no_latents_are_not_compared(tiny_run: Path, command: Command) -> None:
     for other, says in (
         (["experiment=mixture_oracle", "trainer.max_steps=2", "samples.n=4", "nll.n=4"], "data of one shape"),
-        (["prior=uniform", *TINY], "one prior"),
+        (["prior=uniform", *TINY], "same prior"),
     ):
         trained = command("train", *other).run
         outcome = command("compare", f"ckpt={tiny_run}", f"other={trained}", code=1)

@@ -29,9 +29,9 @@ FLOW = ["n=2", "flow.solver=euler", "flow.steps=1"]
         (["nll", "likelihood.chunk=2"], "hutchinson"),
         (["nll", "likelihood=bound_sde", "likelihood.variance=forward"], "continuous time"),
         (["nll", "likelihood=bound_sde", "likelihood.decoder=gaussian", "likelihood.cut=9"], "gaussian"),
-        (["nll", "likelihood=bound_discrete", "dequantization=uniform"], "as they are"),
-        (["nll", "likelihood=bound_discrete", "dequantization=importance"], "as they are"),
-        (["nll", "likelihood=bound_sde", "dequantization=truncated_normal"], "as they are"),
+        (["nll", "likelihood=bound_discrete", "dequantization=uniform"], "scores the integers themselves"),
+        (["nll", "likelihood=bound_discrete", "dequantization=importance"], "scores the integers themselves"),
+        (["nll", "likelihood=bound_sde", "dequantization=truncated_normal"], "scores the integers themselves"),
         (["check", "sampler=rk4"], "samplers="),
         (["check", "likelihood.steps=3"], "samplers="),
         (["check", "dataset=digits"], "samplers="),
@@ -91,7 +91,7 @@ def test_latents_of_another_prior_are_refused(tiny_run: Path, command: Command) 
     latents = command("encode", f"ckpt={tiny_run}", *FLOW).run
     command("decode", f"ckpt={tiny_run}", f"latents={latents}", *FLOW[1:])
     refused = command("decode", f"ckpt={other}", f"latents={latents}", code=1).err
-    assert "two models with one prior" in refused
+    assert "latents from a model with this model's prior" in refused
     assert one_error(refused)
     with np.load(latents / "latents.npz") as content:
         np.savez("plain.npz", latents=content["latents"])

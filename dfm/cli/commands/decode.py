@@ -69,8 +69,8 @@ def check_latents(latents: Tensor, prior: str | None, checkpoint: Checkpoint, na
         )
     if prior not in (None, prior_of(checkpoint.config)):
         raise UserError(
-            f"latents={name}: from a model with the prior {prior}; allowed: a model with the prior of this one, "
-            f"{prior_of(checkpoint.config)}"
+            f"latents={name}: from a model with the prior {prior}; allowed: latents from a model with this model's "
+            f"prior, {prior_of(checkpoint.config)}"
         )
     if not bool(latents.isfinite().all()):
         raise UserError(f"latents={name}: numbers that are not finite; allowed: finite latents")

@@ -17,6 +17,7 @@ from dfm.data.dataset import DatasetSpec
 from dfm.data.pixel_levels import quantize
 from dfm.likelihood.estimator import ends
 from dfm.likelihood.scoring import examples
+from dfm.paths.priors import Prior
 from dfm.runs.images import save_png, side_by_side
 from dfm.runs.parts import Parts
 from dfm.runs.sample_files import prior_of, save_npz
@@ -50,10 +51,7 @@ def run(job: Job) -> None:
         "checkpoint_step": checkpoint.step,
         "flow": job.config["flow"],
         **round_trip(data, back, spec),
-        "latent_mean": float(latents.mean()),
-        "latent_std": float(latents.std(correction=0)),
-        "prior_mean": denoiser.prior.mean,
-        "prior_std": denoiser.prior.std,
+        **moments(latents, denoiser.prior),
     }
     arrays = {
         "latents": latents.float().numpy(),
@@ -67,6 +65,16 @@ def run(job: Job) -> None:
         f"{len(indices)} latents, {nfe:.0f} NFE; mean {facts['latent_mean']:.3f}, deviation {facts['latent_std']:.3f}; "
         f"round trip: root mean square error {facts['round_trip_rms']:.2e}"
     )
+
+
+def moments(latents: Tensor, prior: Prior) -> dict[str, Any]:
+    """Return mean and standard deviation of the latents, and those of the prior for comparison."""
+    return {
+        "latent_mean": float(latents.mean()),
+        "latent_std": float(latents.std(correction=0)),
+        "prior_mean": prior.mean,
+        "prior_std": prior.std,
+    }
 
 
 def round_trip(data: Tensor, back: Tensor, spec: DatasetSpec) -> dict[str, Any]:
