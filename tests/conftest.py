@@ -1,5 +1,6 @@
 """Fixtures that many tests need; the helpers that they stand on are in tests/support."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -15,6 +16,13 @@ from dfm.data.digits import Digits
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
 from dfm.evaluation.classifier_features import ClassifierFeatures, features_for
 from dfm.paths.schedule import Schedule
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from what is there before the first test: torch alone is a million objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 @pytest.fixture(scope="session")

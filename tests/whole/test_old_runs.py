@@ -6,6 +6,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from dfm.runs.loading import classifier_of
 GOLDEN = ROOT / "tests" / "golden"
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
 RUNS = sorted(EXPECTED)
+QUICK = ("flow", "progressive", "unet")  # go on, or are run anew, in the quick tests; the others in the wide ones
 STUDENTS = ("progressive", "reflow")  # of a teacher that is not kept
+
+
+def in_turn(names: Sequence[str]) -> list[Any]:
+    """One test for each name: those of ``QUICK`` in the quick set."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.wide) for name in names]
 
 
 def checkpoint(name: str) -> Path:
@@ -61,7 +68,7 @@ def test_a_classifier() -> None:
     )
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", in_turn(RUNS))
 def test_resumes(name: str, command: Command, tmp_path: Path) -> None:
     """The third and fourth step have the losses that they had."""
     run = tmp_path / name
@@ -74,7 +81,7 @@ def test_resumes(name: str, command: Command, tmp_path: Path) -> None:
     assert (run / "checkpoints" / "step_00000004.pt").is_file()
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name not in STUDENTS])
+@pytest.mark.parametrize("name", in_turn([name for name in RUNS if name not in STUDENTS]))
 def test_a_fresh_run_takes_the_same_steps(name: str, command: Command, tmp_path: Path) -> None:
     """The same command line gives the same losses: initial weights, batches, times and noise are those of then."""
     given = (GOLDEN / name / "overrides.txt").read_text().splitlines()

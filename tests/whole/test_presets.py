@@ -26,12 +26,9 @@ NOT_ALONE = (
 )  # fmt: skip
 
 
-QUICK_GROUPS = ("objective", "likelihood")  # every objective and every estimator are in the quick tests
-
-
 @pytest.mark.parametrize(
     ("group", "option"),
-    [pytest.param(g, o, marks=[] if g in QUICK_GROUPS else pytest.mark.wide)
+    [pytest.param(g, o, marks=() if g == "objective" else pytest.mark.wide)
      for g in ("schedule", "prediction", "density", "weight", "coupling", "prior", "latent", "uncertainty", "objective",
                "grid", "logger", "likelihood", "dequantization", "trainer")
      for o in options(g) if (g, o) not in NOT_ALONE],
@@ -51,7 +48,8 @@ def test_options_that_go_with_the_default(group: str, option: str, command: Comm
         fast = [*(text for text in FAST if text not in QUICK), *ALL]
     if option in BOUNDS:
         fast.remove(QUICK[0])
-    run = command("train", f"{group}={option}", *beside, *thin, *fast, *shorter, *no_density).run
+    few = ("trainer.batch_size=64",)  # batches of the validation split
+    run = command("train", f"{group}={option}", *beside, *thin, *fast, *few, *shorter, *no_density).run
     assert (run / "checkpoints" / "step_00000002.pt").exists()
 
 
