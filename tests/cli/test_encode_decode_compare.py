@@ -62,7 +62,7 @@ def test_classes_go_with_the_latents(trained: Trained, command: Command, tmp_pat
     for labels in (np.full(4, 10), np.arange(3)):
         np.savez(tmp_path / "bad.npz", latents=stored["latents"], labels=labels)
         outcome = command("decode", f"ckpt={model}", f"latents={tmp_path / 'bad.npz'}", code=1)
-        assert "one a latent, 0 to 9" in outcome.err
+        assert "one class per latent, 0 to 9" in outcome.err
         assert outcome.problem
 
 
@@ -111,7 +111,7 @@ def test_a_model_compared_with_itself(tiny_run: Path, command: Command) -> None:
         (["decode"], "latents= is not given"),
         (["decode", "latents=nowhere"], "dfm encode"),
         (["decode", "latents=other.npz"], "no latents there"),
-        (["decode", "latents=points.npz"], "this model takes (1, 8, 8)"),
+        (["decode", "latents=points.npz"], "allowed for this model: (1, 8, 8)"),
         (["decode", "latents=nan.npz"], "not finite"),
         (["decode", "latents=one.npz", "interpolate=4"], "2 latents"),
         (["decode", "latents=one.npz", "interpolate=-1"], "at least 2 columns"),
@@ -134,7 +134,7 @@ def test_a_mistake_is_one_line(arguments: list[str], says: str, tiny_run: Path, 
 
 def test_models_that_share_no_latents_are_not_compared(tiny_run: Path, command: Command) -> None:
     for other, says in (
-        (["experiment=mixture_oracle", "trainer.max_steps=2", "samples.n=4", "nll.n=4"], "data of one shape"),
+        (["experiment=mixture_oracle", "trainer.max_steps=2", "samples.n=4", "nll.n=4"], "data of the same shape"),
         (["prior=uniform", *TINY], "same prior"),
     ):
         trained = command("train", *other).run

@@ -194,10 +194,12 @@ def test_stored_samples_of_a_class_are_taken_by_their_classes(conditional_run: P
     content = dict(np.load(drawn / "samples.npz"))
     np.savez("plain.npz", samples=content["samples"])
     outcome = command("eval", *words[:2], "samples=plain.npz", "label=3")
-    assert "no classes stand beside" in outcome.err
+    assert "has no classes; all its samples are taken" in outcome.err
     assert "60 samples" in outcome.out
     np.savez("words.npz", samples=content["samples"], labels=np.array(["three"] * 60))
-    assert "no classes stand beside" in command("eval", *words[:2], "samples=words.npz", "label=3").err
+    assert (
+        "has no classes; all its samples are taken" in command("eval", *words[:2], "samples=words.npz", "label=3").err
+    )
     np.savez("few.npz", samples=content["samples"][:3], labels=content["labels"][:3])
     assert "none of few.npz" in command("eval", *words[:2], "samples=few.npz", "label=3", code=1).err
 
@@ -228,5 +230,5 @@ def test_a_folder_with_another_class_is_refused(command: Command) -> None:
     command("nll", f"ckpt={run}", *quick)
     write_image(Path("pictures/a/0.png"), size=(8, 8))
     refused = command("nll", f"ckpt={run}", *quick, code=1).err
-    assert "as when this model was trained" in refused
+    assert "as in the training of this model" in refused
     assert one_error(refused)

@@ -47,7 +47,7 @@ def test_a_signal_lets_the_step_end_and_a_requeue_goes_on(
     again = [*STEADY, "resume=auto", "hydra.run.dir=run"]
     signalled(monkeypatch, step, number)
     stopped = command("train", *again, code=code)
-    assert f"{number.name}: stopped after step {step}; dfm train resume=" in stopped.err
+    assert f"{number.name}: stopped after step {step}; to go on, try dfm train resume=" in stopped.err
     assert [p.name for p in run_dir.checkpoints(Path("run"))] == [f"step_{step:08d}.pt"]
     outcome = command("train", *again)
     assert f"resumed at step {step}" in outcome.err
@@ -236,7 +236,7 @@ def test_two_processes_never_work_in_one_directory(command: Command) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         refused = command("train", *TINY, "hydra.run.dir=run", code=1).err
-        assert "another process is at work" in refused
+        assert "another process is working" in refused
         assert one_error(refused)
         process.kill()
         process.wait()

@@ -104,7 +104,7 @@ def test_a_small_file_that_claims_much_is_refused(command: Command) -> None:
     with zipfile.ZipFile("plain.pt") as whole, zipfile.ZipFile("packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
         for member in whole.infolist():
             packed.writestr(member.filename, whole.read(member))
-    one_line(command("sample", "ckpt=packed.pt", code=1), "packed.pt", "packed")
+    one_line(command("sample", "ckpt=packed.pt", code=1), "packed.pt", "compressed")
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text", "swap"])

@@ -127,9 +127,9 @@ def test_a_misspelt_option_of_ones_own_is_found(own: Command, where: tuple[str, 
 
 
 def test_code_of_ones_own_must_be_named(own: Command) -> None:
-    one_line(own("train", "-cd", "configs", "experiment=own", code=1), "own_lab", "trust=PACKAGE")
+    one_line(own("train", "-cd", "configs", "experiment=own", code=1), "own_lab", "trust=own_lab")
     run = train(own)
-    one_line(own("sample", f"ckpt={run}", code=1), "own_lab", "trust=PACKAGE")
+    one_line(own("sample", f"ckpt={run}", code=1), "own_lab", "trust=own_lab")
 
 
 def test_help_shows_ones_own_options(own: Command) -> None:

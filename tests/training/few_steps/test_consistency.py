@@ -173,7 +173,7 @@ def test_no_step_is_taken_from_other_weights_than_the_teachers(tiny_run: Path, c
         (["init=nowhere"], "nowhere"),
         (["init=latest", "model.blocks_per_level=1"], "its model"),
         (["init=latest", "objective=noise"], "its prediction"),
-        (["init=latest", "conditional=true"], "shape and classes"),
+        (["init=latest", "conditional=true"], "a model of 0 classes; allowed: 10"),
         (["objective=consistency", "pacing.q=1"], "above 1"),
         (["objective=consistency", "pacing=doubling", "pacing.s0=0"], "s0"),
         (["objective=consistency", "objective.huber=0"], "above 0"),
