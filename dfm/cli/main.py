@@ -10,7 +10,16 @@ from dfm.cli.settings import COMMANDS
 
 def main() -> None:
     """Run the command line. This is the entry point of the program."""
-    arguments = sys.argv[1:]
+    try:
+        dispatch(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def dispatch(arguments: Sequence[str]) -> None:
+    """Run what the first argument asks for: a command, help, the version or a completion."""
     if completing(arguments):
         complete(arguments)
     elif not arguments or arguments[0] in ("--help", "-h", "help"):

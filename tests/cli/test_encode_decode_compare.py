@@ -147,4 +147,4 @@ def test_models_that_share_no_latents_are_not_compared(tiny_run: Path, command: 
 def test_help_of_each_command(name: str, command: Command) -> None:
     out = command(name, "--help").out
     assert f"dfm {name}:" in out
-    assert "flow: ode" in out
+    assert "flow            [ode]" in out

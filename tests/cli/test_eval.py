@@ -130,7 +130,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "images for points": (["samples=whole.npz", "dataset=moons"], "each of shape (2,)"),
     "wide integers": (["samples=wide.npz", "dataset=digits"], "torch.int64"),
     "words": (["samples=words.npz", "dataset=digits"], "no samples there"),
-    "levels": (["samples=bytes.npz", "dataset=digits"], "of 17 levels spread"),
+    "levels": (["samples=bytes.npz", "dataset=digits"], "17 levels spread"),
     "too many": (["samples=whole.npz", "dataset=digits", "n=9"], "at most n="),
     "no effect": (["samples=whole.npz", "dataset=digits", "sampler.steps=3"], "has no effect"),
     "nan": (["samples=nan.npz", "dataset=moons"], "not all finite"),

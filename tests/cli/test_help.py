@@ -1,5 +1,6 @@
 """The help of a command: every group, option and key is there, with the comment of its YAML file."""
 
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import yaml
 from hydra.errors import HydraException
 
 from dfm.basics.errors import UserError
-from dfm.cli.command_line import config_dir
+from dfm.cli.config_dirs import config_dir
 from dfm.cli.help import ROOMS, Composed, comments, compose_with_comments, header, help_text
 
 COMMANDS = ("train", "sample", "encode", "decode", "compare", "check", "eval", "nll")
@@ -193,3 +194,12 @@ def test_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "dfm", "train", "--help"], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert done.returncode == 1
+    assert done.stderr == b""

@@ -179,7 +179,7 @@ def test_a_mistake_is_one_line(arguments: list[str], says: str, tiny_run: Path, 
 
 
 def test_a_flow_map_of_a_potential_is_refused(command: Command) -> None:
-    words = ["objective=meanflow", "dataset=moons", "model=mlp", "prior=double_well", "trainer.max_steps=1"]
+    words = ["objective=meanflow", "schedule=ou", "dataset=moons", "model=mlp", "prior=double_well"]
     assert "no potential" in command("train", *words, code=1).err
 
 

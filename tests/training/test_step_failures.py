@@ -142,7 +142,7 @@ def test_the_command_tells_and_keeps_what_was_before(command: Command, monkeypat
     lines = [json.loads(line) for line in (Path("run") / "metrics.jsonl").read_text().splitlines()]
     skipped = [line for line in lines if line.get("skipped")]
     assert [line["step"] for line in skipped] == [5, 6]
-    assert all(len(line["indices"]) == 8 and line["layer"] for line in skipped)
+    assert all(len(line["indices"]) == 32 and line["layer"] for line in skipped)
     state = torch.load(Path("run") / "checkpoints" / "step_00000006.pt", weights_only=True)["state"]
     assert all(bool(v.isfinite().all()) for v in state["network"].values())
 
