@@ -201,7 +201,7 @@ def test_stored_samples_of_a_class_are_taken_by_their_classes(conditional_run: P
         "has no classes; all its samples are taken" in command("eval", *words[:2], "samples=words.npz", "label=3").err
     )
     np.savez("few.npz", samples=content["samples"][:3], labels=content["labels"][:3])
-    assert "none of few.npz" in command("eval", *words[:2], "samples=few.npz", "label=3", code=1).err
+    assert "no sample in few.npz" in command("eval", *words[:2], "samples=few.npz", "label=3", code=1).err
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
