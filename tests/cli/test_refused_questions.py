@@ -79,7 +79,7 @@ def test_without_noise_added_the_same_samplers_go(unlike: Denoiser, mixture: Gau
         assert sampler.run(plain, latents).x.isfinite().all()
 
 
-@pytest.mark.parametrize("change", [{"independent": False}, {"prior": LaplacePrior()}])
+@pytest.mark.parametrize("change", [{"independent": False}, {"source": LaplacePrior()}])
 def test_a_score_moves_the_expected_noise_of_normal_noise_only(change: dict[str, object]) -> None:
     plain = images(num_classes=3)
     classifier = NoisyClassifier(
@@ -201,9 +201,7 @@ def test_stored_samples_of_a_class_are_taken_by_their_classes(conditional_run: P
         "has no classes; all its samples are taken" in command("eval", *words[:2], "samples=words.npz", "label=3").err
     )
     np.savez("few.npz", samples=content["samples"][:3], labels=content["labels"][:3])
-    assert (
-        "no sample in few.npz has this class" in command("eval", *words[:2], "samples=few.npz", "label=3", code=1).err
-    )
+    assert "no sample in few.npz" in command("eval", *words[:2], "samples=few.npz", "label=3", code=1).err
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
