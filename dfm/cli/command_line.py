@@ -40,7 +40,7 @@ def variant(command: str, *changes: str) -> dict[str, Any]:
     return _containers(hydra.compose(config_name=command, overrides=[*places, *others, *changes]))
 
 
-def composed(command: str, *changes: str) -> dict[str, Any]:
+def compose(command: str, *changes: str) -> dict[str, Any]:
     """Return the configuration of ``dfm COMMAND CHANGES`` in plain containers. This is for scripts, outside a job."""
     with hydra.initialize_config_dir(str(config_dir()), version_base=None):
         return _containers(hydra.compose(command, list(changes)))

@@ -73,7 +73,7 @@ def interpolation(error: Exception) -> str | None:
     )
 
 
-def _composed(command: str) -> Any:
+def _compose(command: str) -> Any:
     """Return the command's configuration with the options that the command line chooses, but without its values."""
     own, *others = config_dirs()
     GlobalHydra.instance().clear()
@@ -86,7 +86,7 @@ def _composed(command: str) -> Any:
 def _addable(command: str, name: str) -> str | None:
     """Return how to set a parameter that the chosen part has and its YAML does not list; None for any other key."""
     parent, _, last = name.rpartition(".")
-    node: Any = _composed(command)
+    node: Any = _compose(command)
     for key in parent.split("."):
         node = node.get(key, {}) if isinstance(node, dict) else {}
     module, _, target = str(node.get("_target_", "") if isinstance(node, dict) else "").rpartition(".")
@@ -99,7 +99,7 @@ def _addable(command: str, name: str) -> str | None:
 
 def _keys(command: str, name: str) -> list[str]:
     """Return the keys with the same parent as ``name``, or the keys at the top if that parent is unknown."""
-    keys = [key for key in _leaves(_composed(command), "") if key.rpartition(".")[2] != "_target_"]
+    keys = [key for key in _leaves(_compose(command), "") if key.rpartition(".")[2] != "_target_"]
     parent = name.rpartition(".")[0]
     siblings = [key for key in keys if parent and key.startswith(f"{parent}.")]
     last = name.rpartition(".")[2]

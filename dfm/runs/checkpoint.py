@@ -141,7 +141,7 @@ def read(path: Path) -> Checkpoint:
         UserError: the file is damaged, or dfm did not write it.
     """
     try:
-        content = _unpacked(path) if path.suffix == ".safetensors" else _loaded(path)
+        content = _read_weights(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
         spec = {**content["spec"], "shape": tuple(content["spec"]["shape"])}
         if math.prod(spec["shape"]) > LARGEST:
             raise UserError(f"{path}: data of shape {spec['shape']}; allowed: at most {LARGEST} numbers an example")
@@ -176,7 +176,7 @@ def may_be_dataset(node: Node) -> bool:
         return False
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     _refuse_bomb(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of files that are refused below, and the refusal is one line
@@ -203,7 +203,7 @@ def _refuse_bomb(path: Path) -> None:
                 )
 
 
-def _unpacked(path: Path) -> dict[str, Any]:
+def _read_weights(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         facts = json.loads(metadata["dfm"])

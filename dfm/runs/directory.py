@@ -30,7 +30,7 @@ def environment(device: str) -> dict[str, Any]:
     import importlib.metadata as metadata
 
     names = ("dfm", "torch", "torchvision", "numpy", "hydra-core", "omegaconf")
-    versions = {name: metadata.version(name) for name in names if _installed(name)}
+    versions = {name: metadata.version(name) for name in names if _is_installed(name)}
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -42,7 +42,7 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     import importlib.metadata as metadata
 
     try:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfm.cli.command_line import composed
+from dfm.cli.command_line import compose
 from dfm.data.dataset import DatasetSpec, Split
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
@@ -122,7 +122,7 @@ def spec_of(layout: Layout) -> DatasetSpec:
 
 def from_config(option: str, layout: Layout) -> nn.Module:
     """Return the network of ``model=option``."""
-    return Parts(composed("train", f"model={option}")).model(spec_of(layout)).module()
+    return Parts(compose("train", f"model={option}")).model(spec_of(layout)).module()
 
 
 def with_trainer(network: nn.Module, layout: Layout) -> tuple[nn.Module, Callable[[], None]]:

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from dfm.basics.devices import check_precision, products, resolve_device
-from dfm.cli.command_line import composed
+from dfm.cli.command_line import compose
 from dfm.cli.console import table
 from dfm.data.dataset import DatasetSpec, Split
 from dfm.denoising.network_denoiser import NetworkDenoiser
@@ -54,7 +54,7 @@ TRAINING: dict[str, dict[str, object]] = {
 
 def trainer(preset: str, batch: int, device: torch.device, options: dict[str, object]) -> Trainer:
     """Return the trainer of ``experiment=preset`` on random images."""
-    parts = Parts(composed("train", f"experiment={preset}"))
+    parts = Parts(compose("train", f"experiment={preset}"))
     images = torch.randint(0, 256, (8192, *SPEC.shape), dtype=torch.uint8)
     settings: dict[str, object] = {"max_steps": 1 << 30, "batch_size": batch, "num_workers": 2, **options}
     return Trainer(

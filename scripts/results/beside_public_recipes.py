@@ -32,7 +32,7 @@ from torch import Tensor
 
 import dfm
 from dfm.basics.devices import resolve_device
-from dfm.cli.command_line import composed
+from dfm.cli.command_line import compose
 from dfm.cli.console import table
 from dfm.data.dataset import Dataset, DatasetSpec, Split
 from dfm.data.dequantization import UniformDequantization
@@ -105,7 +105,7 @@ def own_model(run: Path, data: str, images: int | None, options: argparse.Namesp
     """Return (the model of dfm's preset, the images that it saw)."""
     length = [f"trainer.max_minutes={options.minutes}", "trainer.max_steps=1000000"]
     if images is not None:
-        batch = composed("train", f"experiment={data}_flow", *options.override)["trainer"]["batch_size"]
+        batch = compose("train", f"experiment={data}_flow", *options.override)["trainer"]["batch_size"]
         length = [f"trainer.max_steps={images // batch}", "trainer.max_minutes=null"]
     quiet = ["nll.n=0", "trainer.validate_every=0", "trainer.sample_every=0"]
     train(run, [f"experiment={data}_flow", *length, f"trainer.device={options.device}", *quiet, *options.override])
@@ -152,7 +152,7 @@ def main() -> None:
     data = dataset(options.data)
     spec = replace(data.spec, num_classes=0)
     split, features = data.split(options.split), features_for(data, options.device)
-    sampler = Parts(composed("sample", f"sampler={options.sampler}")).sampler
+    sampler = Parts(compose("sample", f"sampler={options.sampler}")).sampler
     references, rows = features.of(split.values), []
     for name in options.only:
         model, seen = model_of(name, options.data, spec, data.split("train"), options)

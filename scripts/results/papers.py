@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dfm.cli.command_line import composed
+from dfm.cli.command_line import compose
 from dfm.cli.config_dirs import options as options_of
 from dfm.data.digits import Digits
 from dfm.data.pixel_levels import to_eight_bits
@@ -77,7 +77,7 @@ def own_sampler(run: Path) -> list[str]:
     if stepper.get("eta") == 0.0:
         name = "ddim"
     grid = next(
-        option for option in options_of("grid") if composed("sample", f"grid={option}")["grid"] == config["grid"]
+        option for option in options_of("grid") if compose("sample", f"grid={option}")["grid"] == config["grid"]
     )
     return [f"sampler={name}", f"sampler.steps={config['sampler']['steps']}", f"grid={grid}"]
 

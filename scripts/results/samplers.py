@@ -23,7 +23,7 @@ import torch
 
 from dfm.basics.devices import resolve_device
 from dfm.basics.errors import UserError
-from dfm.cli.command_line import composed
+from dfm.cli.command_line import compose
 from dfm.cli.console import table
 from dfm.data.dataset import Split
 from dfm.denoising.network_denoiser import NetworkDenoiser
@@ -81,7 +81,7 @@ def sampler(name: str, *changes: str) -> Sampler:
     """Return the sampler ``name``, or ``name@grid``, of ``dfm sample`` with some settings changed."""
     name, _, grid = name.partition("@")
     changes = (*changes, f"grid={grid}") if grid else changes
-    return Parts(composed("sample", f"sampler={name}", *changes)).sampler
+    return Parts(compose("sample", f"sampler={name}", *changes)).sampler
 
 
 def variants(name: str, evaluations: list[int]) -> Iterator[Sampler]:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from support.cli import QUICK, TINY, Command, Trained
 
-from dfm.cli.command_line import composed
+from dfm.cli.command_line import compose
 from dfm.cli.config_dirs import options
 from dfm.runs.parts import Parts
 from dfm.sampling.draw import DEFAULT_SAMPLER
@@ -235,7 +235,7 @@ def test_help_and_completion_import_no_torch(argv: list[str], line: str | None, 
 
 
 def test_python_samples_by_default_as_the_command_does() -> None:
-    assert Parts(composed("sample")).sampler == DEFAULT_SAMPLER
+    assert Parts(compose("sample")).sampler == DEFAULT_SAMPLER
 
 
 def test_python_api(tiny_run: Path) -> None:

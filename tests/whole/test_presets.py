@@ -8,7 +8,7 @@ from support.cli import ALL, BOUNDS, FAST, POINTS, QUICK, UNET, Command
 from support.image_files import overrides_for
 from support.oracles import PREDICTIONS, SCHEDULES
 
-from dfm.cli.command_line import composed
+from dfm.cli.command_line import compose
 from dfm.cli.config_dirs import options
 from dfm.runs.parts import Parts
 
@@ -144,7 +144,7 @@ def test_parameter_counts_are_the_papers(name: str, command: Command) -> None:
 @pytest.mark.parametrize("density", ["uniform", "cosine", "lognormal"])
 def test_the_density_of_a_flow_preset_can_be_another(name: str, density: str) -> None:
     """Numbers of the preset's own density must not stay behind, as keys that another has not."""
-    config = composed("train", f"experiment={name}", f"density={density}", "schedule=edm")
+    config = compose("train", f"experiment={name}", f"density={density}", "schedule=edm")
     assert Parts(config).objective
 
 
