@@ -60,6 +60,7 @@ def test_every_key_of_every_command_has_a_comment(command: str) -> None:
     assert without_comment(compose_with_comments(command, [], [config_dir()])) == []
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", [path.stem for path in EVERY if path.parent.name == "experiment"])
 def test_every_key_of_every_preset_has_a_comment(name: str) -> None:
     assert without_comment(compose_with_comments("train", [f"experiment={name}"], [config_dir()])) == []

@@ -32,7 +32,7 @@ def student_of(trained: Trained, objective: str) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    "objective", [pytest.param(o, marks=pytest.mark.wide if o in ("reflow", "progressive") else ()) for o in SMALL]
+    "objective", [pytest.param(o, marks=() if o == "consistency" else pytest.mark.wide) for o in SMALL]
 )
 def test_a_student_samples_in_its_own_way_and_none_need_be_named(
     objective: str, tiny_run: Path, trained: Trained, command: Command
@@ -198,6 +198,7 @@ def test_a_flow_map_cannot_be_steered_in_its_jumps(trained: Trained, command: Co
     command("sample", f"ckpt={student}", "task=inpaint", "mask=left", "n=1", "sampler=heun", "sampler.steps=2")
 
 
+@pytest.mark.wide
 def test_a_student_is_sampled_with_the_steps_it_was_made_for(tiny_run: Path, command: Command) -> None:
     """Of progressive distillation each round's checkpoint has its own number; others are warned of."""
     words = ["objective=progressive", "objective.start=16", "objective.steps=2", f"init={tiny_run}", "nll.n=0"]

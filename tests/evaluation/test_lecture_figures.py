@@ -202,6 +202,7 @@ def gallery() -> SimpleNamespace:
     return SimpleNamespace(**runpy.run_path(str(GALLERY)))
 
 
+@pytest.mark.wide
 def test_the_script_draws_every_figure(gallery: SimpleNamespace, tmp_path: Path) -> None:
     gallery.main(["--dataset", "moons", "--schedule", "vp", "--points", "50", "--out", str(tmp_path)])
     found = sorted(path.stem for path in (tmp_path / "moons_vp").glob("*.png"))

@@ -87,6 +87,7 @@ def test_hutchinson_is_unbiased(mixture: GaussianMixture) -> None:
         assert abs(float(difference.mean())) < 3 * float(difference.std()) / math.sqrt(len(data))
 
 
+@pytest.mark.wide
 def test_hutchinsons_variance_falls_as_one_over_probes(mixture: GaussianMixture) -> None:
     """Variance with 8 probes over that with 1: 1/8 within the error of two variances of 400 numbers (factor 1.6)."""
     denoiser, data = oracle(mixture, SCHEDULES["linear"]), points(mixture, 400)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
-from support.oracles import SCHEDULES, times
+from support.oracles import SCHEDULES, on_every_schedule, times
 
 from dfm.basics.errors import UserError
 from dfm.paths.interpolating import Linear
@@ -79,6 +79,7 @@ def test_log_nsr_increases_and_its_inverse_inverts(schedule: Schedule) -> None:
     assert torch.allclose(schedule.time_of_log_nsr(levels), t, rtol=1e-9)
 
 
+@on_every_schedule
 def test_drift_and_diffusion_have_the_marginals_of_the_path(schedule: Schedule) -> None:
     """Mean and variance of dx = f x dt + g dB from t_0: m' = f m, V' = 2 f V + g^2, by scipy, must be a and b^2."""
     t0, t1 = (float(u) for u in times(schedule)[[-12, 4]])

@@ -124,6 +124,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert json.loads((outcome.run / "sample.json").read_text())["checkpoint_step"] == 1
 
 
+@pytest.mark.wide
 def test_every_flipped_bit_of_the_weights_is_found(tiny_run: Path) -> None:
     """Bits anywhere in the file: what is read is either refused or exactly what was written."""
     path = newest(tiny_run)

@@ -111,6 +111,7 @@ def test_experiments(option: str, command: Command, tmp_path: Path) -> None:
     command("train", f"experiment={option}", *where, *smaller, "trainer.max_steps=2", "sampler.steps=2")
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", [name for name in options("experiment") if name.startswith("cifar")])
 def test_presets_for_a_card_use_it(name: str, command: Command) -> None:
     import yaml
@@ -124,6 +125,7 @@ def test_presets_for_a_card_use_it(name: str, command: Command) -> None:
 PUBLISHED = {"ddpm": 35.7, "iddpm": 52.5, "edm": 55.7, "ot_flow": 35.75, "flow": 35.75}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_parameter_counts_are_the_papers(name: str, command: Command) -> None:
     """Counted without memory; within 0.2 per cent, but for EDM, whose resampling blocks are leaner (3 per cent)."""

@@ -69,6 +69,7 @@ def test_the_target_by_hand() -> None:
         assert float(data) == pytest.approx(MEAN + by_hand * (y - MEAN), rel=1e-9)
 
 
+@pytest.mark.wide
 def test_training_in_rounds_finds_the_one_step_student() -> None:
     """8 -> 1 by gradient descent, a number for each time: the slope at t_max is the product of eight steps of DDIM.
 

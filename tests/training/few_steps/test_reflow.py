@@ -21,6 +21,7 @@ from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
 
 
+@pytest.mark.wide
 def test_reflow_finds_the_straight_flow_of_gaussian_data() -> None:
     """On pairs (z, m + S z) E[data | y] = m + S/(S + nsr) (y - m): bend 1, shift 0; and straightness falls to 0."""
     objective = reflow(k=1, one_step=False, n=2048, solver_steps=30)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.oracles import PREDICTIONS, STD
+from support.oracles import PREDICTIONS, STD, on_every_schedule
 
 from dfm.data.dataset import DatasetSpec
 from dfm.denoising.network_denoiser import NetworkDenoiser
@@ -30,6 +30,7 @@ def posterior_network(schedule: Schedule, prediction: Any, mean: float) -> Any:
     return network
 
 
+@on_every_schedule
 @pytest.mark.parametrize("name", sorted(PREDICTIONS))
 def test_the_loss_of_the_exact_network_is_the_bayes_risk(name: str, schedule: Schedule) -> None:
     """Var(p data + q noise | x_t) = (det)^2 S^2/(a^2 S^2 + b^2) for one Gaussian; within 4.5 standard errors."""
