@@ -59,10 +59,10 @@ ESTIMATORS: dict[
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.wide if n in ("ode", "ode, importance", "exact") else ()) for n in ESTIMATORS],
-)
+SLOW = ("ode", "ode, importance", "exact")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.wide if n in SLOW else ()) for n in ESTIMATORS])
 def test_a_value_depends_on_its_example_alone(name: str) -> None:
     """Order, batch size and the number of processes change no value by more than 1e-5 of it; nothing is left out."""
     likelihood, noise = ESTIMATORS[name]
