@@ -1,8 +1,8 @@
 """The parts of a configuration: data set, denoiser, objective, sampler, likelihood. Each is built once and checked."""
 
 import inspect
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -146,12 +146,11 @@ class Parts:
         """
         return self.classifier(spec, device) if self.objective.trains == "classifier" else self.denoiser(spec, device)
 
-    def _fresh(self, device: torch.device) -> ExitStack:
-        """Return a context for making the weights of a network: the device, and the seed of the training run."""
-        stack = ExitStack()
-        stack.enter_context(device)
-        stack.enter_context(seeded(CPU, int(self.config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS))
-        return stack
+    @contextmanager
+    def _fresh(self, device: torch.device) -> Iterator[None]:
+        """Make the weights of a network inside this block: on the device, from the seed of the training run."""
+        with device, seeded(CPU, int(self.config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
+            yield
 
     def denoiser(self, spec: DatasetSpec, device: torch.device = CPU) -> NetworkDenoiser:
         """Return the denoiser that the objective trains, with fresh weights; see ``model``."""

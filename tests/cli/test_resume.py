@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ STEADY = [
 ]  # fmt: skip
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """No signal is ignored, as SIGINT would be in a suite that a shell started in the background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def signalled(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
     """The process sends itself a signal in the middle of the work of one step, once."""
     real, sent = TrainingRun.log_step, []
@@ -37,6 +47,7 @@ def signalled(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals
     monkeypatch.setattr(TrainingRun, "log_step", log_step)
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize(
     ("number", "code", "step"), [(signal.SIGTERM, 143, 2), pytest.param(signal.SIGINT, 130, 3, marks=pytest.mark.wide)]
 )
