@@ -167,6 +167,6 @@ def _register_resolvers() -> None:
     # A resumed run goes on in its own directory. Every other job, also with a resume= that is no run, gets a new one.
     OmegaConf.register_new_resolver(
         "dfm.run_dir",
-        lambda resume, fresh: str(Path(resume)) if resume and is_run(Path(resume)) else fresh,
+        lambda resume, fresh: str(Path(str(resume))) if resume and is_run(Path(str(resume))) else fresh,
         replace=True,
     )

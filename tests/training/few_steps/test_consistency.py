@@ -171,7 +171,7 @@ def test_no_step_is_taken_from_other_weights_than_the_teachers(tiny_run: Path, c
     ("arguments", "says"),
     [
         (["init=nowhere"], "nowhere"),
-        (["init=latest", "model.blocks_per_level=1"], "its model"),
+        (["init=latest", "model.blocks_per_level=2"], "its model"),
         (["init=latest", "objective=noise"], "its prediction"),
         (["init=latest", "conditional=true"], "a model of 0 classes; allowed: 10"),
         (["objective=consistency", "pacing.q=1"], "above 1"),
