@@ -21,6 +21,7 @@ MISTAKES = {
     "latest": ["sample", "ckpt=latest"],
     "missing": ["sample", "ckpt=nowhere"],
     "resume": ["train", "resume=nowhere"],
+    "resume by a number": ["train", "resume=5"],
     "oracle": ["train", "model=oracle"],
     "data": ["train", "dataset=folder", "dataset.path=nowhere"],
     "device": ["train", "trainer.device=abacus"],
