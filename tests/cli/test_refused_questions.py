@@ -79,7 +79,7 @@ def test_without_noise_added_the_same_samplers_go(unlike: Denoiser, mixture: Gau
         assert sampler.run(plain, latents).x.isfinite().all()
 
 
-@pytest.mark.parametrize("change", [{"independent": False}, {"source": LaplacePrior()}])
+@pytest.mark.parametrize("change", [{"independent": False}, {"prior": LaplacePrior()}])
 def test_a_score_moves_the_expected_noise_of_normal_noise_only(change: dict[str, object]) -> None:
     plain = images(num_classes=3)
     classifier = NoisyClassifier(

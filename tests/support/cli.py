@@ -111,8 +111,9 @@ def train_once(shared: Path, words: tuple[str, ...], teacher: tuple[str, ...] = 
 
 
 TINY = (
-    "model.channels=8", "model.groups=4", "model.blocks_per_level=1", "trainer.batch_size=32", "trainer.max_steps=2",
-    "samples.n=4", "sampler.steps=2", "likelihood.solver=euler", "likelihood.steps=2", "nll.n=4",
+    "model.channels=8", "model.groups=4", "model.blocks_per_level=1",
+    "trainer.batch_size=32", "samples.n=4", "sampler.steps=2",
+    "likelihood.solver=euler", "likelihood.steps=2", "nll.n=4", "trainer.max_steps=2",
 )  # fmt: skip
 
 
