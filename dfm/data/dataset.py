@@ -115,7 +115,7 @@ class Dataset(ABC):
     """A source of examples, loaded once, on first use. The constructor checks all that can be checked without loading.
 
     A new data set is a class with ``_load`` and the attributes below, a YAML in ``configs/dataset`` and a row in
-    ``tests/test_datasets.py``.
+    ``tests/data/test_dataset.py``.
 
     Attributes:
         name: the name in the spec and in messages.
