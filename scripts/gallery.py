@@ -22,14 +22,14 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from dfm.basics.errors import UserError, unknown
-from dfm.cli.config_dirs import config_dir, options
+from dfm.cli.composition.config_dirs import config_dir, options
 from dfm.data.dataset import Dataset, DatasetSpec, moments
 from dfm.denoising.exact import EmpiricalDenoiser, MixtureDenoiser, exact_denoiser
 from dfm.evaluation import lecture_figures as figures
 from dfm.paths.schedule import Schedule
-from dfm.runs.charts import DATA, MARK, NOISY, Arrows, Dots, Lines, Panel, Shades, panels
-from dfm.runs.images import save_png
 from dfm.runs.parts import Parts
+from dfm.runs.pictures.charts import DATA, MARK, NOISY, Arrows, Dots, Lines, Panel, Shades, panels
+from dfm.runs.pictures.images import save_png
 
 DEFAULT = ("moons", "mixture")
 

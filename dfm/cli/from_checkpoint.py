@@ -8,8 +8,8 @@ from typing import Any
 
 from dfm.basics.errors import UserError
 from dfm.cli import console
+from dfm.cli.composition.unused_settings import refuse_unused
 from dfm.cli.job import Job
-from dfm.cli.unused_settings import refuse_unused
 from dfm.data.dataset import Dataset, Split
 from dfm.denoising.denoiser import Denoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser

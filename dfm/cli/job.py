@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dfm.basics.processes import World, world
-from dfm.cli.command_line import choice, overrides, plain, run_directory, variant
+from dfm.cli.composition.command_line import choice, overrides, plain, run_directory, variant
 from dfm.cli.settings import COMMANDS
 from dfm.runs.build import settings
 

@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.processes import world
 from dfm.cli import console
-from dfm.cli.config_dirs import SEARCH_PATH, check_config_dirs, config_dir, config_dirs
-from dfm.cli.help import help_text
-from dfm.cli.hydra_errors import explain
+from dfm.cli.composition.config_dirs import SEARCH_PATH, check_config_dirs, config_dir, config_dirs
+from dfm.cli.composition.help import help_text
+from dfm.cli.composition.hydra_errors import explain
 from dfm.cli.job import job_of
 from dfm.cli.settings import COMMANDS
 from dfm.runs.directory import is_run, write_overrides

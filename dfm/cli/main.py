@@ -81,7 +81,7 @@ def complete(arguments: Sequence[str]) -> None:
         start = words[1] if len(words) == 2 else ""
         print(" ".join(name for name in COMMANDS if name.startswith(start)))
     elif words[1] in COMMANDS:
-        from dfm.cli.config_dirs import named_config_dirs
+        from dfm.cli.composition.config_dirs import named_config_dirs
 
         # Hydra must see a line without the command, and the directory of the user's own YAML files as an argument.
         os.environ["COMP_LINE"] = line.replace(f" {words[1]}", "", 1)

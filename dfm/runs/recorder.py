@@ -16,9 +16,9 @@ from dfm.basics.files import remove_unfinished
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.directory import checkpoints, lock_run, step_of
-from dfm.runs.images import save_png
 from dfm.runs.loggers import Logger
 from dfm.runs.metrics import MetricsFile, best_step
+from dfm.runs.pictures.images import save_png
 
 log = logging.getLogger("dfm")
 

@@ -17,9 +17,9 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically
 from dfm.data.dataset import DatasetSpec
 from dfm.data.pixel_levels import from_eight_bits
-from dfm.runs.images import nhwc, picture, read_images, save_png
 from dfm.runs.old_names import current_json
 from dfm.runs.parts import ABSENT
+from dfm.runs.pictures.images import nhwc, picture, read_images, save_png
 
 GRID_LIMIT = 400  # images
 

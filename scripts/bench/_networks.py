@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfm.cli.command_line import compose
+from dfm.cli.composition.command_line import compose
 from dfm.data.dataset import DatasetSpec, Split
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from dfm.basics.devices import check_precision, products, resolve_device
-from dfm.cli.command_line import compose
+from dfm.cli.composition.command_line import compose
 from dfm.cli.console import table
 from dfm.data.dataset import DatasetSpec, Split
 from dfm.denoising.network_denoiser import NetworkDenoiser

@@ -32,7 +32,7 @@ from torch import Tensor
 
 import dfm
 from dfm.basics.devices import resolve_device
-from dfm.cli.command_line import compose
+from dfm.cli.composition.command_line import compose
 from dfm.cli.console import table
 from dfm.data.dataset import Dataset, DatasetSpec, Split
 from dfm.data.dequantization import UniformDequantization

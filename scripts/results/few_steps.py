@@ -31,8 +31,8 @@ from dfm.evaluation.features import Features
 from dfm.evaluation.sample_quality import frechet_distance
 from dfm.runs.checkpoint import find
 from dfm.runs.directory import checkpoints, step_of
-from dfm.runs.images import grid, nhwc, save_png
 from dfm.runs.parts import Parts
+from dfm.runs.pictures.images import grid, nhwc, save_png
 from dfm.sampling.draw import stored
 from dfm.sampling.grids import LogNsrGrid, RhoGrid
 from dfm.sampling.samplers import GridSampler, JumpSampler, Sampler

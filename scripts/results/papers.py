@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dfm.cli.command_line import compose
-from dfm.cli.config_dirs import options as options_of
+from dfm.cli.composition.command_line import compose
+from dfm.cli.composition.config_dirs import options as options_of
 from dfm.data.digits import Digits
 from dfm.data.pixel_levels import to_eight_bits
 from dfm.evaluation.distances import energy_distance, energy_spread

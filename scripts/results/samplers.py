@@ -23,7 +23,7 @@ import torch
 
 from dfm.basics.devices import resolve_device
 from dfm.basics.errors import UserError
-from dfm.cli.command_line import compose
+from dfm.cli.composition.command_line import compose
 from dfm.cli.console import table
 from dfm.data.dataset import Split
 from dfm.denoising.network_denoiser import NetworkDenoiser

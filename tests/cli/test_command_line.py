@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from support.cli import QUICK, TINY, Command, Trained
 
-from dfm.cli.command_line import compose
-from dfm.cli.config_dirs import options
+from dfm.cli.composition.command_line import compose
+from dfm.cli.composition.config_dirs import options
 from dfm.runs.parts import Parts
 from dfm.sampling.draw import DEFAULT_SAMPLER
 

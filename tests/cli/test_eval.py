@@ -10,7 +10,7 @@ import torch
 from support.cli import TINY, Command, Trained
 from support.image_files import overrides_for, truncate, write_image
 
-from dfm.cli.config_dirs import config_dir
+from dfm.cli.composition.config_dirs import config_dir
 from dfm.data.digits import Digits
 from dfm.data.pixel_levels import to_eight_bits
 from dfm.evaluation.classifier_features import ClassifierFeatures

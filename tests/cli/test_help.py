@@ -12,8 +12,8 @@ import yaml
 from hydra.errors import HydraException
 
 from dfm.basics.errors import UserError
-from dfm.cli.config_dirs import config_dir
-from dfm.cli.help import ROOMS, Composed, comments, compose_with_comments, header, help_text
+from dfm.cli.composition.config_dirs import config_dir
+from dfm.cli.composition.help import ROOMS, Composed, comments, compose_with_comments, header, help_text
 
 COMMANDS = ("train", "sample", "encode", "decode", "compare", "check", "eval", "nll")
 GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
@@ -189,7 +189,7 @@ def test_comments_of_yaml(tmp_path: Path) -> None:
 def test_no_torch() -> None:
     """Help is to come at once; torch takes seconds to import."""
     program = (
-        "import sys; from pathlib import Path; from dfm.cli.help import help_text\n"
+        "import sys; from pathlib import Path; from dfm.cli.composition.help import help_text\n"
         f"help_text('train', [], [Path({str(config_dir())!r})], summary='', example='')\n"
         "assert not {'torch', 'numpy', 'rich'} & set(sys.modules), sys.modules.keys()"
     )

@@ -22,7 +22,7 @@ from dfm.paths.interpolating import Linear
 from dfm.paths.schedule import Schedule
 from dfm.paths.variance_exploding import Edm
 from dfm.paths.variance_preserving import VariancePreserving
-from dfm.runs.charts import Arrows, Dots, Lines, Panel, Shades, panels
+from dfm.runs.pictures.charts import Arrows, Dots, Lines, Panel, Shades, panels
 
 GALLERY = ROOT / "scripts" / "gallery.py"
 

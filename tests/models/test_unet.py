@@ -26,7 +26,7 @@ PRESETS = [
 
 @pytest.mark.parametrize(("name", "shape"), PRESETS)
 def test_a_preset_says_how_many_parameters_it_has(name: str, shape: tuple[int, ...]) -> None:
-    from dfm.cli.config_dirs import config_dir
+    from dfm.cli.composition.config_dirs import config_dir
 
     header = (Path(config_dir()) / "model" / f"{name}.yaml").read_text()
     assert f"{preset(name, shape):,}" in header

@@ -56,7 +56,7 @@ MOMENTS = {
     "before the rename": ("os.replace", "before", 6),
     "after the rename, before the old ones go": ("os.replace", "after", 7),
     "between a line and the checkpoint": ("dfm.cli.commands.train.training_run.TrainingRun.validate", "after", 2),
-    "in a picture": ("dfm.runs.images.save_png", "before", 3),
+    "in a picture": ("dfm.runs.pictures.images.save_png", "before", 3),
     "before the first checkpoint": ("dfm.training.trainer.Trainer._move", "after", 1),
 }
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dfm.cli.command_line import compose
+from dfm.cli.composition.command_line import compose
 from dfm.data.dataset import DatasetSpec
 from dfm.runs.parts import Parts
 

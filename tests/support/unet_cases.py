@@ -59,7 +59,7 @@ def preset(name: str, shape: tuple[int, ...]) -> int:
     """How many parameters the preset has, found without allocating them."""
     from omegaconf import OmegaConf
 
-    from dfm.cli.config_dirs import config_dir
+    from dfm.cli.composition.config_dirs import config_dir
     from dfm.runs.build import build
 
     node = OmegaConf.to_container(OmegaConf.load(Path(config_dir()) / "model" / f"{name}.yaml"))

@@ -8,8 +8,8 @@ from support.cli import ALL, BOUNDS, FAST, POINTS, QUICK, UNET, Command
 from support.image_files import overrides_for
 from support.oracles import PREDICTIONS, SCHEDULES
 
-from dfm.cli.command_line import compose
-from dfm.cli.config_dirs import options
+from dfm.cli.composition.command_line import compose
+from dfm.cli.composition.config_dirs import options
 from dfm.runs.parts import Parts
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -152,7 +152,7 @@ def test_the_density_of_a_flow_preset_can_be_another(name: str, density: str) ->
 
 def test_schedules_are_all_here() -> None:
     """The list that these tests run over is the list of presets."""
-    from dfm.cli.config_dirs import config_dir
+    from dfm.cli.composition.config_dirs import config_dir
 
     for kind, names in (("schedule", SCHEDULES), ("prediction", PREDICTIONS)):
         assert sorted(p.stem for p in (config_dir() / kind).glob("*.yaml")) == sorted(names)

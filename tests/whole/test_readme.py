@@ -13,7 +13,7 @@ from support import ROOT
 from support.cli import ALL, QUICK, TINY, Command
 from support.image_files import overrides_for
 
-from dfm.cli.config_dirs import config_dir, options
+from dfm.cli.composition.config_dirs import config_dir, options
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

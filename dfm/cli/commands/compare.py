@@ -10,13 +10,13 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.basics.seeding import NumberedDraws
 from dfm.cli import console
+from dfm.cli.composition.unused_settings import check_settings
 from dfm.cli.from_checkpoint import load_denoiser
 from dfm.cli.job import Job
 from dfm.cli.settings import CompareSettings
-from dfm.cli.unused_settings import check_settings
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.runs.checkpoint import Checkpoint
-from dfm.runs.images import nhwc, save_png, side_by_side
+from dfm.runs.pictures.images import nhwc, save_png, side_by_side
 from dfm.runs.sample_files import prior_of, save_npz
 from dfm.sampling.draw import check_count, check_labels, stored
 from dfm.sampling.ode_flow import OdeEnd, decode_batch, in_batches

@@ -8,10 +8,10 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.cli import console
+from dfm.cli.composition.unused_settings import check_settings
 from dfm.cli.from_checkpoint import load_denoiser
 from dfm.cli.job import Job
 from dfm.cli.settings import DecodeSettings
-from dfm.cli.unused_settings import check_settings
 from dfm.data.dataset import DatasetSpec
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.sample_files import prior_of, read_latents, store_samples

@@ -3,7 +3,7 @@
 from dfm.basics.errors import UserError, unknown
 from dfm.cli.commands.check.on_checkpoint import check_model
 from dfm.cli.commands.check.on_known_law import check_sampler
-from dfm.cli.config_dirs import options
+from dfm.cli.composition.config_dirs import options
 from dfm.cli.job import Job
 from dfm.cli.settings import CheckSettings
 from dfm.sampling.draw import check_count

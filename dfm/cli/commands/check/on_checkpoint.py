@@ -10,11 +10,11 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.cli import console
-from dfm.cli.config_dirs import options
+from dfm.cli.composition.config_dirs import options
+from dfm.cli.composition.unused_settings import refuse_unused
 from dfm.cli.from_checkpoint import load_denoiser
 from dfm.cli.job import Job
 from dfm.cli.settings import CheckSettings
-from dfm.cli.unused_settings import refuse_unused
 from dfm.data.dataset import Dataset
 from dfm.data.dequantization import UniformDequantization
 from dfm.denoising.exact import exact_denoiser
@@ -23,9 +23,9 @@ from dfm.evaluation.distances import energy_distance, energy_spread
 from dfm.evaluation.known_law import exact_end, follow, law_at, rms, starting_points
 from dfm.likelihood.path_divergence import path_divergence
 from dfm.likelihood.scoring import examples
-from dfm.runs.charts import curves
-from dfm.runs.images import save_png
 from dfm.runs.parts import Parts
+from dfm.runs.pictures.charts import curves
+from dfm.runs.pictures.images import save_png
 from dfm.sampling.draw import check_labels, draw_samples
 from dfm.sampling.samplers import Sampler
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from dfm.basics.files import write_json
 from dfm.cli import console
-from dfm.cli.config_dirs import options
+from dfm.cli.composition.config_dirs import options
 from dfm.cli.job import Job
 from dfm.cli.settings import CheckSettings
 from dfm.denoising.exact import MixtureDenoiser, exact_denoiser
@@ -19,8 +19,8 @@ from dfm.evaluation.known_law import (
     start_gap,
     starting_points,
 )
-from dfm.runs.charts import curves
-from dfm.runs.images import save_png
+from dfm.runs.pictures.charts import curves
+from dfm.runs.pictures.images import save_png
 from dfm.sampling.samplers import Sampler
 
 

@@ -13,9 +13,9 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.basics.seeding import Purpose, stream
 from dfm.cli import console
+from dfm.cli.composition.unused_settings import refuse_unused
 from dfm.cli.from_checkpoint import Drawing, dataset_of, load_drawing
 from dfm.cli.job import Job
-from dfm.cli.unused_settings import refuse_unused
 from dfm.data.dataset import Dataset, DatasetSpec
 from dfm.evaluation.features import Features, kind_for
 from dfm.runs.checkpoint import Checkpoint

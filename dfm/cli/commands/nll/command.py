@@ -7,10 +7,10 @@ from dfm.basics.errors import UserError
 from dfm.cli.commands.nll.compare_paths import compare_paths
 from dfm.cli.commands.nll.estimates import ScoringJob, score
 from dfm.cli.commands.nll.per_class import check_classes, classify
+from dfm.cli.composition.unused_settings import check_settings
 from dfm.cli.from_checkpoint import examples_of, load_denoiser
 from dfm.cli.job import Job
 from dfm.cli.settings import NllSettings
-from dfm.cli.unused_settings import check_settings
 from dfm.runs.parts import Parts
 from dfm.sampling.draw import check_count
 

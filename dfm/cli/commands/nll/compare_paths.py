@@ -16,9 +16,9 @@ from dfm.evaluation.known_law import start_gap
 from dfm.likelihood.estimator import ends
 from dfm.likelihood.path_divergence import PathDivergence, path_divergence, path_gain
 from dfm.likelihood.scoring import Scores, examples, labels_for
-from dfm.runs.charts import curves
 from dfm.runs.checkpoint import Checkpoint
-from dfm.runs.images import save_png
+from dfm.runs.pictures.charts import curves
+from dfm.runs.pictures.images import save_png
 
 
 def compare_paths(

@@ -12,8 +12,8 @@ from dfm.cli import console
 from dfm.data.dataset import DatasetSpec
 from dfm.data.pixel_levels import unit_of
 from dfm.likelihood.scoring import NatsByLevel, Scores
-from dfm.runs.charts import bars
-from dfm.runs.images import save_png
+from dfm.runs.pictures.charts import bars
+from dfm.runs.pictures.images import save_png
 
 BARS = 32  # of the chart, at most
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
+from dfm.cli.composition.unused_settings import refuse_unused
 from dfm.cli.from_checkpoint import Drawing, examples_of
 from dfm.cli.job import Job
-from dfm.cli.unused_settings import refuse_unused
 from dfm.data.dataset import Split
 from dfm.data.pixel_levels import centres
-from dfm.runs.images import grid, nhwc, read_mask, save_png
+from dfm.runs.pictures.images import grid, nhwc, read_mask, save_png
 from dfm.sampling.draw import stored
 from dfm.sampling.inverse_problems import Conditioned
 

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dfm.basics.errors import UserError
-from dfm.cli.command_line import overrides
+from dfm.cli.composition.command_line import overrides
 from dfm.runs.directory import checkpoints, is_run
 from dfm.runs.old_names import current_config
 

@@ -11,14 +11,14 @@ from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.files import write_atomically, write_json
 from dfm.cli import console
 from dfm.cli.commands.train.initial_weights import load_initial_weights
+from dfm.cli.composition.unused_settings import check_objective_groups, check_settings
 from dfm.cli.job import Job
 from dfm.cli.settings import TrainSettings
-from dfm.cli.unused_settings import check_objective_groups, check_settings
 from dfm.data.dataset import Split
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
 from dfm.runs.directory import checkpoint_files, checkpoints, environment
-from dfm.runs.images import picture
+from dfm.runs.pictures.images import picture
 from dfm.runs.recorder import Recorder
 from dfm.sampling.draw import check_count, check_labels, draw_samples, stored
 from dfm.training.step_report import StepReport

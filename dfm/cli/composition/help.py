@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from dfm.cli.config_dirs import check_config_dirs
+from dfm.cli.composition.config_dirs import check_config_dirs
 
 ROOMS = {
     "path": ("schedule", "prior", "latent"),

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from dfm.basics.errors import unknown
-from dfm.cli.config_dirs import config_dirs, options, search_path
+from dfm.cli.composition.config_dirs import config_dirs, options, search_path
 
 GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
 OVERRIDE = re.compile(r"Could not override '([^']+)'")

@@ -16,7 +16,7 @@ def config_dir() -> Path:
 
     It is inside the package after an installation from a wheel, and beside the package in a checkout.
     """
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 

@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dfm.basics.errors import UserError, unknown
-from dfm.cli.config_dirs import SEARCH_PATH, config_dir
-from dfm.cli.hydra_errors import interpolation
+from dfm.cli.composition.config_dirs import SEARCH_PATH, config_dir
+from dfm.cli.composition.hydra_errors import interpolation
 
 
 def run_directory() -> Path:

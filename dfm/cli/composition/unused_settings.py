@@ -8,7 +8,7 @@ from hydra.types import RunMode
 
 from dfm.basics.errors import UserError
 from dfm.cli import console
-from dfm.cli.command_line import overrides
+from dfm.cli.composition.command_line import overrides
 from dfm.runs.build import target_of
 from dfm.runs.parts import Parts
 from dfm.training.objectives.couplings import IndependentCoupling
