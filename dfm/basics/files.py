@@ -3,31 +3,82 @@
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from filelock import lock_descriptor
 
+# A disk without room for more, whether it is full or the user's share of it is.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A file system that cannot sync a file or a directory (network mounts, FUSE). What it has taken counts as written.
+NO_SYNC = (errno.EINVAL, errno.EBADF, errno.EACCES, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# What to try, by the error of the operating system that is no fault of dfm.
+ADVICE = {
+    **dict.fromkeys(FULL, "try to free some space, or another hydra.run.dir=DIR"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "try a place where you may read and write"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "try fewer programs at a time, or a larger ulimit -n"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG), "try another path"),
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV), "the disk has failed; try another"
+    ),
+}
+
+
+def refusal(error: OSError) -> str | None:
+    """Return one line about a disk that refuses: the file, the reason, and what to try; None for any other error."""
+    advice = ADVICE.get(error.errno or 0)
+    if advice is None:
+        return None
+    file = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+    return f"{file}{error.strerror}; {advice}"
+
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write the whole file, or leave the old file in place after a crash or on a full disk.
 
+    Raises:
+        OSError: as ``whole_file``.
+    """
+    with whole_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write that gets its name when this block ends without an error. Until then the old file stays.
+
     The steps are: write a temporary file, fsync, rename.
 
     Raises:
-        OSError: the file could not be written; no part of it is left.
+        OSError: the file could not be written; no part of it is left. The error names ``path``.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, atomically. Bytes of a path that are no UTF-8 are written as they are."""
+    write_atomically(path, text.encode("utf-8", "surrogateescape"))
+
+
+def read_text(path: Path) -> str:
+    """Read what ``write_text`` wrote."""
+    return path.read_text("utf-8", "surrogateescape")
 
 
 def remove_unfinished(run: Path) -> None:
@@ -36,11 +87,27 @@ def remove_unfinished(run: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync_directory(path: Path) -> None:
-    # A rename survives a power cut only once the directory itself is on disk.
-    descriptor = os.open(path, os.O_RDONLY)
+def sync(descriptor: int) -> None:
+    """Bring a file to the disk, safe from a power cut, where the file system can do that.
+
+    Raises:
+        OSError: the disk failed or is full.
+    """
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+
+
+def _sync_directory(path: Path) -> None:
+    # A rename survives a power cut only once the directory itself is on disk.
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # a directory that may be written to and not read, or a system that opens no directories
+        return
+    try:
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

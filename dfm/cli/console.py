@@ -1,5 +1,6 @@
 """Output to the user: results on stdout; bars, log lines, warnings and errors on stderr. Only this module uses rich."""
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,34 @@ class _ToUser(logging.Handler):
             _err.print(f"warning: {text}", markup=False, style="yellow")
         else:
             _err.print(text, markup=False)
+
+
+class RunLog(logging.FileHandler):
+    """The log file of a run, in UTF-8. If the file cannot be written, one warning says so, and the run goes on.
+
+    Lines that are lost stay lost; the file goes on when the disk takes lines again.
+    """
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename, encoding="utf-8", errors="backslashreplace", delay=True)
+        self._warned = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # the file cannot be opened
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name is logging's
+        error = sys.exc_info()[1]
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()  # drops what it holds; otherwise Python would try to write it to the very end
+        if not self._warned:
+            self._warned = True
+            reason = getattr(error, "strerror", None) or error
+            print(f"warning: {self.baseFilename}: lines are lost ({reason})", file=sys.stderr)
 
 
 log = logging.getLogger("dfm")

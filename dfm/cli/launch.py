@@ -20,6 +20,7 @@ from dfm.cli import console
 from dfm.cli.composition.config_dirs import SEARCH_PATH, check_config_dirs, config_dir, config_dirs
 from dfm.cli.composition.help import help_text
 from dfm.cli.composition.hydra_errors import explain
+from dfm.cli.endings import one_line_ends
 from dfm.cli.job import job_of
 from dfm.cli.settings import COMMANDS
 from dfm.runs.directory import is_run, write_overrides
@@ -39,7 +40,8 @@ def launch(command: str) -> None:
     def run_and_report(cfg: DictConfig) -> None:
         jobs.append(command)
         try:
-            run_job(command, cfg)
+            with one_line_ends():
+                run_job(command, cfg)
         except UserError as error:
             if show_all:
                 raise
@@ -55,11 +57,12 @@ def launch(command: str) -> None:
         stop(error)
     start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(run_and_report)
     try:
-        with _raising():
+        with _raising(), one_line_ends():
             start()
-    except KeyboardInterrupt:
-        console.error("interrupted")
-        raise SystemExit(130) from None
+    except UserError as error:
+        if show_all:
+            raise
+        stop(error)
     except Exception as error:
         message = explain(error, command)
         if message is None and not jobs:  # Hydra cannot read this command line

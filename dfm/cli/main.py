@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 from dfm import __version__
 from dfm.cli.settings import COMMANDS
+from dfm.cli.streams import lasting_streams, restart_in_utf8
 
 
 def main() -> None:
     """Run the command line. This is the entry point of the program."""
-    try:
-        dispatch(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
+    restart_in_utf8()
+    with lasting_streams():
+        try:
+            dispatch(sys.argv[1:])
+        except KeyboardInterrupt:  # while modules are imported
+            print("error: interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
 
 
 def dispatch(arguments: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from dfm.basics.files import read_text
 from dfm.cli import console
 from dfm.runs.metrics import read_metrics
 
@@ -35,7 +36,7 @@ COLUMNS = ("overrides", "loss", "bits/dim or nats", "Frechet distance", "nfe", "
 def overrides(job: Path) -> list[str]:
     """Return the overrides of a job, or its number if the job ended before it wrote them."""
     path = job / "overrides.txt"
-    return path.read_text().splitlines() if path.exists() else [job.name]
+    return read_text(path).splitlines() if path.exists() else [job.name]
 
 
 def row(job: Path, texts: list[str], shared: set[str]) -> dict[str, str]:
@@ -63,4 +64,4 @@ def row(job: Path, texts: list[str], shared: set[str]) -> dict[str, str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(read_text(path)) if path.exists() else {}

@@ -251,7 +251,7 @@ def _is_image(name: str) -> bool:
 def _free_memory() -> int:
     """Return the free memory in bytes: Linux's own estimate, on other systems half of the machine's memory."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from dfm.training.objectives.densities import LogNsrDensity
 from dfm.training.step_report import StepReport
 from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
+
+log = logging.getLogger("dfm")
 
 GROUPS = 8  # groups of channels in each normalisation
 BATCH = 500  # images in a call of the network
@@ -136,7 +139,10 @@ class ClassifierFeatures(Features):
                 yield from trainer.steps()
                 self._model = trainer.averaged()
                 self._facts = self._describe()
-                write_atomically(file, pack(self._model.module(), self._facts))
+                try:
+                    write_atomically(file, pack(self._model.module(), self._facts))
+                except OSError as problem:
+                    log.warning(f"{file} not written ({problem.strerror}); the next time it is trained again")
             # One memory layout for a trained and for a read network, so that both give the same numbers bit for bit.
             network = self._model.module().to(self.device).to(memory_format=torch.contiguous_format)
             network.eval().requires_grad_(False)

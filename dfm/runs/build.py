@@ -141,6 +141,11 @@ def target_of(path: str, where: str, trusted: Sequence[str]) -> type[Any]:
         target = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{where}._target_={path}: no such class ({error})") from None
+    except Exception as error:  # the code of a user's own package runs here
+        raise UserError(
+            f"{where}._target_={path}: the import of {module} fails ({type(error).__name__}: {error}); "
+            "HYDRA_FULL_ERROR=1 shows where"
+        ) from error
     # a class that a module only imports does not count as the module's: dfm.anything.Popen is another package's class
     if not inspect.isclass(target) or target.__module__.split(".")[0] not in trusted:
         raise UserError(f"{where}._target_={path}: not a class; allowed: a class of {', '.join(trusted)}")

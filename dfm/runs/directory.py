@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dfm.basics.errors import UserError
-from dfm.basics.files import lock, write_atomically
+from dfm.basics.files import lock, write_text
 
 CHECKPOINT_NAME = re.compile(r"step_(\d{8})\.pt")
 
@@ -22,7 +22,7 @@ def outputs() -> Path:
 
 def write_overrides(directory: Path, overrides: Sequence[str]) -> None:
     """Write ``overrides.txt``: the overrides of the command line, one per line."""
-    write_atomically(directory / "overrides.txt", "".join(f"{text}\n" for text in overrides).encode())
+    write_text(directory / "overrides.txt", "".join(f"{text}\n" for text in overrides))
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -54,9 +54,8 @@ def _is_installed(name: str) -> bool:
 
 def _git_revision() -> str | None:
     try:
-        process = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, timeout=5
-        )
+        words = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+        process = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace", timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return process.stdout.strip() or None if process.returncode == 0 else None

@@ -44,15 +44,24 @@ class NoLogger(Logger):
 class TensorBoard(Logger):
     """A logger that writes event files below ``tensorboard/``.
 
-    Its writer is imported at the first number, so that it does not slow the start of the run.
+    The folder is made at the first number.
     """
 
     def __init__(self) -> None:
         self._directory: Path | None = None
         self._purge: int | None = None
+        self._writer_class: Any = None
         self._summary_writer: Any = None
 
     def open(self, directory: Path, step: int) -> None:
+        """Start in a run directory.
+
+        Raises:
+            Exception: any, if the package tensorboard is broken. This is before the first step, so nothing is lost.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer_class = SummaryWriter
         # A resumed or restarted run writes the events after this step again; TensorBoard must drop the old ones.
         self._directory = directory / "tensorboard"
         self._purge = step + 1 if self._directory.exists() else None
@@ -60,9 +69,7 @@ class TensorBoard(Logger):
     @property
     def _writer(self) -> Any:
         if self._summary_writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._summary_writer = SummaryWriter(str(self._directory), purge_step=self._purge)
+            self._summary_writer = self._writer_class(str(self._directory), purge_step=self._purge)
         return self._summary_writer
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

@@ -1,12 +1,11 @@
 """``metrics.jsonl``: the numbers of each training step. This module writes the file and reads it."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dfm.basics.files import write_atomically
+from dfm.basics.files import sync, write_atomically
 
 
 class MetricsFile:
@@ -41,7 +40,7 @@ class MetricsFile:
     def sync(self) -> None:
         """Bring all lines to the disk, safe from a power cut: a checkpoint that counts on them may follow."""
         self.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file.fileno())
 
     def close(self) -> None:
         """Write what is left, if the disk takes it now, and close the file."""

@@ -1,18 +1,22 @@
 """The files that a training run writes into its directory.
 
-When the disk is full, the recorder warns and the run goes on. Files that are there already stay intact.
+Nothing that is written here ends the run: a full disk, or a tracker that fails, costs a warning. Files that are there
+already stay intact. ``Recorder.saved`` tells which checkpoint is on disk.
 """
 
 import logging
 import math
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dfm.basics.files import remove_unfinished
+from dfm.basics.errors import UserError
+from dfm.basics.files import FULL, remove_unfinished
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.directory import checkpoints, lock_run, step_of
@@ -21,6 +25,7 @@ from dfm.runs.metrics import MetricsFile, best_step
 from dfm.runs.pictures.images import save_png
 
 log = logging.getLogger("dfm")
+LOGGER = "logger's entry"
 
 
 class Recorder:
@@ -40,20 +45,31 @@ class Recorder:
         self._lock = lock_run(directory)
         self._metrics: MetricsFile | None = None
         self.step = 0
+        self.saved: int | None = None  # the step of the newest checkpoint that is known to be whole
+        self._failing: set[str] = set()
         remove_unfinished(directory)
 
     def open(self, step: int) -> None:
-        """Go on after optimiser step ``step``. Lines of later steps are dropped."""
+        """Go on after optimiser step ``step``. Lines of later steps are dropped.
+
+        Raises:
+            UserError: the logger cannot start.
+        """
         self.step = step
         self._metrics = MetricsFile(self.directory / "metrics.jsonl", after_step=step)
-        self.logger.open(self.directory, step)
+        threading.excepthook = self._thread_failed
+        try:
+            self.logger.open(self.directory, step)
+        except Exception as error:  # a tracker is another program, and may raise anything
+            name = type(self.logger).__name__
+            raise UserError(f"logger: {name} cannot start ({_reason(error)}); try logger=none") from error
 
     def numbers(self, line: dict[str, Any]) -> None:
         """Write a line of ``metrics.jsonl``, and its numbers to the logger. The line must have the key ``step``."""
         # null for infinity and NaN: JSON has neither, and a gradient may be infinite at one step
         self.line({key: value if math.isfinite(value) else None for key, value in line.items()})
         numbers = {key: value for key, value in line.items() if key not in ("step", "images")}
-        self._try("logger's numbers", lambda: self.logger.scalars(line["step"], numbers))
+        self._try(LOGGER, lambda: self.logger.scalars(line["step"], numbers))
 
     def line(self, line: dict[str, Any]) -> None:
         """Write a line of ``metrics.jsonl`` only."""
@@ -64,16 +80,17 @@ class Recorder:
     def picture(self, step: int, image: np.ndarray) -> None:
         """Write a picture as ``samples/step_00001000.png``, and to the logger."""
         file = self.directory / "samples" / f"step_{step:08d}.png"
-        self._try("sample grid", lambda: file.parent.mkdir(exist_ok=True))
-        self._try("sample grid", lambda: save_png(image, file))
-        self._try("logger's picture", lambda: self.logger.image(step, "samples", image))
+        if self._try("folder of the sample grids", lambda: file.parent.mkdir(exist_ok=True)):
+            self._try("sample grid", lambda: save_png(image, file))
+        self._try(LOGGER, lambda: self.logger.image(step, "samples", image))
 
     def checkpoint(self, content: Checkpoint) -> None:
         """Write a checkpoint and its weights, after all lines of earlier steps. Remove old checkpoints."""
         self.step = content.step
         if self._metrics is not None:
             self._try("metrics", self._metrics.sync)
-        self._try("checkpoint", lambda: self._save(content))
+        if self._try("checkpoint", lambda: self._save(content), always=True):
+            self.saved = content.step
         self.weights(content)
 
     def weights(self, content: Checkpoint) -> None:
@@ -84,19 +101,74 @@ class Recorder:
         """Close the files and release the lock on the directory."""
         if self._metrics is not None:
             self._try("metrics", self._metrics.close)
-        self._try("logger's numbers", self.logger.close)
-        self._lock.close()
+        self._try(LOGGER, self.logger.close)
+        threading.excepthook = threading.__excepthook__
+        with suppress(OSError):
+            self._lock.close()
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Warn once of a failure in a thread of the logger, in place of Python's traceback."""
+        if failure.exc_value is not None:
+            self._try(LOGGER, partial(_fail, failure.exc_value))
 
     def _save(self, content: Checkpoint) -> None:
         steps = [step_of(file) for file in checkpoints(self.directory)]
         best = best_step(self.directory, [*steps, content.step])
-        checkpoint.save(content, self.directory / "checkpoints", self.keep, best)
+        try:
+            checkpoint.save(content, self.directory / "checkpoints", self.keep, best)
+        except OSError as error:
+            if error.errno not in FULL or not self._make_room(best_step(self.directory, steps)):
+                raise
+            checkpoint.save(content, self.directory / "checkpoints", self.keep, best)
 
-    def _try(self, what: str, write: Callable[[], object]) -> None:
+    def _make_room(self, best: int | None) -> bool:
+        """Remove the checkpoints that are older than the newest whole one, but not the best; return whether any were.
+
+        A checkpoint that is newer, or of which nothing is known, stays.
+        """
+        old = [file for file in checkpoints(self.directory) if self.saved is not None and step_of(file) < self.saved]
+        old = [file for file in old if step_of(file) != best]
+        for file in old:
+            file.unlink(missing_ok=True)
+        if old:
+            log.warning(f"the disk is full: {len(old)} older checkpoints were removed to make room")
+        return bool(old)
+
+    def _try(self, what: str, write: Callable[[], object], always: bool = False) -> bool:
+        """Write something, and return whether that worked.
+
+        The first failure in a row costs a warning; of the logger only the first one ever.
+
+        Args:
+            always: whether every failure costs a warning.
+        """
         try:
             write()
-        except OSError as error:
-            log.warning(
-                f"{what} of step {self.step} not written ({error.strerror or error}); the files on disk are intact and "
-                "the run goes on; try to free some space"
-            )
+        except (Exception, SystemExit) as error:  # some trackers exit
+            if always or what not in self._failing:
+                log.warning(
+                    f"{what} of step {self.step} not written ({_reason(error)}); the files on disk are intact and the "
+                    f"run goes on{_advice(error)}"
+                )
+            self._failing.add(what)
+            return False
+        if what != LOGGER:  # another program, which may fail again at every step
+            self._failing.discard(what)
+        return True
+
+
+def _fail(error: BaseException) -> None:
+    raise error
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}".removesuffix(": ")
+
+
+def _advice(error: BaseException) -> str:
+    full = isinstance(error, OSError) and error.errno in FULL
+    return "; try to free some space" if full else ""

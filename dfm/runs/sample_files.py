@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
-from dfm.basics.files import write_atomically
+from dfm.basics.files import whole_file, write_atomically
 from dfm.data.dataset import DatasetSpec
 from dfm.data.pixel_levels import from_eight_bits
 from dfm.runs.old_names import current_json
@@ -60,8 +59,7 @@ def npz_writer(path: Path, name: str, count: int) -> Iterator[NpzWriter]:
 
     The file has another name until it is whole.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as partial:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
             writer = NpzWriter(archive, name, count)
             try:
@@ -69,9 +67,6 @@ def npz_writer(path: Path, name: str, count: int) -> Iterator[NpzWriter]:
             finally:
                 writer.close()  # otherwise an error when the archive closes would hide the first error
         assert writer.written == count, f"{writer.written} of {count} rows"
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

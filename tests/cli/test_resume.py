@@ -13,8 +13,8 @@ import pytest
 from support.cli import TINY, Command, Trained, one_error
 from support.runs import assert_same
 
-from dfm.cli.commands.train.signals import watch_signals
 from dfm.cli.commands.train.training_run import TrainingRun
+from dfm.cli.signals import watch_signals
 from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir
 from dfm.runs.recorder import Recorder
@@ -71,7 +71,7 @@ def test_a_signal_lets_the_step_end_and_a_requeue_goes_on(
 @pytest.mark.wide
 def test_the_second_signal_leaves_at_once() -> None:
     code = (
-        "import time\nfrom dfm.cli.commands.train.signals import watch_signals\n"
+        "import time\nfrom dfm.cli.signals import watch_signals\n"
         "with watch_signals() as asked:\n    print('on', flush=True)\n"
         "    time.sleep(60) if not asked.signal else None\n"
         "    print('noted', flush=True)\n    time.sleep(60)\n"

@@ -5,6 +5,7 @@ and its transport cost is no higher. The straighter it is, the fewer steps it ne
 round learns only the jump from noise to data.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -24,6 +25,8 @@ from dfm.sampling.steppers.ode import Euler
 from dfm.training.few_steps.reflow_pairs import Pairs, fingerprint, make_pairs, read_pairs, write_pairs
 from dfm.training.few_steps.rounds import TaughtInRounds, TeacherRounds, round_of
 from dfm.training.objectives.base import Loss, Outcome
+
+log = logging.getLogger("dfm")
 
 
 @torch.no_grad()
@@ -126,8 +129,11 @@ class Reflow(TaughtInRounds):
         pairs = read_pairs(file, origin)
         if pairs is None:
             pairs = make_pairs(teacher, self.n, self.solver_steps, self.seed, device_of(teacher))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_pairs(file, pairs, origin)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_pairs(file, pairs, origin)
+            except OSError as error:  # a resumed run makes the same pairs again
+                log.warning(f"{file} not written ({error.strerror or error}); the run goes on with its pairs in memory")
         return pairs
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:

@@ -9,9 +9,9 @@ from dfm.basics.processes import World
 from dfm.cli import console
 from dfm.cli.commands.train.final_report import is_done, write_final_report
 from dfm.cli.commands.train.resume import auto_config, resumed_config
-from dfm.cli.commands.train.signals import Interruption, exit_code, watch_signals
 from dfm.cli.commands.train.training_run import TrainingRun
 from dfm.cli.job import Job
+from dfm.cli.signals import Interruption, exit_code, watch_signals
 from dfm.training.step_failures import GivenUpError
 
 
@@ -20,6 +20,7 @@ def run(job: Job) -> int:
     training = TrainingRun(prepare(job))
     first = training.trainer.step
     with watch_signals() as interruption:
+        interruption.advice = training.on_disk
         try:
             signal = train(training, interruption)
         except UserError as error:
@@ -31,8 +32,10 @@ def run(job: Job) -> int:
         finally:
             training.close()
     if signal:
-        step, directory = training.trainer.step, training.directory
-        console.say(f"{signal.name}: stopped after step {step}; to go on, try dfm train resume={directory}")
+        console.say(f"{signal.name}: stopped after step {training.trainer.step}; {training.on_disk()}")
+    training.refuse_if_not_saved()
+    if signal:
+        interruption.hand_on()
         return exit_code(signal)
     if training.trainer.step == first and is_done(training):
         console.say(f"this run is done already, after {first} steps")
@@ -84,11 +87,13 @@ def train(run: TrainingRun, interruption: Interruption) -> Signals | None:
             # a signal may reach one process a step later than another, and no process may go on alone
             signal = agree(run.job.world, interruption)
             if is_due(report.step, config.checkpoint_every, last) or signal:
-                run.save()
+                with interruption.saving():
+                    run.save()
             if signal:
                 break
     if config.max_steps == 0:
-        run.save()
+        with interruption.saving():
+            run.save()
     return signal or agree(run.job.world, interruption)
 
 

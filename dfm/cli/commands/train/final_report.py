@@ -13,7 +13,7 @@ def is_done(run: TrainingRun) -> bool:
     wanted = run.settings.nll
     name = "classifier.json" if run.parts.objective.trains == "classifier" else "nll.json"
     try:
-        report = json.loads((run.directory / name).read_text())
+        report = json.loads((run.directory / name).read_text("utf-8"))
     except (OSError, ValueError):
         return wanted.n == 0
     n = min(wanted.n, len(run.parts.dataset.split(wanted.split)))

@@ -61,6 +61,7 @@ class TrainingRun:
         if self.recorder is not None:
             self._describe()
             self.recorder.open(self.trainer.step)
+            self.recorder.saved = self.trainer.step if resume else None
         if resume:
             content = self.content()
             if self.recorder is not None:
@@ -220,6 +221,27 @@ class TrainingRun:
         """Write a checkpoint if the metrics of the last step are written; a resumed run would lack them otherwise."""
         if self.reported == self.trainer.step:
             self.save()
+
+    def on_disk(self) -> str:
+        """Return which checkpoint is on disk, and how to go on from it. Only the first process knows."""
+        saved = self.recorder.saved if self.recorder is not None else None
+        if saved is None:
+            return f"{self.directory} has no checkpoint"
+        newest = "" if saved == self.trainer.step else f"the newest checkpoint is that of step {saved}; "
+        return f"{newest}to go on, try dfm train resume={self.directory}"
+
+    def refuse_if_not_saved(self) -> None:
+        """Refuse to end well without a checkpoint of the last step. All processes must call this together.
+
+        Raises:
+            UserError: the checkpoint of the last step is not on disk.
+        """
+        saved = self.job.world.all_gather(self.recorder.saved if self.recorder is not None else None)[0]
+        if saved != self.trainer.step:
+            raise UserError(
+                f"the checkpoint of the last step, {self.trainer.step}, is not on disk; {self.on_disk()}; free some "
+                "space first"
+            )
 
     def close(self) -> None:
         """Close the run's files."""
