@@ -27,7 +27,7 @@ def main() -> None:
     dfm("train", "experiment=digits_flow", f"hydra.run.dir={run}", *sys.argv[1:])
     dfm("sample", f"ckpt={run}", f"hydra.run.dir={samples}")
     dfm("nll", f"ckpt={run}", f"hydra.run.dir={nll}")
-    result = json.loads((nll / "nll.json").read_text())
+    result = json.loads((nll / "nll.json").read_text("utf-8"))
     print(f"\nThe demo took {time.perf_counter() - start:.0f} s. Results:")
     print(f"  the model            {run / 'checkpoints'}")
     print(f"  grids over training  {run / 'samples'}")

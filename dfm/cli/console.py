@@ -53,7 +53,7 @@ class RunLog(logging.FileHandler):
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.close()  # drops what it holds; otherwise Python would try to write it to the very end
-        if not self._warned:
+        if not self._warned and record.levelno < logging.ERROR:  # an error is the last line of its command
             self._warned = True
             reason = getattr(error, "strerror", None) or error
             print(f"warning: {self.baseFilename}: lines are lost ({reason})", file=sys.stderr)

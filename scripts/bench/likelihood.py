@@ -208,7 +208,7 @@ def run_command(*arguments: str) -> tuple[float, float]:
         process = subprocess.run([sys.executable, "-c", COMMAND, status.name, *arguments], stdout=subprocess.DEVNULL)
         if process.returncode:
             raise SystemExit(f"failed: dfm {' '.join(arguments)}")
-        peak = int(Path(status.name).read_text().partition("VmHWM:")[2].split()[0]) / 1024
+        peak = int(Path(status.name).read_text("utf-8").partition("VmHWM:")[2].split()[0]) / 1024
     return time.perf_counter() - start, peak
 
 
@@ -220,7 +220,7 @@ status = sys.argv.pop(1)
 try:
     main()
 finally:
-    pathlib.Path(status).write_text(pathlib.Path("/proc/self/status").read_text())
+    pathlib.Path(status).write_text(pathlib.Path("/proc/self/status").read_text("utf-8"), "utf-8")
 """
 
 
@@ -279,7 +279,7 @@ def main() -> None:
     lines = [accuracy_table(rows), *verdicts(rows), *growth_with_n(arguments.ckpt, arguments.out), *growth()]
     print("\n".join(lines))
     record = [{name: getattr(row, name) for name in ("name", "rms", "mean", "nfe", "seconds")} for row in rows]
-    (arguments.out / "likelihood.json").write_text(json.dumps(record, indent=1))
+    (arguments.out / "likelihood.json").write_text(json.dumps(record, indent=1), "utf-8")
 
 
 if __name__ == "__main__":

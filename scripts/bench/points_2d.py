@@ -244,7 +244,7 @@ def main() -> None:
             measures = f"W2 {result['w2']:.3f}, energy {result['energy']:.3f}"
             print(f"{count}/{len(jobs)}  {time.perf_counter() - start:.0f} s  {name}: {measures}", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1))
+    options.out.write_text(json.dumps(results, indent=1), "utf-8")
     print(table(results))
     print(f"{time.perf_counter() - start:.0f} s in total")
 

@@ -45,7 +45,7 @@ class Line:
 
 def own_memory() -> float:
     """Return the GiB of this process's own pages."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text("utf-8")
     return int(status.partition("RssAnon:")[2].split()[0]) / 2**20
 
 
@@ -143,7 +143,7 @@ def measure_apart(axis: str, value: int, options: argparse.Namespace, folder: st
     threads = 1 if axis == "processes" else options.threads
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     line += ["--launch", str(time.time())]
-    process = subprocess.run(line, capture_output=True, text=True, env=environment)
+    process = subprocess.run(line, capture_output=True, encoding="utf-8", env=environment)
     if process.returncode:
         raise SystemExit(f"{axis}={value} failed:\n{process.stderr[-2000:]}")
     result: dict[str, float] = json.loads(process.stdout.strip().splitlines()[-1])

@@ -79,7 +79,7 @@ def flops(name: str, layout: Layout) -> float:
 def peak_memory(name: str, arguments: list[str]) -> float:
     """Return the peak memory in GiB of a separate process that makes three steps."""
     line = [sys.executable, __file__, *arguments, "--memory-of", name]
-    return float(subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return float(subprocess.run(line, capture_output=True, encoding="utf-8", check=True).stdout.split()[-1])
 
 
 def own_peak(name: str, layout: Layout) -> float:
@@ -92,7 +92,7 @@ def own_peak(name: str, layout: Layout) -> float:
     for _ in range(3):
         step()
     # getrusage's peak would include the peak of the process that started this one.
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text("utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 2**20
 
 

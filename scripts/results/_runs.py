@@ -16,7 +16,7 @@ def train(run: Path, overrides: list[str]) -> None:
     run.parent.mkdir(parents=True, exist_ok=True)
     started = (run / "config.yaml").exists() and checkpoints(run)
     arguments = [f"resume={run}"] if started else [*overrides, f"hydra.run.dir={run}"]
-    with run.with_suffix(".log").open("a") as log:
+    with run.with_suffix(".log").open("a", encoding="utf-8") as log:
         command = [sys.executable, "-m", "dfm", "train", *arguments]
         if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
             raise SystemExit(f"failed; see {log.name}")

@@ -36,7 +36,7 @@ def dfm(directory: Path, done: str, *arguments: str) -> None:
         return
     print(f"$ dfm {' '.join(arguments)}", flush=True)
     command = [sys.executable, "-m", "dfm", *arguments, f"hydra.run.dir={directory}"]
-    with (directory.parent / f"{directory.name}.txt").open("w") as log:
+    with (directory.parent / f"{directory.name}.txt").open("w", encoding="utf-8") as log:
         if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
             raise SystemExit(f"failed; see {log.name}")
 
@@ -87,10 +87,10 @@ def row(name: str, out: Path, test: torch.Tensor) -> str | None:
     run = out / name
     if not (run / "dopri5" / "sample.json").exists():
         return None
-    nll = json.loads((run / "nll" / "nll.json").read_text())
+    nll = json.loads((run / "nll" / "nll.json").read_text("utf-8"))
     cells = [f"`digits_{name}`", f"{nll['bits_per_dim']:.3f} ± {nll['stderr']:.3f}", f"{nll['solver_error']:.4f}"]
     for kind in ("own", "dopri5"):
-        sample = json.loads((run / kind / "sample.json").read_text())
+        sample = json.loads((run / kind / "sample.json").read_text("utf-8"))
         points = unit(np.load(run / kind / "samples.npz")["samples"])
         value, spread = 1000 * energy_distance(points, test), 1000 * energy_spread(points, test)
         cells.append(f"{sample['sampler']}, {sample['nfe']:.0f} NFE: {value:.1f} ± {spread:.1f}")

@@ -39,8 +39,8 @@ def run(job: Job) -> None:
         "checkpoint": str(checkpoint.path) if checkpoint else None,
         "checkpoint_step": checkpoint.step if checkpoint else None,
     }
+    print_report(result, floor, facts)  # before the files: a full disk must not cost what was computed
     inputs.store(samples, data.spec, job.directory, facts, pictures=drawing is not None)
-    print_report(result, floor, facts)
 
 
 def print_report(result: Quality, floor: Quality, facts: dict[str, Any]) -> None:

@@ -88,14 +88,15 @@ class ScoringJob:
 
 
 def score(work: ScoringJob, likelihood: Estimators, directory: Path) -> Scores:
-    """Score, write the files and print the report; return the scores of the main result.
+    """Score, print the report and write the files; return the scores of the main result.
 
     Only the first process writes and prints.
     """
     pairs = [score_entry(work, entry) for entry in work.entries(likelihood)]
     if work.world.first:
-        write_results(work, pairs, directory)
+        # first on the screen: a full disk must not cost what was computed
         print_report([result for result, _ in pairs], work.denoiser.spec.name, work.facts["split"])
+        write_results(work, pairs, directory)
     return pairs[0][1]
 
 

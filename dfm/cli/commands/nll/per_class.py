@@ -52,12 +52,12 @@ def classify(work: ScoringJob, likelihood: Estimators, directory: Path) -> None:
     assert work.split.labels is not None
     truth = work.split.labels[: work.n]
     facts = {**summary(nats, truth, work.denoiser.spec), **work.facts}
-    write_atomically(directory / "per_class.csv", table(nats, truth).encode())
-    write_json(directory / "per_class.json", facts)
     console.result(
         f"the likeliest class is the true one for {100 * facts['accuracy']:.1f} % +- "
         f"{100 * facts['accuracy_stderr']:.1f} % of {work.n} examples; by chance {100 / count:.1f} %"
     )
+    write_atomically(directory / "per_class.csv", table(nats, truth).encode())
+    write_json(directory / "per_class.json", facts)
 
 
 def summary(nats: Tensor, truth: Tensor, spec: DatasetSpec) -> dict[str, Any]:

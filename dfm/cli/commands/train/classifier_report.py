@@ -47,6 +47,8 @@ def write_classifier_report(
             for k in range(0, n, BATCH)
         ]
         rows.append((float(log_nsr), *accuracy_and_calibration(torch.cat(parts).double(), labels)))
+    table = [[f"{row[0]:.2f}", *(f"{value:.3f}" for value in row[1:])] for row in rows]
+    console.table(f"classifier on {n} held-out examples", COLUMNS, table)
     lines = [",".join(COLUMNS), *(",".join(f"{value:.6g}" for value in row) for row in rows)]
     write_atomically(directory / "classifier.csv", ("\n".join(lines) + "\n").encode())
     means = {name: sum(row[k] for row in rows) / NOISE_LEVELS for k, name in enumerate(COLUMNS) if k}
@@ -54,8 +56,6 @@ def write_classifier_report(
         directory / "classifier.json",
         {"num_examples": n, "checkpoint_step": step, "num_classes": classifier.spec.num_classes, **means},
     )
-    table = [[f"{row[0]:.2f}", *(f"{value:.3f}" for value in row[1:])] for row in rows]
-    console.table(f"classifier on {n} held-out examples", COLUMNS, table)
 
 
 def predictions(
