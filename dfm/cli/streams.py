@@ -77,11 +77,8 @@ def lasting_streams() -> Iterator[None]:
     sys.stderr.flush()
     error = getattr(sys.stdout, "error", None)
     if error is not None and error.errno not in GONE:
-        reason = error.strerror or error
-        print(
-            f"error: stdout: {reason}, so a part of the output is lost; try another file, or > /dev/null",
-            file=sys.stderr,
-        )
+        lost = f"stdout: {error.strerror or error}; a part of the output is lost; try another file"
+        print(f"error: {lost}", file=sys.stderr)
         raise SystemExit(1)
 
 
