@@ -2,8 +2,10 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from filelock import FileLock
 from support.cli import TINY, Command, Dfm, Outcome, Trained, in_this_process, train_once
 from support.oracles import SCHEDULES
 
+from dfm.cli.signals import SIGNALS
 from dfm.data.digits import Digits
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
 from dfm.evaluation.classifier_features import ClassifierFeatures, features_for
@@ -70,6 +73,15 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
         return in_this_process(*arguments, code=code)
 
     return run
+
+
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """No signal is ignored, as SIGINT would be in a suite that a shell started in the background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

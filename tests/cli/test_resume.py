@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.cli import TINY, Command, Trained, one_error
 from support.runs import assert_same
+from support.signals import signalled
 
 from dfm.cli.commands.train.training_run import TrainingRun
 from dfm.cli.signals import watch_signals
@@ -25,31 +25,16 @@ STEADY = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def heeded() -> Iterator[None]:
-    """No signal is ignored, as SIGINT would be in a suite that a shell started in the background."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def signalled(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
-    """The process sends itself a signal in the middle of the work of one step, once."""
-    real, sent = TrainingRun.log_step, []
-
-    def log_step(self: TrainingRun, report: object) -> dict[str, float]:
-        if report.step == step and not sent:  # type: ignore[attr-defined]
-            sent.append(step)
-            os.kill(os.getpid(), number)
-        return real(self, report)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(TrainingRun, "log_step", log_step)
-
-
 @pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize(
-    ("number", "code", "step"), [(signal.SIGTERM, 143, 2), pytest.param(signal.SIGINT, 130, 3, marks=pytest.mark.wide)]
+    ("number", "code", "step"),
+    [
+        (signal.SIGTERM, 143, 2),
+        (signal.SIGHUP, 129, 1),
+        pytest.param(signal.SIGINT, 130, 3, marks=pytest.mark.wide),
+        pytest.param(signal.SIGUSR1, 138, 2, marks=pytest.mark.wide),
+        pytest.param(signal.SIGUSR2, 140, 2, marks=pytest.mark.wide),
+    ],
 )
 def test_a_signal_lets_the_step_end_and_a_requeue_goes_on(
     number: signal.Signals, code: int, step: int, command: Command, monkeypatch: pytest.MonkeyPatch
@@ -73,11 +58,14 @@ def test_the_second_signal_leaves_at_once() -> None:
     code = (
         "import time\nfrom dfm.cli.signals import watch_signals\n"
         "with watch_signals() as asked:\n    print('on', flush=True)\n"
+        "    asked.advice = lambda: 'this is how to go on'\n"
         "    time.sleep(60) if not asked.signal else None\n"
         "    print('noted', flush=True)\n    time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         assert process.stdout.readline() == "on\n"
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
@@ -86,6 +74,7 @@ def test_the_second_signal_leaves_at_once() -> None:
         assert process.poll() is None, "the first is noted, and what follows at once is the same wish"
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == -signal.SIGTERM
+        assert process.stderr.read().endswith("SIGTERM: stopped at once; this is how to go on\n")
 
 
 def test_handlers_are_put_back() -> None:
