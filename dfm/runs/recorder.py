@@ -20,7 +20,7 @@ from dfm.basics.files import FULL, remove_unfinished
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.directory import checkpoints, lock_run, step_of
-from dfm.runs.loggers import Logger
+from dfm.runs.loggers import Logger, NoLogger
 from dfm.runs.metrics import MetricsFile, best_step
 from dfm.runs.pictures.images import save_png
 
@@ -58,10 +58,12 @@ class Recorder:
         self.step = step
         self._metrics = MetricsFile(self.directory / "metrics.jsonl", after_step=step)
         threading.excepthook = self._thread_failed
+        name = type(self.logger).__name__
         try:
             self.logger.open(self.directory, step)
         except Exception as error:  # a tracker is another program, and may raise anything
-            name = type(self.logger).__name__
+            self.logger = NoLogger()
+            self.close()
             raise UserError(f"logger: {name} cannot start ({_reason(error)}); try logger=none") from error
 
     def numbers(self, line: dict[str, Any]) -> None:
