@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dfm.basics.errors import UserError
 from dfm.basics.files import refusal
 from dfm.cli import console
-from dfm.cli.signals import Stopped, exit_code, stop_at_signals
+from dfm.cli.signals import StoppedError, exit_code, stop_at_signals
 
 
 @contextlib.contextmanager
@@ -20,7 +20,7 @@ def one_line_ends() -> Iterator[None]:
     try:
         with stop_at_signals():
             yield
-    except Stopped as stopped:
+    except StoppedError as stopped:
         console.error(f"interrupted by {stopped.signal.name}")
         raise SystemExit(exit_code(stopped.signal)) from None
     except OSError as error:

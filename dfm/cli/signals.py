@@ -27,7 +27,7 @@ URGENT = (signal.SIGTERM, signal.SIGINT)
 SAME = 2.0
 
 
-class Stopped(BaseException):
+class StoppedError(BaseException):
     """A signal ends the work that is being done. It is no ``Exception``, so that no handler of errors takes it."""
 
     def __init__(self, number: Signals) -> None:
@@ -52,24 +52,20 @@ class Interruption:
     _breaks: bool = False
     _saves: bool = False
 
-    def unless_stopped(self, work: Callable[[], object]) -> bool:
-        """Do work that may be left out, such as pictures and scores: a signal breaks it off, or keeps it from starting.
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a signal end this block at once, also one that came before it.
 
-        Returns:
-            Whether the work was done to its end. If not, ``signal`` is set.
+        Raises:
+            StoppedError: a signal has come.
         """
+        self._breaks = True
         try:
-            self._breaks = True
-            try:
-                if self.signal is not None:
-                    return False
-                work()
-            finally:
-                self._breaks = False
-        except Stopped:
+            if self.signal is not None:
+                raise StoppedError(self.signal)
+            yield
+        finally:
             self._breaks = False
-            return False
-        return True
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -88,29 +84,33 @@ class Interruption:
                 handler(number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a child process; what becomes of it is the parent's concern
+        if os.getpid() != self._process:  # a child process, which its parent ends with SIGTERM
+            if number == signal.SIGTERM:
+                _die(number)
             return
         came, now = Signals(number), time.monotonic()
-        first = self.signal is None
         if came not in self._came:
             self._came.append(came)
-        if first:
+        if self.signal is None:
             self.signal, self.since = came, now
-            if self._breaks:
-                raise Stopped(came)
-            _tell(f"{came.name}: the step ends and is saved; to stop at once, send it again")
+            self._break_off(came)
+            again = "; to stop at once, send it again" if came in URGENT else ""
+            _tell(f"{came.name}: the step ends and is saved{again}")
         elif came in URGENT and self.signal not in URGENT:
             self.signal, self.since = came, now  # the end that was warned of has come
-            if self._breaks:
-                raise Stopped(came)
+            self._break_off(came)
         elif came in URGENT and now - self.since > SAME:
             if self._saves:
                 self._saves, self.since = False, now
                 _tell(f"{came.name}: a checkpoint is being written; to stop before it is whole, send it again")
             else:
                 _tell(f"{came.name}: stopped at once; {self.advice()}".removesuffix("; "))
-                signal.signal(came, signal.SIG_DFL)
-                os.kill(os.getpid(), came)
+                _die(came)
+
+    def _break_off(self, came: Signals) -> None:
+        if self._breaks:
+            self._breaks = False  # what cleans up behind the block is not broken off
+            raise StoppedError(came)
 
     @contextmanager
     def _installed(self, over_others: bool) -> Iterator[None]:
@@ -138,6 +138,12 @@ def _is_ours(handler: object) -> bool:
     return isinstance(getattr(handler, "__self__", None), Interruption)
 
 
+def _die(number: int) -> None:
+    """End this process as the signal does by itself."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 def _tell(message: str) -> None:
     # A handler may run in the middle of a write to the same stream, which then refuses a second one.
     with contextlib.suppress(RuntimeError):
@@ -162,7 +168,7 @@ def watch_signals() -> Iterator[Interruption]:
 
 @contextmanager
 def stop_at_signals() -> Iterator[None]:
-    """End this block at a signal: what it was writing is removed, and ``Stopped`` is raised.
+    """End this block at a signal: what it was writing is removed, and ``StoppedError`` is raised.
 
     A handler that others have installed, e.g. of a launcher that requeues the job, keeps its signal.
     """

@@ -15,7 +15,7 @@ from support.signals import signalled, signalled_after
 
 from dfm.basics import files
 from dfm.cli import signals
-from dfm.cli.signals import Stopped, stop_at_signals, watch_signals
+from dfm.cli.signals import StoppedError, stop_at_signals, watch_signals
 from dfm.evaluation.classifier_features import ClassifierFeatures
 from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir
@@ -58,29 +58,56 @@ def test_warnings_may_come_again_and_then_the_end(monkeypatch: pytest.MonkeyPatc
         assert interruption.signal == signal.SIGTERM
 
 
-def test_work_that_may_be_left_out_is_broken_off() -> None:
-    done = []
+def test_work_is_broken_off_where_that_is_allowed() -> None:
+    done: list[str] = []
 
-    def work() -> None:
-        done.append("begun")
-        send(signal.SIGTERM)
-        done.append("ended")
+    def work(name: str, number: Signals | None = None) -> None:
+        with interruption.at_once():
+            done.append(name)
+            if number is not None:
+                send(number)
+                done.append("not reached")
 
     with watch_signals() as interruption:
-        assert interruption.unless_stopped(lambda: done.append("before"))
-        assert not interruption.unless_stopped(work)
-        assert not interruption.unless_stopped(lambda: done.append("after"))
+        work("before")
+        with pytest.raises(StoppedError):
+            work("begun", signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            work("after")
         assert interruption.signal == signal.SIGTERM
         send(signal.SIGTERM)
     assert done == ["before", "begun"]
 
 
-def test_an_error_in_such_work_is_an_error() -> None:
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_a_child_process_is_ended_by_its_parent_only(number: Signals, ends: bool) -> None:
+    """Ctrl-C reaches every process of the terminal, so also the children; they end when their parent ends them."""
+    with watch_signals():
+        child = os.fork()
+        if not child:
+            send(number)
+            os._exit(7)
+        _, status = os.waitpid(child, 0)
+    assert (os.WTERMSIG(status) == number) if ends else (os.waitstatus_to_exitcode(status) == 7)
+
+
+def test_after_an_error_in_such_work_a_signal_is_noted_again() -> None:
     with watch_signals() as interruption:
-        with pytest.raises(ZeroDivisionError):
-            interruption.unless_stopped(lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError), interruption.at_once():
+            _ = 1 / 0
         send(signal.SIGTERM)
         assert interruption.signal == signal.SIGTERM, "noted, and not raised"
+
+
+def test_what_cleans_up_is_not_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    with pytest.raises(StoppedError), stop_at_signals():
+        try:
+            send(signal.SIGHUP)
+        finally:
+            send(signal.SIGUSR1)
+            done.append("clean")
+    assert done == ["clean"]
 
 
 def test_no_handler_of_errors_takes_a_signal() -> None:
@@ -90,7 +117,7 @@ def test_no_handler_of_errors_takes_a_signal() -> None:
         except Exception:
             pytest.fail("it was taken")
 
-    with pytest.raises(Stopped), stop_at_signals():
+    with pytest.raises(StoppedError), stop_at_signals():
         stubborn()
 
 

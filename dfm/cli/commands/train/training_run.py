@@ -224,7 +224,9 @@ class TrainingRun:
 
     def on_disk(self) -> str:
         """Return which checkpoint is on disk, and how to go on from it. Only the first process knows."""
-        saved = self.recorder.saved if self.recorder is not None else None
+        return self._way_on(self.recorder.saved if self.recorder is not None else None)
+
+    def _way_on(self, saved: int | None) -> str:
         if saved is None:
             return f"{self.directory} has no checkpoint"
         newest = "" if saved == self.trainer.step else f"the newest checkpoint is that of step {saved}; "
@@ -239,8 +241,8 @@ class TrainingRun:
         saved = self.job.world.all_gather(self.recorder.saved if self.recorder is not None else None)[0]
         if saved != self.trainer.step:
             raise UserError(
-                f"the checkpoint of the last step, {self.trainer.step}, is not on disk; {self.on_disk()}; free some "
-                "space first"
+                f"the checkpoint of the last step, {self.trainer.step}, is not on disk; {self._way_on(saved)}; free "
+                "some space first"
             )
 
     def close(self) -> None:
