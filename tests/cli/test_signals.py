@@ -99,14 +99,18 @@ def test_after_an_error_in_such_work_a_signal_is_noted_again() -> None:
         assert interruption.signal == signal.SIGTERM, "noted, and not raised"
 
 
-def test_what_cleans_up_is_not_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cleans_up_is_not_broken_off() -> None:
     done = []
-    with pytest.raises(StoppedError), stop_at_signals():
+
+    def work() -> None:
         try:
             send(signal.SIGHUP)
         finally:
             send(signal.SIGUSR1)
             done.append("clean")
+
+    with pytest.raises(StoppedError), stop_at_signals():
+        work()
     assert done == ["clean"]
 
 
