@@ -18,6 +18,15 @@ class ProcessError(UserError):
     """A failure of one process among several. That process reports it, even if it is not the first one."""
 
 
+def _closest(name: str, names: list[str]) -> str | None:
+    """Return the most similar name. Of names with dots, only the words after the last dot are compared first."""
+    last = name.lower().replace("/", ".").rpartition(".")[2]
+    whole = difflib.get_close_matches(name, [n for n in names if "." not in n or "." not in name], n=1)
+    ends = {n.rpartition(".")[2].lower(): n for n in reversed(names)}
+    close = difflib.get_close_matches(last, ends, n=1)
+    return whole[0] if whole and "." not in name else ends[close[0]] if close else None
+
+
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:
     """Return the error for a name that does not exist.
 
@@ -27,6 +36,6 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:
         allowed: the names that exist.
     """
     names = sorted(allowed)
-    close = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    close = _closest(str(name), names)
+    hint = f"; did you mean '{close}'?" if close else ""
     return UserError(f"unknown {kind} '{name}'; allowed: {', '.join(names)}{hint}")

@@ -10,11 +10,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dfm.basics.errors import ProcessError, UserError
+from dfm.basics.locations import located, typed_in
 from dfm.basics.processes import world
 from dfm.cli import console
 from dfm.cli.composition.config_dirs import SEARCH_PATH, check_config_dirs, config_dir, config_dirs
@@ -40,7 +43,7 @@ def launch(command: str) -> None:
     def run_and_report(cfg: DictConfig) -> None:
         jobs.append(command)
         try:
-            with one_line_ends():
+            with one_line_ends(), typed_in(Path(HydraConfig.get().runtime.cwd)):  # it may work in its own directory
                 run_job(command, cfg)
         except UserError as error:
             if show_all:
@@ -116,7 +119,7 @@ def run_job(command: str, cfg: DictConfig) -> None:
         raise SystemExit(code)
 
 
-def stop(error: Exception) -> None:
+def stop(error: Exception) -> NoReturn:
     """Report an error in one line and exit with code 1.
 
     Under torchrun, the first process reports an error that all processes share, and the others are ended. A process
@@ -170,6 +173,6 @@ def _register_resolvers() -> None:
     # A resumed run goes on in its own directory. Every other job, also with a resume= that is no run, gets a new one.
     OmegaConf.register_new_resolver(
         "dfm.run_dir",
-        lambda resume, fresh: str(Path(str(resume))) if resume and is_run(Path(str(resume))) else fresh,
+        lambda resume, fresh: str(located(str(resume))) if resume and is_run(located(str(resume))) else fresh,
         replace=True,
     )

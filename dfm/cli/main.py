@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dfm import __version__
 from dfm.cli.settings import COMMANDS
@@ -54,9 +55,22 @@ def usage() -> str:
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
-    """Launch a command. ``-m`` is moved to the front, because Hydra's parser fails on it between overrides."""
-    sweep = [a for a in arguments if a in ("-m", "--multirun")]
-    hand_over(command, [f"dfm {command}", *sweep[:1], *(a for a in arguments if a not in sweep)])
+    """Launch a command on words that Hydra understands: flags first, and values in quotes where it needs them."""
+    from dfm.basics.errors import UserError
+    from dfm.cli.composition.flags import sort_arguments
+    from dfm.cli.composition.typed_values import quoted
+    from dfm.cli.launch import stop
+
+    try:
+        found = sort_arguments(command, arguments)
+    except UserError as error:
+        stop(error)
+    if "--version" in found.flags:
+        print(f"dfm {__version__}")
+        return
+    sweep = "--multirun" in found.flags
+    words = replace(found, overrides=quoted(command, found.overrides, sweep)).words()
+    hand_over(command, [f"dfm {command}", *words])
 
 
 def hand_over(command: str, argv: list[str]) -> None:

@@ -5,6 +5,8 @@ This module imports no torch, so ``dfm --help`` and completion never wait for it
 
 from dataclasses import dataclass
 
+from dfm.basics.locations import PathText
+
 
 @dataclass(frozen=True)
 class GridSettings:
@@ -32,8 +34,8 @@ class TrainSettings:
     conditional: bool
     samples: GridSettings
     nll: LikelihoodSettings
-    resume: str | None = None
-    init: str | None = None
+    resume: PathText | None = None
+    init: PathText | None = None
     label_dropout: float = 0.0
 
 
@@ -41,14 +43,14 @@ class TrainSettings:
 class SampleSettings:
     """The keys of ``dfm sample``."""
 
-    ckpt: str | None
+    ckpt: PathText | None
     n: int
     seed: int
     batch_size: int | None
     label: int | str | None
     index: int | None
     split: str
-    mask: str | None
+    mask: PathText | None
     png: bool
     device: str
     precision: str
@@ -58,7 +60,7 @@ class SampleSettings:
 class EncodeSettings:
     """The keys of ``dfm encode``."""
 
-    ckpt: str | None
+    ckpt: PathText | None
     split: str
     n: int
     seed: int
@@ -70,8 +72,8 @@ class EncodeSettings:
 class DecodeSettings:
     """The keys of ``dfm decode``."""
 
-    ckpt: str | None
-    latents: str | None
+    ckpt: PathText | None
+    latents: PathText | None
     interpolate: int
     label: int | None
     batch_size: int
@@ -82,8 +84,8 @@ class DecodeSettings:
 class CompareSettings:
     """The keys of ``dfm compare``."""
 
-    ckpt: str | None
-    other: str | None
+    ckpt: PathText | None
+    other: PathText | None
     n: int
     seed: int
     batch_size: int
@@ -94,7 +96,7 @@ class CompareSettings:
 class CheckSettings:
     """The keys of ``dfm check``."""
 
-    ckpt: str | None
+    ckpt: PathText | None
     steps: tuple[int, ...]
     samplers: tuple[str, ...] | None
     n: int
@@ -107,8 +109,8 @@ class CheckSettings:
 class EvalSettings:
     """The keys of ``dfm eval``."""
 
-    ckpt: str | None
-    samples: str | None
+    ckpt: PathText | None
+    samples: PathText | None
     n: int | None
     split: str
     seed: int
@@ -122,13 +124,13 @@ class EvalSettings:
 class NllSettings:
     """The keys of ``dfm nll``."""
 
-    ckpt: str | None
+    ckpt: PathText | None
     split: str
     n: int | None
     seed: int
     batch_size: int
     audit: int
-    against: str | None
+    against: PathText | None
     per_class: bool
     device: str
 

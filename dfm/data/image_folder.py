@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps
 
 from dfm.basics.errors import UserError
+from dfm.basics.locations import PathText, located
 from dfm.data.dataset import SPLITS, Dataset, Split
 from dfm.data.memory_map import memory_map
 
@@ -55,7 +56,7 @@ class ImageFolder(Dataset):
             first use: images are broken, or neither the memory nor ``cache`` has room for them.
     """
 
-    path: str | None = None
+    path: PathText | None = None
     size: int | Sequence[int] = 32
     channels: int = 3
     flip: bool = False
@@ -63,7 +64,7 @@ class ImageFolder(Dataset):
     validation: float = 0.05
     test: float = 0.05
     num_workers: int = 4
-    cache: str = "~/.cache/dfm"
+    cache: PathText = "~/.cache/dfm"
 
     name = "folder"
     levels = 256
@@ -94,7 +95,7 @@ class ImageFolder(Dataset):
 
     @cached_property
     def _root(self) -> Path:
-        return Path(self.path or "").expanduser()
+        return located(self.path or "")
 
     @cached_property
     def _height_width(self) -> tuple[int, int]:
@@ -180,7 +181,7 @@ class ImageFolder(Dataset):
             facts = os.stat(os.path.join(self._root, image))  # to make a Path takes longer than the call itself
             digest.update(repr((image, facts.st_size, facts.st_mtime_ns)).encode("utf-8", "surrogateescape"))
         name = f"folder-{form.hexdigest()[:16]}-{digest.hexdigest()[:16]}.uint8"
-        return Path(self.cache).expanduser() / name
+        return located(self.cache) / name
 
     def _fill(self, values: np.ndarray) -> None:
         """Decode every image into its row.

@@ -22,6 +22,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import extract_archive
 
 from dfm.basics.errors import UserError
+from dfm.basics.locations import PathText, located
 from dfm.data.dataset import Dataset, Split
 
 _SECONDS_WITHOUT_ANSWER = 30.0
@@ -41,7 +42,7 @@ class Vision(Dataset):
         UserError: the files are missing and download is off; ``validation`` is negative.
     """
 
-    root: str = "~/.cache/dfm"
+    root: PathText = "~/.cache/dfm"
     download: bool = True
     validation: int = 1000
     flip: bool = False
@@ -70,7 +71,7 @@ class Vision(Dataset):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.root).expanduser()
+        return located(self.root)
 
     def _complete_folder(self) -> Path | None:
         return next((folder for folder in self._candidates() if self._is_complete(folder)), None)

@@ -16,6 +16,7 @@ from torch import Tensor
 from dfm.basics.devices import resolve_device
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically
+from dfm.basics.locations import PathText, located
 from dfm.basics.seeding import Purpose, seeded
 from dfm.data.dataset import Dataset, DatasetSpec, Split, data_folder
 from dfm.data.pixel_levels import centres
@@ -93,7 +94,7 @@ class ClassifierFeatures(Features):
         data: Dataset,
         device: torch.device | None = None,
         recipe: Recipe | None = None,
-        cache: str = "~/.cache/dfm",
+        cache: PathText = "~/.cache/dfm",
     ) -> None:
         super().__init__(data=data)
         spec = data.spec
@@ -104,7 +105,7 @@ class ClassifierFeatures(Features):
                 "try features=coordinates"
             )
         self.device, self.recipe = device or torch.device("cpu"), recipe or Recipe()
-        self.folder = Path(cache).expanduser() / "features"
+        self.folder = located(cache) / "features"
         self._model = _new_classifier(self.recipe, spec)
         self._facts: dict[str, Any] | None = None
 

@@ -96,6 +96,9 @@ def conform(value: Any, hint: Any, where: str) -> Any:
         if origin is tuple and len(items) != len(value):
             raise UserError(f"{where}={value}; allowed: {len(items)} values")
         return tuple(conform(v, h, f"{where}[{i}]") for i, (v, h) in enumerate(zip(value, items, strict=True)))
+    if origin is tuple:
+        length = f"{len(inner)} values" if inner[1:] != (Ellipsis,) else "values"
+        raise UserError(f"{where}={value!r}; allowed: a list of {length} in brackets, without quotes around it")
     if not _fits(value, hint, origin):
         name = "null" if hint in (None, types.NoneType) else getattr(hint, "__name__", str(hint))
         raise UserError(f"{where}={value!r}; allowed: a value of type {name}")

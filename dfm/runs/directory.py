@@ -11,13 +11,14 @@ from typing import IO, Any
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import lock, write_text
+from dfm.basics.locations import located
 
 CHECKPOINT_NAME = re.compile(r"step_(\d{8})\.pt")
 
 
 def outputs() -> Path:
-    """Return the directory of all runs: ``outputs/`` below the working directory."""
-    return Path("outputs")
+    """Return the directory of all runs: ``outputs/`` below the directory where the command was typed."""
+    return located("outputs")
 
 
 def write_overrides(directory: Path, overrides: Sequence[str]) -> None:
@@ -121,7 +122,7 @@ def checkpoint_files(ckpt: str | None, key: str = "ckpt") -> Iterator[Path]:
     allowed = "a checkpoint file, a run directory or 'latest'"
     if not ckpt:
         raise UserError(f"{key} is not given; allowed: {allowed}; try {key}=latest")
-    path = latest_run(outputs()) if ckpt == "latest" else Path(ckpt)
+    path = latest_run(outputs()) if ckpt == "latest" else located(ckpt)
     if path.is_file():
         return iter([path])
     if not path.exists():

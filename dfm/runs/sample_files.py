@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import whole_file, write_atomically
+from dfm.basics.locations import located
 from dfm.data.dataset import DatasetSpec
 from dfm.data.pixel_levels import from_eight_bits
 from dfm.runs.old_names import current_json
@@ -92,7 +93,7 @@ def read_latents(source: str | None) -> tuple[Tensor, Tensor | None, str | None]
     """
     if source is None:
         raise UserError("latents= is not given; allowed: latents.npz of 'dfm encode', or its run directory")
-    path = Path(source)
+    path = located(source)
     path = path / "latents.npz" if path.is_dir() else path
     try:
         with np.load(path, allow_pickle=False) as content:
@@ -188,7 +189,8 @@ def read_samples(source: str, spec: DatasetSpec) -> Tensor:
 
 def read_labels(source: str, n: int) -> Tensor | None:
     """Return the classes int64 (n,) of n stored samples, or None if the file has no classes."""
-    path = Path(source) / "samples.npz" if Path(source).is_dir() else Path(source)
+    path = located(source)
+    path = path / "samples.npz" if path.is_dir() else path
     if not path.is_file():  # a folder of PNGs
         return None
     try:
@@ -201,7 +203,7 @@ def read_labels(source: str, n: int) -> Tensor | None:
 
 def _read_array(source: str, spec: DatasetSpec) -> Tensor:
     """Read the array of a file, a run directory or a folder of PNGs as it is stored."""
-    path = Path(source)
+    path = located(source)
     if spec.levels is not None and next(path.glob("*.png"), None) and not (path / "samples.npz").exists():
         return torch.from_numpy(read_images(path, spec.shape[0]))
     path = path / "samples.npz" if path.is_dir() else path

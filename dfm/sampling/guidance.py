@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from dfm.basics.errors import UserError
+from dfm.basics.locations import PathText
 from dfm.denoising.denoiser import Denoiser, EvaluationCount
 from dfm.denoising.noise_end import NoiseEnd
 from dfm.paths.schedule import Schedule
@@ -214,7 +215,7 @@ class GuidanceByCheckpoint(GuidanceWithScale):
         UserError: ckpt is missing.
     """
 
-    ckpt: str | None = None  # type: ignore[misc]
+    ckpt: PathText | None = None  # type: ignore[misc]
     question: ClassVar[str]
 
     def __post_init__(self) -> None:

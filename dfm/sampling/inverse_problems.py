@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfm.basics.errors import UserError, unknown
+from dfm.basics.locations import PathText
 from dfm.basics.per_sample import per_sample
 from dfm.data.dataset import DatasetSpec
 from dfm.denoising.denoiser import Denoiser, EvaluationCount, WrappedDenoiser
@@ -168,7 +169,7 @@ class Inpaint(Task):
 
     takes_mask: ClassVar[bool] = True
 
-    mask: str | None = None
+    mask: PathText | None = None
     known: Tensor | None = None
 
     @property

@@ -54,11 +54,13 @@ def in_this_process(*arguments: str, code: int = 0) -> Outcome:
     """Run a command in this process and working directory; fail unless it exits with ``code``."""
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
 
     from dfm.cli.main import main
 
     found, out, err = 0, io.StringIO(), io.StringIO()
     GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
     with (
         # Hydra composes each configuration once more to look for hydra.mode, which no configuration of dfm sets
         patch.object(Hydra, "get_mode", lambda *_, **__: None),

@@ -17,8 +17,8 @@ ROOMS = (
     "basics", "data", "models", "paths", "denoising", "sampling", "likelihood", "training", "evaluation", "runs", "cli",
 )  # fmt: skip
 LIBRARIES = {
-    "hydra": "cli", "omegaconf": "cli", "rich": "cli/console.py", "matplotlib": "runs/pictures/charts.py", "PIL": "runs data",
-    "torchvision": "runs data", "torch_fidelity": "evaluation/sample_quality.py", "filelock": "basics/files.py",
+    "hydra": "cli", "omegaconf": "cli", "rich": "cli/console.py", "matplotlib": "runs/pictures/charts.py",
+    "PIL": "runs data", "torchvision": "runs data", "torch_fidelity": "evaluation/sample_quality.py", "filelock": "basics/files.py",
 }  # fmt: skip
 SPEAKS = {"print": "cli", "open": "data runs basics/files.py", "input": "", "eval": "", "exec": ""}
 

@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dfm.basics.errors import UserError, unknown
-from dfm.cli.composition.config_dirs import SEARCH_PATH, config_dir
-from dfm.cli.composition.hydra_errors import interpolation
+from dfm.cli.composition.config_dirs import SEARCH_PATH, config_dir, options
+from dfm.cli.composition.hydra_errors import value_error
 
 
 def run_directory() -> Path:
@@ -56,7 +56,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     try:
         config = _containers(cfg, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(interpolation(error) or " ".join(str(error).split())) from None
+        raise UserError(value_error(error) or " ".join(str(error).split())) from None
+    _refuse_misplaced_options()
     _refuse_additions(config)
     return config
 
@@ -65,6 +66,17 @@ def _containers(cfg: DictConfig, throw_on_missing: bool = False) -> dict[str, An
     content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=throw_on_missing)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def _refuse_misplaced_options() -> None:
+    """Refuse ``PART.GROUP=OPTION``: the option of a group is chosen by ``GROUP=``, or ``GROUP@PART.GROUP=``."""
+    choices = HydraConfig.get().runtime.choices
+    for text in overrides():
+        key, _, value = text.partition("=")
+        group = key.rpartition(".")[2]
+        if key != group and value in options(group):
+            place = next((name for name in choices if name.startswith(f"{group}@") and name.endswith(key)), group)
+            raise UserError(f"{text}: {key} is a part, not an option; allowed: {place}=OPTION; try {place}={value}")
 
 
 def _refuse_additions(config: Mapping[str, Any]) -> None:

@@ -1,112 +1,178 @@
 """Errors of Hydra and OmegaConf, each in one line: given, allowed, try."""
 
-import importlib
-import inspect
 import re
+import shlex
 import sys
-from collections.abc import Iterator
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from dfm.basics.errors import unknown
-from dfm.cli.composition.config_dirs import config_dirs, options, search_path
+from dfm.cli.composition.config_dirs import options
+from dfm.cli.composition.known_keys import KnownKeys
 
-GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
+GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]*)'(?: Available options in '[^']+': (.+?) Config search)?")
 OVERRIDE = re.compile(r"Could not override '([^']+)'")
 INTERPOLATION = re.compile(r"Interpolation key '([^']+)' not found")
+ENVIRONMENT = re.compile(r"Environment variable '([^']+)' not found")
+SEVERAL = re.compile(r"Ambiguous value for argument '(.+?)' 1\.")
+TWICE = re.compile(r"Multiple values for (\S+)\.|force-add of config groups is not supported: '\+\+([^=]+)=")
+ENDS = ("]", "]]", "]]]", "}", "}]", "]}", '"', "'")  # of a value that does not close
+ABSENT = re.compile(r"Could not delete(?: from config)?\. (?:'([^']+)' does not exist|No match for '([^']+)')")
 
 
 def explain(error: Exception, command: str) -> str | None:
     """Return one line for a mistake in the command's overrides; None if the error is not the user's."""
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
-        return None
+        return _no_option(error) or _unreadable(command)
     text = " ".join(str(error).split())
     missing, key = GROUP_OPTION.search(text), OVERRIDE.search(text)
     if isinstance(error, MissingConfigException) and missing:
-        return str(unknown(missing[1], missing[2], options(missing[1])))
+        return str(unknown(missing[1], missing[2], options(missing[1]) or str(missing[3] or "").split()))
     if key:
-        name = key[1].split("@")[0]
-        if options(name):
-            option = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith(f"{name}=")), "")
-            return str(unknown(name, option, options(name)))
-        return _addable(command, name) or str(unknown("key", name, _keys(command, name)))
-    hydras_text = text.partition(" See https://")[0]
-    return interpolation(error) or _formula() or _unreadable(hydras_text, command) or hydras_text
-
-
-def _unreadable(reason: str, command: str) -> str | None:
-    """Return one line about the first word of the command line that Hydra's grammar cannot read; None if it can."""
-    for text in sys.argv[1:]:
-        try:
-            readable = text.startswith("-") or bool(OverridesParser.create().parse_override(text).key_or_group)
-        except HydraException:
-            readable = False
-        if not readable:
-            reason = reason.rpartition(": ")[2]
-            return f"{text}: {reason}; allowed: KEY=VALUE or GROUP=OPTION; try dfm {command} --help"
-    return None
-
-
-def _formula() -> str | None:
-    """Return how to write a value with brackets, which Hydra reads as a function call; None if there is none."""
-    for text in sys.argv[1:]:
-        name, _, value = text.partition("=")
-        if "(" in value and value[0] not in "'\"[{":
-            return f"{text}: a formula with brackets needs quotes inside quotes; try '{name}=\"{value}\"'"
-    return None
-
-
-def interpolation(error: Exception) -> str | None:
-    """Return one line about a key that refers to a missing key; None for any other error."""
-    match = INTERPOLATION.search(str(error))
-    if not match or not isinstance(error, InterpolationKeyError):
-        return None
+        return _no_such_key(command, key[1])
+    cause = getattr(error, "__cause__", None) if text.startswith("Error merging override") else None
+    reason = str(cause or error).partition(" See https://")[0]
+    reason = " ".join(reason.partition("\n    full_key")[0].split())
+    word = text.removeprefix("Error merging override ") if cause else None
     return (
-        f"{error.full_key} refers to {match[1]}, which this configuration lacks; "
-        f"try another option of {str(error.full_key).partition('.')[0]} or of {match[1].partition('.')[0]}"
+        _several(text)
+        or _twice(text)
+        or _nothing_to_delete(text)
+        or value_error(error)
+        or (f"{word}: {reason}" if word else None)
+        or _unreadable(command)
+        or reason
     )
 
 
-def _compose(command: str) -> Any:
-    """Return the command's configuration with the options that the command line chooses, but without its values."""
-    own, *others = config_dirs()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(own), version_base="1.3"):
-        pairs = (a.partition("=") for a in sys.argv[1:])
-        groups = [f"{group}={name}" for group, _, name in pairs if name in options(group)]
-        return OmegaConf.to_container(compose(command, [*search_path(others), *groups]), resolve=False)
+def _no_such_key(command: str, key: str) -> str:
+    """Return one line about a key, or about a group at a place that is not there."""
+    name, at, place = key.partition("@")
+    word = next((a for a in sys.argv[1:] if a.startswith(f"{key}=")), f"{key}=VALUE")
+    value = word.partition("=")[2]
+    if at and options(name):
+        places = [group for group in KnownKeys(command).placed if group.startswith(f"{name}@")]
+        allowed = ", ".join([name, *places])
+        return f"{word}: no option of {name} stands at {place}; allowed: {allowed}; try {name}={value}"
+    if options(name):
+        return str(unknown(name, value, options(name)))
+    return KnownKeys(command).error(name, value)
 
 
-def _addable(command: str, name: str) -> str | None:
-    """Return how to set a parameter that the chosen part has and its YAML does not list; None for any other key."""
-    parent, _, last = name.rpartition(".")
-    node: Any = _compose(command)
-    for key in parent.split("."):
-        node = node.get(key, {}) if isinstance(node, dict) else {}
-    module, _, target = str(node.get("_target_", "") if isinstance(node, dict) else "").rpartition(".")
-    if not module.startswith("dfm."):
+def _several(text: str) -> str | None:
+    """Return one line about several values where one is needed; None for any other error."""
+    match = SEVERAL.search(text)
+    if not match:
         return None
-    if last not in inspect.signature(getattr(importlib.import_module(module), target)).parameters:
+    key, _, values = match[1].partition("=")
+    given = next((a for a in sys.argv[1:] if " ".join(a.split()) == match[1]), match[1])
+    return (
+        f"{given}: several values; allowed: one, a list in brackets ('{key}=[{values}]'), a text in quotes "
+        f"('{key}=\"{values}\"'), or -m, which runs the command once for each; try {given} -m"
+    )
+
+
+def _twice(text: str) -> str | None:
+    """Return one line about an option that is added to a group which has one already; None for any other error."""
+    match = TWICE.search(text)
+    if not match:
         return None
-    return f"key '{name}': {target} has it, but this option's YAML does not list it; try +{name}=VALUE"
+    name = match[1] or match[2]
+    word = next((a for a in sys.argv[1:] if a.lstrip("+").startswith(f"{name}=")), f"{name}=OPTION")
+    return f"{word}: the group {name} has an option already, which = replaces; try {word.lstrip('+')}"
 
 
-def _keys(command: str, name: str) -> list[str]:
-    """Return the keys with the same parent as ``name``, or the keys at the top if that parent is unknown."""
-    keys = [key for key in _leaves(_compose(command), "") if key.rpartition(".")[2] != "_target_"]
-    parent = name.rpartition(".")[0]
-    siblings = [key for key in keys if parent and key.startswith(f"{parent}.")]
-    last = name.rpartition(".")[2]
-    return siblings or [*{key.split(".")[0] for key in keys}, *(key for key in keys if key.endswith(f".{last}"))]
+def _nothing_to_delete(text: str) -> str | None:
+    match = ABSENT.search(text)
+    return f"~{match[1] or match[2]}: there is no such key or group; try without it" if match else None
 
 
-def _leaves(node: Any, prefix: str) -> Iterator[str]:
-    for key, value in node.items():
-        path = f"{prefix}{key}"
-        yield from _leaves(value, f"{path}.") if isinstance(value, dict) else [path]
+def _no_option(error: Exception) -> str | None:
+    """Return one line about a number, or a list with numbers, for a group; Hydra fails on them in its own code."""
+    if not isinstance(error, (TypeError, ValueError)):
+        return None
+    for text in sys.argv[1:]:
+        name, _, value = text.partition("=")
+        if options(name) and _is_readable(text):
+            given = OverridesParser.create().parse_override(text).value()
+            if not all(isinstance(item, str) for item in (given if isinstance(given, list) else [given])):
+                return str(unknown(name, value, options(name)))
+    return None
+
+
+def _unreadable(command: str) -> str | None:
+    """Return one line about the first word of the command line that Hydra's grammar cannot read; None if it can."""
+    for text in sys.argv[1:]:
+        if text.startswith("-") or _is_readable(text):
+            continue
+        key, equals, value = text.partition("=")
+        if not equals:
+            return _no_value(text, command)
+        if not key.strip():
+            return f"{text}: no key before the '='; allowed: KEY=VALUE or GROUP=OPTION; try dfm {command} --help"
+        if not _is_readable(f"{key}=x"):
+            hint = KnownKeys(command).similar(key.strip())
+            hint = f"{hint}={value}" if hint else f"dfm {command} --help"
+            return f"{text}: '{key}' cannot be a key; allowed: KEY=VALUE or GROUP=OPTION; try {hint}"
+        closed = next((f"{text}{end}" for end in ENDS if _is_readable(f"{text}{end}")), None)
+        hint = closed or f"{key}={QuotedString(value, Quote.double).with_quotes()}"
+        return (
+            f"{text}: brackets or quotes that do not close, or stand in the wrong place; allowed: [1,2], {{a: 1}}, "
+            f'"text"; try {shlex.quote(hint)}'
+        )
+    return None
+
+
+def _no_value(text: str, command: str) -> str:
+    """Return one line about a word without ``=``, and how it is probably meant."""
+    known = KnownKeys(command)
+    name, _, value = text.partition(":")
+    homes = [group for group in known.groups if text in options(group)]
+    if text in known.groups:
+        hint = f"{text}={options(text)[0]}"
+    elif homes:
+        hint = f"{homes[0]}={text}"
+    elif (key := known.similar(name)) and key == name:
+        hint = f"{name}={value or ('true' if isinstance(known.leaves[key], bool) else 'VALUE')}"
+    else:
+        hint = f"ckpt={text}" if "ckpt" in known.leaves else f"dfm {command} --help"
+    return f"{text}: no '=' in it; allowed: KEY=VALUE or GROUP=OPTION, without spaces beside the '='; try {hint}"
+
+
+def _is_readable(text: str) -> bool:
+    try:
+        return bool(OverridesParser.create().parse_override(text).key_or_group)
+    except HydraException:
+        return False
+
+
+def value_error(error: Exception) -> str | None:
+    """Return one line about a value that refers to something that is not there, or is missing; None for others."""
+    text, key = str(error), getattr(error, "full_key", None)
+    refers, variable = INTERPOLATION.search(text), ENVIRONMENT.search(text)
+    if refers and isinstance(error, InterpolationKeyError):
+        word = next((a for a in sys.argv[1:] if f"${{{refers[1]}" in a), None)
+        if word:
+            return (
+                f"{word}: there is no key {refers[1]}; allowed: ${{KEY}} with a key that exists; try {_plainly(word)}"
+            )
+        groups = dict.fromkeys(str(name).partition(".")[0] for name in (key, refers[1]) if name)
+        return (
+            f"{key or 'a key'} refers to {refers[1]}, which this configuration lacks; try another option of "
+            f"{' or of '.join(groups)}"
+        )
+    if variable:
+        return f"{key}: the environment has no variable {variable[1]}; try {key}=VALUE, or set {variable[1]}"
+    if isinstance(error, MissingMandatoryValue) and key:
+        return f"{key} is not given; try {key}=VALUE"
+    if "Unsupported interpolation type" in text:
+        kind = text.split("\n")[0].rpartition(" ")[2]
+        return f"{key}: unknown '{kind}' in ${{{kind}:...}}; allowed: ${{KEY}} or ${{oc.env:NAME}}; try {key}=VALUE"
+    return None
+
+
+def _plainly(word: str) -> str:
+    return f"{word.partition('=')[0]}=VALUE"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
+from dfm.basics.locations import located
 from dfm.cli.composition.unused_settings import refuse_unused
 from dfm.cli.from_checkpoint import Drawing, examples_of
 from dfm.cli.job import Job
@@ -62,7 +63,7 @@ def known_images(job: Job, drawing: Drawing, indices: range) -> KnownImages | No
     if not task.takes_mask:
         refuse_unused(("mask",), "without task=inpaint")
     if task.mask_file is not None:
-        task = task.with_known_pixels(torch.from_numpy(read_mask(Path(task.mask_file))))
+        task = task.with_known_pixels(torch.from_numpy(read_mask(located(task.mask_file))))
     task.projection(spec)  # an impossible task is refused before any data are read
     split = examples_of(drawing.checkpoint, job, name)
     if indices[-1] >= len(split):

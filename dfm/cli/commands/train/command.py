@@ -5,6 +5,7 @@ from signal import Signals
 from typing import Any
 
 from dfm.basics.errors import UserError
+from dfm.basics.locations import located
 from dfm.basics.processes import World
 from dfm.cli import console
 from dfm.cli.commands.train.final_report import is_done, write_final_report
@@ -51,7 +52,7 @@ def prepare(job: Job) -> Job:
     if job.settings.resume == "auto":
         config = auto_config(directory, config)
     elif job.settings.resume:
-        config = resumed_config(Path(job.settings.resume), config)
+        config = resumed_config(located(job.settings.resume), config)
     return job.with_config(share_batches(config, job.world), directory)
 
 

@@ -1,0 +1,165 @@
+"""The keys and groups that a command has with the options that its command line chooses, for messages on mistakes."""
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from dfm.basics.errors import unknown
+from dfm.cli.composition.config_dirs import config_dirs, options, search_path
+
+
+@dataclass(frozen=True)
+class KnownKeys:
+    """The configuration of a command with the options of the command line, but without its values."""
+
+    command: str
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration in plain containers; references are not resolved."""
+        own, *others = config_dirs()
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(own), version_base="1.3"):
+            pairs = [a.partition("=") for a in sys.argv[1:]]
+            words = [f"{group}={name}" for group, _, name in pairs if name in options(group.partition("@")[0])]
+            try:
+                config = compose(self.command, [*search_path(others), *words], return_hydra_config=True)
+            except ConfigCompositionException:  # GROUP@PLACE=OPTION at a place that is not there
+                words = [word for word in words if "@" not in word]
+                config = compose(self.command, [*search_path(others), *words], return_hydra_config=True)
+        content: Any = OmegaConf.to_container(config, resolve=False)
+        return dict(content)
+
+    @cached_property
+    def leaves(self) -> dict[str, Any]:
+        """{dotted key: its value}, without the keys of Hydra."""
+        found = _leaves({key: node for key, node in self.config.items() if key != "hydra"}, "")
+        return {key: value for key, value in found if key.rpartition(".")[2] != "_target_"}
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """The groups of which the command has an option."""
+        choices = self.config["hydra"]["runtime"]["choices"]
+        return sorted(name for name in choices if "@" not in name and not name.startswith("hydra"))
+
+    @cached_property
+    def placed(self) -> list[str]:
+        """The groups of which an option stands at a key of another name: ``GROUP@KEY``."""
+        return sorted(name for name in self.config["hydra"]["runtime"]["choices"] if "@" in name)
+
+    def error(self, name: str, value: str) -> str:
+        """Return one line about a key that is not there."""
+        line = self._addable(name) or self._of_another_option(name, value) or self._below_a_value(name, value)
+        return line or str(unknown("key", name, self._siblings(name)))
+
+    def similar(self, name: str) -> str | None:
+        """Return the key whose last word is ``name``, or is similar to it; None if there is none.
+
+        The command's own keys go first, then those of the trainer.
+        """
+        if name not in self.leaves:
+            lasts = {key.rpartition(".")[2] for key in self.leaves}
+            last = name.lower().rpartition(".")[2]
+            close = [last] if last in lasts else difflib.get_close_matches(last, lasts, n=1)
+            name = close[0] if close else name
+        keys = [key for key in self.leaves if key == name or key.endswith(f".{name}")]
+        return min(keys, key=lambda k: (k != name, not k.startswith("trainer."), k.count(".")), default=None)
+
+    def _addable(self, name: str) -> str | None:
+        """Return how to set a parameter that the chosen part has and its YAML does not list; None for another key."""
+        parent, _, last = name.rpartition(".")
+        node = _at(self.config, parent)
+        module, _, target = str(node.get("_target_", "") if isinstance(node, dict) else "").rpartition(".")
+        if not module.startswith("dfm."):
+            return None
+        if last not in inspect.signature(getattr(importlib.import_module(module), target)).parameters:
+            return None
+        return f"key '{name}': {target} has it, but this option's YAML does not list it; try +{name}=VALUE"
+
+    def _of_another_option(self, name: str, value: str) -> str | None:
+        """Return which option of the key's group has the key; None if none has."""
+        group, _, rest = name.partition(".")
+        having = [option for option in options(group) if rest and rest in _keys_of_option(group, option)]
+        if not having or group not in self.groups:
+            return None
+        names = ", ".join(f"{group}={option}" for option in having)
+        here = f"{group}={self._choice(group)}"
+        return f"key '{name}': {here} has none; allowed: {names}; try {group}={having[0]} {name}={value}"
+
+    def _below_a_value(self, name: str, value: str) -> str | None:
+        """Return that a key above this one is a value and has no keys below it; None if none is."""
+        above = name.rpartition(".")[0]
+        while above:
+            node = self.leaves.get(above)
+            if isinstance(node, str) and node.startswith("${"):
+                return self._elsewhere(name, above, node[2:-1], value)
+            if node is not None and not isinstance(node, dict):
+                return f"key '{name}': {above} is one value, without keys below it; try {above}={value}"
+            above = above.rpartition(".")[0]
+        return None
+
+    def _elsewhere(self, name: str, above: str, home: str, value: str) -> str:
+        """Return how to set a key below ``above``, which only refers to the group or node ``home``."""
+        key = f"{home}{name.removeprefix(above)}"
+        if key not in self.leaves:
+            return self.error(key, value)
+        return f"key '{name}': {above} stands for {home}; try {key}={value}"
+
+    def _siblings(self, name: str) -> list[str]:
+        """Return the keys below the lowest part of ``name`` that exists, or all at the top with similar ones below."""
+        above = name.replace("/", ".").rpartition(".")[0]
+        while above and not isinstance(_at(self.config, above), dict):
+            above = above.rpartition(".")[0]
+        if above.startswith("hydra"):
+            return [f"{above}.{key}" for key in _at(self.config, above)]
+        if above:
+            below = [key for key in self.leaves if key.startswith(f"{above}.")]
+            return below or [key for key in self.leaves if key.startswith(f"{above.rpartition('.')[0]}.")]
+        top = {*self.groups, *(key.partition(".")[0] for key in self.leaves)}
+        last = name.lower().rpartition(".")[2]
+        return [*top, *(key for key in self.leaves if key.endswith(f".{last}") and key not in top)]
+
+    def _choice(self, group: str) -> str:
+        return str(self.config["hydra"]["runtime"]["choices"][group])
+
+
+def _at(node: Any, path: str) -> Any:
+    """Return what stands at a dotted key: a node, a value, or None if there is nothing."""
+    for key in path.split(".") if path else ():
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        yield from _leaves(value, f"{path}.") if isinstance(value, dict) and value else [(path, value)]
+
+
+def _keys_of_option(group: str, option: str) -> set[str]:
+    """Return the dotted keys of an option's file, and of the files in the same folder on which it stands."""
+    file = next((f for folder in config_dirs() if (f := folder / group / f"{option}.yaml").is_file()), None)
+    return set(_keys_of_file(file)) if file else set()
+
+
+def _keys_of_file(file: Path) -> Iterator[str]:
+    content = yaml.safe_load(file.read_text("utf-8"))
+    if not isinstance(content, dict):
+        return
+    bases = [base for base in content.pop("defaults", []) if isinstance(base, str) and base != "_self_"]
+    yield from (key for key, _ in _leaves(content, "") if key != "_target_")
+    for base in bases:
+        below = file.parent / f"{base}.yaml"
+        yield from _keys_of_file(below) if below.is_file() else ()
