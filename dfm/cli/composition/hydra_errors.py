@@ -14,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from dfm.basics.errors import unknown
+from dfm.basics.errors import UserError, unknown
 from dfm.cli.composition.config_dirs import config_dirs, options, search_path
 
 GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
@@ -24,6 +24,8 @@ INTERPOLATION = re.compile(r"Interpolation key '([^']+)' not found")
 
 def explain(error: Exception, command: str) -> str | None:
     """Return one line for a mistake in the command's overrides; None if the error is not the user's."""
+    if isinstance(error, UserError):  # about a file that Hydra was reading
+        return str(error)
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     text = " ".join(str(error).split())
