@@ -16,6 +16,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from dfm.basics.errors import UserError, unknown
 from dfm.cli.composition.config_dirs import config_dirs, options, search_path
+from dfm.cli.composition.yaml_files import misplaced
 
 GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
 OVERRIDE = re.compile(r"Could not override '([^']+)'")
@@ -31,7 +32,8 @@ def explain(error: Exception, command: str) -> str | None:
     text = " ".join(str(error).split())
     missing, key = GROUP_OPTION.search(text), OVERRIDE.search(text)
     if isinstance(error, MissingConfigException) and missing:
-        return str(unknown(missing[1], missing[2], options(missing[1])))
+        hint = misplaced(missing[1], missing[2], config_dirs()[1:])
+        return "; ".join(filter(None, (str(unknown(missing[1], missing[2], options(missing[1]))), hint)))
     if key:
         name = key[1].split("@")[0]
         if options(name):

@@ -11,8 +11,9 @@ from typing import Any
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ConfigDefault, GroupDefault, InputDefault, ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -22,7 +23,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dfm.basics.errors import UserError
+from dfm.cli.composition.config_dirs import config_dir
 from dfm.cli.composition.recipes import EXPERIMENT, NONE, RECIPE, SUITED, Form, form_of, is_below, names_in, section
+from dfm.cli.composition.unread_keys import Written, refuse_unread
+from dfm.cli.composition.yaml_files import FileRepository, file_name, is_users
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,11 @@ class PlannedRepository(CachingConfigRepository):
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader of configurations with dfm's order of what wins."""
+    """Hydra's loader of configurations, with dfm's order of what wins and files that are read whole."""
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository = FileRepository(config_search_path)
 
     def _parse_overrides_and_create_caching_repo(
         self, config_name: str | None, overrides: list[str]
@@ -73,6 +81,16 @@ class Loader(ConfigLoaderImpl):
             return words, files
         words = _plain_words(words, _default_groups(files, config_name))
         return words, PlannedRepository(files, config_name, self._plan(words, files, config_name))
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        """Compose as Hydra does, and refuse what no part reads in the files of the user's."""
+        config = super()._compose_config_from_defaults_list(defaults, repo)
+        found = [(part, content) for part in defaults if (content := _of_user(part, repo))]
+        if found:
+            users = [id(part) for part, _ in found]
+            rest = super()._compose_config_from_defaults_list([p for p in defaults if id(p) not in users], repo)
+            refuse_unread([_written(part, content) for part, content in found], _tree(rest), _tree(config))
+        return config
 
     def _plan(self, words: Sequence[Override], files: CachingConfigRepository, command: str) -> Plan:
         """Decide which sections of files do not count, and which recipe suits the data."""
@@ -94,7 +112,8 @@ class Loader(ConfigLoaderImpl):
                 return plan
             form = self._form(words, files, command, plan)
             others = [word for word in words if word not in about_data]
-            if form is None or (not beneath and form == self._form(others, files, command, plan)):
+            made_for = Plan(typed=[name for name in plan.typed if name != "dataset"])
+            if form is None or (not beneath and form == self._form(others, files, command, made_for)):
                 return plan
             recipe = form.recipe
         content = files.load_config(f"{RECIPE}/{recipe}")
@@ -123,6 +142,27 @@ class Loader(ConfigLoaderImpl):
 def use_loader() -> None:
     """Let Hydra compose by ``Loader``. Hydra has no public place for another loader, but one private name."""
     hydra._internal.hydra.ConfigLoaderImpl = Loader  # type: ignore[misc]
+
+
+def _of_user(part: ResultDefault, repo: IConfigRepository) -> ConfigResult | None:
+    """Return the content of a file of the user's; None for a file of dfm's or Hydra's."""
+    found = repo.load_config(str(part.config_path))
+    return found if found and is_users(found.provider, found.path) else None
+
+
+def _written(part: ResultDefault, found: ConfigResult) -> Written:
+    group = str(part.config_path).rpartition("/")[0]
+    return Written(
+        name=file_name(found.path, str(part.config_path)),
+        place=tuple((part.package or "").split(".")) if part.package else (),
+        content=_tree(found.config),
+        in_group=bool(group) and (config_dir() / group).is_dir(),
+    )
+
+
+def _tree(config: Any) -> dict[str, Any]:
+    content = OmegaConf.to_container(config)
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
 def _may_name_data(part: ResultDefault) -> bool:
