@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dfm.basics.processes import World, world
-from dfm.cli.composition.command_line import choice, overrides, plain, run_directory, variant
+from dfm.cli.composition.command_line import choices, overrides, plain, run_directory, variant
 from dfm.cli.settings import COMMANDS
 from dfm.runs.build import settings
 
@@ -62,7 +62,12 @@ class Job:
 
     def choice(self, group: str) -> str:
         """Return the option of a group that the command line or the defaults chose."""
-        return choice(group)
+        return str(choices()[group])
+
+    @property
+    def choices(self) -> dict[str, str | None]:
+        """The chosen option of each group."""
+        return choices()
 
     def names(self, *groups: str) -> bool:
         """Whether the command line chooses an option of one of these groups."""

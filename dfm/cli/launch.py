@@ -23,6 +23,7 @@ from dfm.cli import console
 from dfm.cli.composition.config_dirs import SEARCH_PATH, check_config_dirs, config_dir, config_dirs
 from dfm.cli.composition.help import help_text
 from dfm.cli.composition.hydra_errors import explain
+from dfm.cli.composition.loader import use_loader
 from dfm.cli.endings import one_line_ends
 from dfm.cli.job import job_of
 from dfm.cli.settings import COMMANDS
@@ -51,6 +52,7 @@ def launch(command: str) -> None:
             stop(error)
 
     _register_resolvers()
+    use_loader()
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print_help(command, show_all)
         return

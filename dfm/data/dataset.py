@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,8 +115,8 @@ def moments(values: Tensor, levels: int | None) -> tuple[float, float]:
 class Dataset(ABC):
     """A source of examples, loaded once, on first use. The constructor checks all that can be checked without loading.
 
-    A new data set is a class with ``_load`` and the attributes below, a YAML in ``configs/dataset`` and a row in
-    ``tests/data/test_dataset.py``.
+    A new data set is a class with ``_load``, ``shape_of`` and the attributes below, a YAML in ``configs/dataset`` and a
+    row in ``tests/data/test_dataset.py``.
 
     Attributes:
         name: the name in the spec and in messages.
@@ -128,6 +129,14 @@ class Dataset(ABC):
     levels: int | None
     num_classes: int
     flip: bool = False
+
+    @classmethod
+    def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """Return the shape of one example of ``cls(**arguments)`` without reading anything; None: it is not known.
+
+        A network and settings of training that suit it are chosen from it, before the data set is made.
+        """
+        return None
 
     @abstractmethod
     def _load(self) -> Mapping[str, Split]:

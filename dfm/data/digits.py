@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,10 @@ class Digits(Dataset):
     name = "digits"
     levels = 17
     num_classes = 10
+
+    @classmethod
+    def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+        return (1, 8, 8)
 
     def _load(self) -> Mapping[str, Split]:
         with (files("dfm.data") / "digits.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,6 +97,14 @@ class ImageFolder(Dataset):
     @cached_property
     def _root(self) -> Path:
         return located(self.path or "")
+
+    @classmethod
+    def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+        size, channels = arguments.get("size", cls.size), arguments.get("channels", cls.channels)
+        sides = [size, size] if isinstance(size, int) else size
+        numbers = [channels, *sides] if isinstance(sides, Sequence) else []
+        whole = len(numbers) == 3 and all(isinstance(number, int) and number > 0 for number in numbers)
+        return tuple(numbers) if whole else None  # a value of another kind is refused when the data set is made
 
     @cached_property
     def _height_width(self) -> tuple[int, int]:

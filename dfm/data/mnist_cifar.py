@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,6 +50,11 @@ class Vision(Dataset):
     levels = 256
     num_classes = 10
     source: ClassVar[type]
+    shape: ClassVar[tuple[int, int, int]]
+
+    @classmethod
+    def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+        return cls.shape
 
     def __post_init__(self) -> None:
         if self.validation < 0:
@@ -125,6 +130,7 @@ def _last_line(problem: Exception) -> str:
 class _Idx(Vision):
     """A data set in MNIST's own format: four idx files, plain or gzipped."""
 
+    shape = (1, 28, 28)
     system_folders: ClassVar[tuple[str, ...]] = ()
 
     def _candidates(self) -> list[Path]:
@@ -196,6 +202,7 @@ class CIFAR10(Vision):
     flip: bool = True
 
     name = "cifar10"
+    shape = (3, 32, 32)
     source = torchvision_datasets.CIFAR10
 
     def _candidates(self) -> list[Path]:

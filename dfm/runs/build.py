@@ -17,13 +17,16 @@ SettingsT = TypeVar("SettingsT")
 def settings(node: Node, kind: type[SettingsT], where: str = "") -> SettingsT:
     """Return a dataclass filled from the keys of a node. Each value is checked against the type of its field.
 
-    A field whose type is a dataclass takes a nested node. A missing key takes the default of its field. Other keys of
-    the node are ignored.
+    A field whose type is a dataclass takes a nested node. A missing key takes the default of its field. Other keys at
+    the top are those of the parts.
 
     Raises:
-        UserError: a value has another type, or a key without a default is missing.
+        UserError: a value has another type, a key without a default is missing, or a nested node has another key.
     """
     hints, prefix = get_type_hints(kind), f"{where}." if where else ""
+    others = node.keys() - hints.keys() if where else ()
+    if others:
+        raise unknown("key", f"{prefix}{min(others)}", [f"{prefix}{name}" for name in hints])
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         name, hint = field.name, hints[field.name]

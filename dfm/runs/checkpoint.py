@@ -21,7 +21,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from dfm.basics.errors import UserError
+from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.files import write_atomically
 from dfm.data.dataset import Dataset, DatasetSpec, data_folder
 from dfm.runs.build import Node, target_of
@@ -223,12 +223,14 @@ def blame_checkpoint(checkpoint: Checkpoint) -> Iterator[None]:
     """Report any error inside this block as a fault of the checkpoint, which anyone may have written.
 
     Raises:
-        UserError: in place of any other exception.
+        UserError: in place of any other exception. It names the checkpoint.
     """
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        if isinstance(error, ProcessError) or str(checkpoint.path) in str(error):
+            raise
+        raise UserError(f"{checkpoint.path}: {error}") from None
     except Exception as error:
         raise UserError(
             f"{checkpoint.path}: dfm cannot use its configuration ({_first_line(error)}); try another checkpoint"

@@ -19,6 +19,8 @@ COMMANDS = ("train", "sample", "encode", "decode", "compare", "check", "eval", "
 GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
 EVERY = sorted(path for path in config_dir().rglob("*.yaml") if "hydra" not in path.parts)
 
+PRESETS = [f"{p.parent.name}={p.stem}" for p in EVERY if p.parent.name in ("experiment", "recipe")]
+
 
 def shown(command: str, *overrides: str, own: Path | None = None) -> str:
     """The help of a command."""
@@ -34,6 +36,7 @@ def own(tmp_path: Path) -> Path:
     (folder / "gadget").mkdir()
     (folder / "schedule" / "bent.yaml").write_text(
         "# A bent path.\n# More of it.\ndefaults:\n  - linear\n  - _self_\n_target_: mine.Bent\nbend: 0.5 # how much\n"
+        "by: ${gadget.size} # which gadget\n"
     )
     (folder / "schedule" / "_base.yaml").write_text("# Nothing to choose.\nt_min: 0.1\n")
     (folder / "gadget" / "large.yaml").write_text("# A gadget.\nsize: 3 # in metres\n")
@@ -61,12 +64,12 @@ def test_every_key_of_every_command_has_a_comment(command: str) -> None:
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("name", [path.stem for path in EVERY if path.parent.name == "experiment"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_key_of_every_preset_has_a_comment(name: str) -> None:
-    assert without_comment(compose_with_comments("train", [f"experiment={name}"], [config_dir()])) == []
+    assert without_comment(compose_with_comments("train", [name], [config_dir()])) == []
 
 
-@pytest.mark.parametrize("group", [group for group in GROUPS if group != "experiment"])
+@pytest.mark.parametrize("group", [group for group in GROUPS if group not in ("experiment", "recipe")])
 def test_every_key_of_every_option_has_a_comment(group: str) -> None:
     """In its own file or in a base of it; without Hydra, which would take a minute for all."""
 
@@ -146,7 +149,7 @@ def test_a_directory_of_ones_own(own: Path) -> None:
     assert "    schedule.t_max             0.999          last time" in text, "from the base in dfm's own directory"
     assert "_base" not in text
     assert "\n  yours\n    gadget          large\n      large               A gadget.\n" in text
-    text = shown("encode", "+gadget=large", own=own)
+    text = shown("encode", "schedule=bent", "+gadget=large", own=own)
     assert "\n      bent                A bent path.\n" in text, "whether it is chosen or not"
     assert "    gadget.size                3              in metres\n" in text
     by_override = help_text("encode", [f'hydra.searchpath=["file://{own}"]'], [config_dir()], summary="", example="")

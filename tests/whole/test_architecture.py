@@ -18,7 +18,8 @@ ROOMS = (
 )  # fmt: skip
 LIBRARIES = {
     "hydra": "cli", "omegaconf": "cli", "rich": "cli/console.py", "matplotlib": "runs/pictures/charts.py",
-    "PIL": "runs data", "torchvision": "runs data", "torch_fidelity": "evaluation/sample_quality.py", "filelock": "basics/files.py",
+    "PIL": "runs data", "torchvision": "runs data",
+    "torch_fidelity": "evaluation/sample_quality.py", "filelock": "basics/files.py",
 }  # fmt: skip
 SPEAKS = {"print": "cli", "open": "data runs basics/files.py", "input": "", "eval": "", "exec": ""}
 

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dfm.basics.errors import UserError, unknown
 from dfm.cli.composition.config_dirs import SEARCH_PATH, config_dir, options
 from dfm.cli.composition.hydra_errors import value_error
+from dfm.cli.composition.loader import use_loader
 
 
 def run_directory() -> Path:
@@ -24,9 +25,9 @@ def overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-def choice(group: str) -> str:
-    """Return the option of a group that the command line or the defaults chose."""
-    return str(HydraConfig.get().runtime.choices[group])
+def choices() -> dict[str, str | None]:
+    """Return {group: option} as the command line, a recipe or the defaults chose."""
+    return {str(group): option for group, option in HydraConfig.get().runtime.choices.items()}
 
 
 def variant(command: str, *changes: str) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def variant(command: str, *changes: str) -> dict[str, Any]:
 
 def compose(command: str, *changes: str) -> dict[str, Any]:
     """Return the configuration of ``dfm COMMAND CHANGES`` in plain containers. This is for scripts, outside a job."""
+    use_loader()
     with hydra.initialize_config_dir(str(config_dir()), version_base=None):
         return _containers(hydra.compose(command, list(changes)))
 

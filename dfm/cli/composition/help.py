@@ -16,11 +16,22 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dfm.cli.composition.config_dirs import check_config_dirs
+from dfm.cli.composition.loader import use_loader
 
 ROOMS = {
     "path": ("schedule", "prior", "latent"),
     "network": ("model", "prediction"),
-    "training": ("objective", "density", "weight", "coupling", "uncertainty", "pacing", "trainer", "experiment"),
+    "training": (
+        "objective",
+        "density",
+        "weight",
+        "coupling",
+        "uncertainty",
+        "pacing",
+        "trainer",
+        "recipe",
+        "experiment",
+    ),
     "sampling": ("sampler", "grid", "guidance", "task", "flow"),
     "likelihood": ("likelihood", "dequantization"),
     "data": ("dataset",),
@@ -95,6 +106,7 @@ def compose_with_comments(command: str, overrides: Sequence[str], config_dirs: S
     """Compose a configuration with Hydra and collect the comments of its files. It raises what ``help_text`` raises."""
     check_config_dirs(config_dirs)
     GlobalHydra.instance().clear()
+    use_loader()
     with initialize_config_dir(str(config_dirs[0].resolve()), version_base="1.3"):
         texts = _with_search_path(overrides, config_dirs[1:])
         config = compose(command, texts, return_hydra_config=True)

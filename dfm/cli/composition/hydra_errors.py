@@ -9,9 +9,10 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from dfm.basics.errors import unknown
-from dfm.cli.composition.config_dirs import options
+from dfm.basics.errors import UserError, unknown
+from dfm.cli.composition.config_dirs import config_dirs, options
 from dfm.cli.composition.known_keys import KnownKeys
+from dfm.cli.composition.yaml_files import misplaced
 
 GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]*)'(?: Available options in '[^']+': (.+?) Config search)?")
 OVERRIDE = re.compile(r"Could not override '([^']+)'")
@@ -25,12 +26,16 @@ ABSENT = re.compile(r"Could not delete(?: from config)?\. (?:'([^']+)' does not 
 
 def explain(error: Exception, command: str) -> str | None:
     """Return one line for a mistake in the command's overrides; None if the error is not the user's."""
+    if isinstance(error, UserError):  # about a file that Hydra was reading
+        return str(error)
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return _no_option(error) or _unreadable(command)
     text = " ".join(str(error).split())
     missing, key = GROUP_OPTION.search(text), OVERRIDE.search(text)
     if isinstance(error, MissingConfigException) and missing:
-        return str(unknown(missing[1], missing[2], options(missing[1]) or str(missing[3] or "").split()))
+        allowed = options(missing[1]) or str(missing[3] or "").split()
+        hint = misplaced(missing[1], missing[2], config_dirs()[1:])
+        return "; ".join(filter(None, (str(unknown(missing[1], missing[2], allowed)), hint)))
     if key:
         return _no_such_key(command, key[1])
     cause = getattr(error, "__cause__", None) if text.startswith("Error merging override") else None

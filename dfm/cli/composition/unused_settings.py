@@ -8,7 +8,9 @@ from hydra.types import RunMode
 
 from dfm.basics.errors import UserError
 from dfm.cli import console
-from dfm.cli.composition.command_line import overrides
+from dfm.cli.composition.command_line import choices, overrides
+from dfm.cli.composition.config_dirs import config_dirs
+from dfm.cli.composition.yaml_files import settings_of_files
 from dfm.runs.build import target_of
 from dfm.runs.parts import Parts
 from dfm.training.objectives.couplings import IndependentCoupling
@@ -24,6 +26,8 @@ NEUTRAL = {"uncertainty": ("fixed", FixedUncertainty), "coupling": ("independent
 def refuse_unused(keys: Collection[str], why: str) -> None:
     """Refuse the keys if the command line names them. In a multirun only warn, because its other jobs may use them.
 
+    An experiment of the user's that sets one of them gets a warning, because it may serve other command lines too.
+
     Args:
         keys: ``grid`` means the group and all keys below it; ``task.`` means only the keys below it.
         why: the reason why they have no effect.
@@ -31,14 +35,20 @@ def refuse_unused(keys: Collection[str], why: str) -> None:
     Raises:
         UserError: the command line names one of them.
     """
+    for file, name in settings_of_files(choices(), config_dirs()[1:]):
+        if _is_among(name, keys):
+            console.warn(f"{file}: {name} has no effect {why}")
     for text in overrides():
-        name = text.lstrip("+").partition("=")[0]
-        name = name.partition("@")[2] or name
-        if any(name.startswith(key) if key.endswith(".") else f"{name}.".startswith(f"{key}.") for key in keys):
+        if _is_among(text.lstrip("+").partition("=")[0], keys):
             message = f"{text}: it has no effect {why}; try without it"
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise UserError(message)
             console.warn(message)
+
+
+def _is_among(name: str, keys: Collection[str]) -> bool:
+    name = name.partition("@")[2] or name
+    return any(name.startswith(key) if key.endswith(".") else f"{name}.".startswith(f"{key}.") for key in keys)
 
 
 def check_settings(part: Any, group: str) -> None:

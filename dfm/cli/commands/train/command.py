@@ -11,6 +11,7 @@ from dfm.cli import console
 from dfm.cli.commands.train.final_report import is_done, write_final_report
 from dfm.cli.commands.train.resume import auto_config, resumed_config
 from dfm.cli.commands.train.training_run import TrainingRun
+from dfm.cli.composition.recipes import told
 from dfm.cli.job import Job
 from dfm.cli.signals import Interruption, exit_code, watch_signals
 from dfm.training.step_failures import GivenUpError
@@ -53,6 +54,8 @@ def prepare(job: Job) -> Job:
         config = auto_config(directory, config)
     elif job.settings.resume:
         config = resumed_config(located(job.settings.resume), config)
+    if not config.get("resume") and (line := told(config, job.choices, job.trusted)):
+        console.say(line)
     return job.with_config(share_batches(config, job.world), directory)
 
 

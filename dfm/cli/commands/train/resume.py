@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dfm.basics.errors import UserError
-from dfm.cli.composition.command_line import overrides
+from dfm.cli.composition.command_line import choices, overrides, variant
 from dfm.runs.directory import checkpoints, is_run
 from dfm.runs.old_names import current_config
 
@@ -76,11 +76,20 @@ def auto_config(directory: Path, config: Config) -> Config:
     if not (is_run(directory) and checkpoints(directory)):
         return {**config, "resume": None}
     stored = read_config(directory)
+    config = _as_begun(stored, config)
     keys = override_keys() & dict(leaves(config)).keys()
     changes = {**find_changes(stored, config, None), **find_changes(stored, config, keys)}
     # a key that may change does so only if the user names it; a default that is new since then is no change
     wanted = {key: pair for key, pair in changes.items() if key not in CHANGEABLE or key in override_keys()}
     return merge(directory, config, wanted, f"resume=auto: {directory} holds another run")
+
+
+def _as_begun(stored: Config, config: Config) -> Config:
+    """Return the configuration composed without a recipe if the run was begun so, by a dfm that had no recipes."""
+    if choices().get("recipe", "none") == "none":
+        return config
+    older = variant("train", "recipe=none")
+    return min(config, older, key=lambda composed: len(find_changes(stored, composed, None)))
 
 
 def read_config(directory: Path) -> Config:

@@ -1,0 +1,102 @@
+"""Recipes: the network and the numbers of training that suit the data, where no experiment made for them is chosen.
+
+An experiment that names a data set is made for data of its kind and size. Where the command line gives other data, the
+option of the group ``recipe`` that suits those takes the place of the experiment's network and numbers. What the
+command line names always wins over both.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dfm.basics.errors import UserError
+from dfm.runs.build import target_of
+
+EXPERIMENT, RECIPE, NONE = "experiment", "recipe", "none"
+SUITED = ("model", "trainer", "samples", "nll")  # sections that depend on the kind and the size of the data
+# (most pixels of the longer side, what both sides are divisible by, recipe), from small to large
+IMAGES: Sequence[tuple[float, int, str]] = (
+    (16, 2, "images_8"),
+    (40, 4, "images_32"),
+    (96, 8, "images_64"),
+    (float("inf"), 16, "images_128"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What a recipe must know of the data.
+
+    Args:
+        name: the name of the data set.
+        kind: points or images.
+        size: (height, width) of images; empty for points, or where it is not known before the data are read.
+    """
+
+    name: str = field(compare=False)
+    kind: str
+    size: tuple[int, ...] = ()
+
+    @property
+    def recipe(self) -> str:
+        """The option of the group ``recipe`` that suits the data."""
+        if self.kind == "points":
+            return "points"
+        if not self.size:
+            return "images_32"
+        divisors = [(divisor, name) for most, divisor, name in IMAGES if max(self.size) <= most][:1]
+        return next((name for d, name in divisors if all(side % d == 0 for side in self.size)), "images_any")
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.size)) or ("of unknown size" if self.kind == "images" else "")
+        return " ".join(filter(None, (self.name, self.kind, size)))
+
+
+def form_of(node: Mapping[str, Any], trusted: Sequence[str]) -> Form | None:
+    """Return the form of the data that a configuration names, without making the data set; None: no such class."""
+    try:
+        kind = target_of(str(node.get("_target_")), "dataset", trusted)
+    except UserError:
+        return None  # it is refused when the data set is made
+    shape = kind.shape_of(node) if hasattr(kind, "shape_of") else None
+    points = len(shape) == 1 if shape else getattr(kind, "levels", None) is None
+    name = str(getattr(kind, "name", kind.__name__))
+    return Form(name=name, kind="points") if points else Form(name=name, kind="images", size=tuple(shape or ())[1:])
+
+
+def told(config: Mapping[str, Any], choices: Mapping[str, Any], trusted: Sequence[str]) -> str | None:
+    """Return the line that says which recipe was chosen and why; None if none was.
+
+    Args:
+        choices: {group: option}.
+    """
+    recipe, experiment = choices.get(RECIPE), choices.get(EXPERIMENT)
+    if recipe in (None, NONE):
+        return None
+    numbers = config["trainer"]
+    minutes = f" or {numbers['max_minutes']:g} minutes" if numbers["max_minutes"] else ""
+    chosen = (
+        f"{form_of(config['dataset'], trusted) or 'these data'}: recipe={recipe}, model={choices.get('model')}, "
+        f"batch {numbers['batch_size']}, rate {numbers['lr']:g}, {numbers['max_steps']} steps{minutes}"
+    )
+    if experiment in (None, NONE):
+        return f"{chosen}; no experiment"
+    return f"{chosen}; the rest is from experiment={experiment}"
+
+
+def names_in(found: Any) -> Iterator[str]:
+    """Yield the sections that a file with the head ``# @package _global_`` sets: of its options and of its keys."""
+    for default in found.defaults_list or ():
+        if default.is_override():
+            yield section(default.group, default.package)
+    yield from map(str, found.config)
+
+
+def section(group: str, package: str | None) -> str:
+    """Return the dotted key at which an option of a group is placed."""
+    return (package or group.lstrip("/").replace("/", ".")).removeprefix("_global_.")
+
+
+def is_below(key: str, sections: Sequence[str]) -> bool:
+    """Whether a dotted key is one of the sections, or stands below one."""
+    return any(f"{key}.".startswith(f"{name}.") for name in sections)
