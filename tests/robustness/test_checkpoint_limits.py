@@ -42,7 +42,7 @@ def test_a_checkpoint_does_not_say_where_to_write(tiny_run: Path, command: Comma
     found = checkpoint.read(newest(tiny_run))
     node = {"_target_": "dfm.datasets.vision.MNIST", "root": str(tmp_path / "theirs"), "download": True}
     evil(tiny_run, dataset=node)
-    one_line(command("nll", "ckpt=evil", "n=1", code=1), "download is off", "++dataset.download=true")
+    one_line(command("nll", "ckpt=evil", "n=1", code=1), "download is off", "dataset.download=true")
     assert not (tmp_path / "theirs").exists()
     (tmp_path / "images").mkdir()
     for i in range(8):

@@ -8,10 +8,12 @@ from dfm.basics.errors import UserError
 from dfm.basics.processes import World
 from dfm.cli import console
 from dfm.cli.commands.train.final_report import is_done, write_final_report
-from dfm.cli.commands.train.resume import auto_config, resumed_config
+from dfm.cli.commands.train.resume import auto_config, resumed_config, with_absolute_paths
 from dfm.cli.commands.train.signals import Interruption, exit_code, watch_signals
 from dfm.cli.commands.train.training_run import TrainingRun
+from dfm.cli.composition.printed_command import printed, setting
 from dfm.cli.job import Job
+from dfm.runs.places import check_sources, find_sources
 from dfm.training.step_failures import GivenUpError
 
 
@@ -31,8 +33,8 @@ def run(job: Job) -> int:
         finally:
             training.close()
     if signal:
-        step, directory = training.trainer.step, training.directory
-        console.say(f"{signal.name}: stopped after step {step}; to go on, try dfm train resume={directory}")
+        again = printed("train", setting("resume", training.directory))
+        console.say(f"{signal.name}: stopped after step {training.trainer.step}; to go on, try {again}")
         return exit_code(signal)
     if training.trainer.step == first and is_done(training):
         console.say(f"this run is done already, after {first} steps")
@@ -44,11 +46,14 @@ def run(job: Job) -> int:
 def prepare(job: Job) -> Job:
     """Return the job with the configuration to train with: a resumed run's own, and batches split over processes."""
     directory = Path(job.world.all_gather(str(job.directory))[0])
-    config = job.config
+    config = with_absolute_paths(job.config, job.trusted)
     if job.settings.resume == "auto":
-        config = auto_config(directory, config)
+        config = auto_config(directory, config, job.trusted)
     elif job.settings.resume:
-        config = resumed_config(Path(job.settings.resume), config)
+        config = resumed_config(Path(job.settings.resume), config, job.trusted)
+    if config["resume"]:
+        config = find_sources(config, job.trusted, directory)
+        check_sources(config, job.trusted, directory)
     return job.with_config(share_batches(config, job.world), directory)
 
 
