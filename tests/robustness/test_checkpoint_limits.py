@@ -51,7 +51,7 @@ def test_a_checkpoint_does_not_say_where_to_write(tiny_run: Path, command: Comma
     config = {**found.config, "dataset": node}
     written = checkpoint.Checkpoint(config=config, spec=found.spec, state=found.state)
     theirs = checkpoint.read(checkpoint.save(written, Path("other") / "checkpoints", keep=1))
-    read = dataset_of(theirs, {"dataset": {}}, ("dfm",))
+    read = dataset_of(theirs, ("dfm",))
     assert isinstance(read, ImageFolder)
     assert read.cache == data_folder()
     mine = dataset_of(theirs, {"dataset": {"cache": str(tmp_path)}}, ("dfm",))
