@@ -125,7 +125,7 @@ def safe_values(node: Mapping[str, Any]) -> dict[str, Any]:
     kind = dataset_class(node, ("dfm",))
     if kind is not None:
         return {**dict.fromkeys({"download"} & {*kind.handling}, False), **dict.fromkeys(kind.caches, data_folder())}
-    outside = str(node.get("_target_", "dfm.")).partition(".")[0] != "dfm"
+    outside = str(node.get("_target_", "dfm")).partition(".")[0] != "dfm"
     return {key: value for key, value in (("download", False), ("cache", data_folder())) if outside and key in node}
 
 

@@ -29,6 +29,7 @@ from dfm.runs.old_names import current_config
 NAME = "stored_run"  # of the primary configuration
 FROM, RESUME = "from", "resume"
 OF_THE_COMMAND_LINE = (FROM, RESUME, TRUST)  # keys that a stored configuration never sets
+CHOOSERS = ("experiment", "recipe")  # groups whose options only choose those of other groups
 LINK = re.compile(r"\$\{([a-z_]+(?:\.[a-z_]+)*)\}")
 Config = dict[str, Any]
 
@@ -79,8 +80,7 @@ def find_origin(text: str) -> Path:
 def refuse_experiment(words: Sequence[str], word: str) -> None:
     """Refuse an experiment beside ``from=``: both would choose all settings."""
     for other in words:
-        name, _, option = other.partition("=")
-        if name.lstrip("+") == "experiment" and option != "null":
+        if key_of(other) in CHOOSERS and other.partition("=")[2] not in ("", "null", "none"):
             raise UserError(f"{other} beside {word}: each of them chooses all settings; allowed: one of them")
 
 
@@ -125,14 +125,10 @@ def store(stored: Config, origin: Path, words: Sequence[str]) -> None:
     kept = [key for key in (*own, *keys) if key in stored and key not in (*anew, *OF_THE_COMMAND_LINE)]
     links = set(yaml_links())
     content = {key: with_links(stored, key, links) for key in kept}
-    replaced = [
-        name for name in groups if name not in anew and name != "trainer" and (name in kept or name in CHOOSERS)
-    ]
+    # the trainer's numbers stay below the stored ones, which may lack a number that is new since then
+    replaced = [name for name in groups if name not in anew and name in (*kept, *CHOOSERS) and name != "trainer"]
     defaults = ["train", *({f"override /{name}": None} for name in replaced), "_self_"]
     ConfigStore.instance().store(NAME, {"defaults": defaults, **content})
-
-
-CHOOSERS = ("experiment",)  # groups without a part of their own
 
 
 def default_groups(name: str) -> list[str]:
