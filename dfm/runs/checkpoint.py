@@ -55,7 +55,7 @@ class Checkpoint:
     @property
     def run(self) -> Path:
         """The directory of its run."""
-        folder = self.path.absolute().parent if self.path else Path()
+        folder = self.path.resolve().parent if self.path else Path()
         return folder.parent if folder.name == "checkpoints" else folder
 
     @property

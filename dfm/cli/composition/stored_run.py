@@ -21,7 +21,7 @@ from dfm.basics.errors import UserError
 from dfm.cli import console
 from dfm.cli.composition.config_dirs import config_dirs
 from dfm.cli.composition.own_code import TRUST, key_of
-from dfm.cli.composition.printed_command import reads_as, setting
+from dfm.cli.composition.printed_command import printed, reads_as, setting
 from dfm.cli.settings import TrainSettings
 from dfm.runs.directory import checkpoint_files, is_run, latest_run, outputs
 from dfm.runs.old_names import current_config
@@ -30,6 +30,7 @@ NAME = "stored_run"  # of the primary configuration
 FROM, RESUME = "from", "resume"
 OF_THE_COMMAND_LINE = (FROM, RESUME, TRUST)  # keys that a stored configuration never sets
 CHOOSERS = ("experiment", "recipe")  # groups whose options only choose those of other groups
+OTHER_PRIMARY = ("--config-path", "-cp", "--config-name", "-cn")
 LINK = re.compile(r"\$\{([a-z_]+(?:\.[a-z_]+)*)\}")
 Config = dict[str, Any]
 
@@ -43,6 +44,7 @@ def primary_config(command: str) -> str:
         UserError: there is no such run.
     """
     words = sys.argv[1:]
+    refuse_other_primary(words)
     if command != "train":
         return command
     for number, word in enumerate(words, 1):
@@ -57,6 +59,22 @@ def primary_config(command: str) -> str:
             store(read_config(directory), directory, words)
             return NAME
     return command
+
+
+def refuse_other_primary(words: Sequence[str]) -> None:
+    """Refuse a whole configuration in the place of dfm's own (``--config-path``, ``--config-name``).
+
+    Hydra would not read the command's own file then: without a log, a table and a place for outputs.
+    """
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        option, _, value = word.partition("=")
+        if option in OTHER_PRIMARY:
+            value = value or after
+            run = setting(FROM, value) if is_run(Path(value).expanduser()) else "from=RUN"
+            raise UserError(
+                f"{option} {value}: a configuration in place of dfm's own; allowed: -cd DIR for YAML files of your "
+                f"own; to train with the settings of a run, try {printed('train', run)}"
+            )
 
 
 def text_of(word: str) -> str:
@@ -125,10 +143,22 @@ def store(stored: Config, origin: Path, words: Sequence[str]) -> None:
     kept = [key for key in (*own, *keys) if key in stored and key not in (*anew, *OF_THE_COMMAND_LINE)]
     links = set(yaml_links())
     content = {key: with_links(stored, key, links) for key in kept}
+    if "init" in content:
+        content["init"] = found_init(stored, origin)
     # the trainer's numbers stay below the stored ones, which may lack a number that is new since then
     replaced = [name for name in groups if name not in anew and name in (*kept, *CHOOSERS) and name != "trainer"]
     defaults = ["train", *({f"override /{name}": None} for name in replaced), "_self_"]
     ConfigStore.instance().store(NAME, {"defaults": defaults, **content})
+
+
+def found_init(stored: Config, origin: Path) -> Any:
+    """Return the ``init`` of a stored run: the run that it names, or one of that name beside the stored run."""
+    init = stored["init"]
+    if not isinstance(init, str) or init == "latest" or Path(init).expanduser().exists():
+        return init
+    from dfm.runs.places import beside  # torch is not needed before
+
+    return next(map(str, beside(origin, init)), init)
 
 
 def default_groups(name: str) -> list[str]:
@@ -161,8 +191,8 @@ def chosen_groups(words: Sequence[str]) -> set[str]:
 
 
 def is_group(name: str) -> bool:
-    """Whether a name is that of a config group, of dfm or of the user."""
-    return any((folder / name).is_dir() for folder in config_dirs())
+    """Whether a name is that of a config group, of dfm or of the user. Hydra's own settings are none."""
+    return name.isidentifier() and name != "hydra" and any((folder / name).is_dir() for folder in config_dirs())
 
 
 def chosen_by(group: str, option: str) -> Iterator[str]:

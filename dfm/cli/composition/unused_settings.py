@@ -35,7 +35,7 @@ def refuse_unused(keys: Collection[str], why: str) -> None:
         name = text.lstrip("+").partition("=")[0]
         name = name.partition("@")[2] or name
         if any(name.startswith(key) if key.endswith(".") else f"{name}.".startswith(f"{key}.") for key in keys):
-            message = f"{text}: it has no effect {why}; try without it"
+            message = f"{text.lstrip('+')}: it has no effect {why}; try without it"
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise UserError(message)
             console.warn(message)

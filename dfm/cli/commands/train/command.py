@@ -8,7 +8,7 @@ from dfm.basics.errors import UserError
 from dfm.basics.processes import World
 from dfm.cli import console
 from dfm.cli.commands.train.final_report import is_done, write_final_report
-from dfm.cli.commands.train.resume import auto_config, resumed_config, with_absolute_paths
+from dfm.cli.commands.train.resume import auto_config, resumed_config, with_absolute_paths, with_settled_init
 from dfm.cli.commands.train.signals import Interruption, exit_code, watch_signals
 from dfm.cli.commands.train.training_run import TrainingRun
 from dfm.cli.composition.printed_command import printed, setting
@@ -54,6 +54,8 @@ def prepare(job: Job) -> Job:
     if config["resume"]:
         config = find_sources(config, job.trusted, directory)
         check_sources(config, job.trusted, directory)
+    else:
+        config = with_settled_init(config)
     return job.with_config(share_batches(config, job.world), directory)
 
 

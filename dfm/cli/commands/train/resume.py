@@ -11,7 +11,7 @@ from dfm.cli.composition.command_line import overrides
 from dfm.cli.composition.own_code import key_of
 from dfm.cli.composition.printed_command import printed, setting
 from dfm.cli.composition.stored_run import OF_THE_COMMAND_LINE, chosen_groups, read_config
-from dfm.runs.directory import checkpoints, is_run
+from dfm.runs.directory import checkpoints, is_run, latest_run, outputs
 from dfm.runs.parts import Parts
 from dfm.runs.places import absolute, movable_keys, with_absolute_places
 
@@ -50,6 +50,11 @@ def with_absolute_paths(config: Config, trusted: Sequence[str]) -> Config:
     init = config.get("init")
     config = {**config, "init": init if init == "latest" else absolute(init, here)}
     return with_absolute_places(config, trusted, here)
+
+
+def with_settled_init(config: Config) -> Config:
+    """Return the configuration of a fresh run with the run that ``init=latest`` means now: later it is another one."""
+    return {**config, "init": str(latest_run(outputs()).absolute())} if config.get("init") == "latest" else config
 
 
 def resumed_config(directory: Path, config: Config, trusted: Sequence[str]) -> Config:
