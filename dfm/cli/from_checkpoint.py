@@ -1,13 +1,14 @@
 """The first steps of every command on a checkpoint: load the model, its sampler, its guidance, its data."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dfm.basics.errors import UserError
+from dfm.basics.errors import UserError, unknown
 from dfm.cli import console
+from dfm.cli.composition.stored_run import look_up
 from dfm.cli.composition.unused_settings import refuse_unused
 from dfm.cli.job import Job
 from dfm.data.dataset import Dataset, Split
@@ -17,6 +18,7 @@ from dfm.runs import loading
 from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
 from dfm.runs.loading import find_checkpoint, outcome_of
 from dfm.runs.parts import Parts
+from dfm.runs.places import check_sources, find_sources, movable_keys, with_values
 from dfm.sampling.samplers import Sampler
 
 
@@ -49,7 +51,7 @@ def load_denoiser(
     Raises:
         UserError: there is no whole checkpoint, or the model lacks the ODE.
     """
-    checkpoint = find_checkpoint(ckpt, key)
+    checkpoint = read_checkpoint(job, ckpt, key)
     denoiser = loading.denoiser_of(checkpoint, job.device, job.trusted)
     if ode:
         try:
@@ -57,6 +59,39 @@ def load_denoiser(
         except UserError as error:
             raise UserError(f"{checkpoint.path}: {error}") from None
     return checkpoint, denoiser.on_schedule(job.parts.schedule) if job.config.get("schedule") else denoiser
+
+
+def read_checkpoint(job: Job, ckpt: str | None, key: str = "ckpt") -> Checkpoint:
+    """Return the newest whole checkpoint that ``ckpt`` means, with the keys of its data that the job names.
+
+    The job may replace keys of the data set (``dataset.path=``) and places of the prior's (``prior.dataset.path=``).
+    A command that reads no data heeds the places alone.
+
+    Raises:
+        UserError: there is no whole checkpoint, or the prior has no such place.
+    """
+    found = find_checkpoint(ckpt, key, job.trusted)
+    changes = data_changes(job)
+    of_prior = {name: value for name, value in changes.items() if name.startswith("prior.")}
+    places = movable_keys(found.config, job.trusted)
+    if strange := of_prior.keys() - places:
+        raise unknown("key", min(strange), places)
+    return replace(found, config=with_values(found.config, changes))
+
+
+def data_changes(job: Job) -> dict[str, Any]:
+    """Return {dotted key: value} for the keys of a data set that the command line gives, e.g. ``dataset.path``."""
+    names = (text.lstrip("+").partition("=")[0] for text in job.overrides)
+    return {name: look_up(job.config, name) for name in names if name.startswith(("dataset.", "prior.dataset."))}
+
+
+def refuse_unread(job: Job, checkpoint: Checkpoint, why: str) -> None:
+    """Refuse keys of a data set that is not read, except places: they may stand in every command after a move.
+
+    Raises:
+        UserError: the command line names such a key.
+    """
+    refuse_unused(data_changes(job).keys() - movable_keys(checkpoint.config, job.trusted), why)
 
 
 def load_drawing(job: Job) -> Drawing:
@@ -146,19 +181,35 @@ def guide(job: Job, denoiser: NetworkDenoiser) -> Denoiser:
     guidance = job.parts.guidance
     if guidance.ckpt is None:
         return guidance.guide(denoiser)
-    other = find_checkpoint(guidance.ckpt, "guidance.ckpt")
+    other = find_checkpoint(guidance.ckpt, "guidance.ckpt", job.trusted)
     load = loading.classifier_of if guidance.second == "classifier" else loading.denoiser_of
     return guidance.guide(denoiser, load(other, job.device, job.trusted))
 
 
-def dataset_of(checkpoint: Checkpoint, config: Mapping[str, Any], trusted: Sequence[str]) -> Dataset:
-    """Return the checkpoint's data set, with the keys that the command replaces.
+def dataset_of(checkpoint: Checkpoint, trusted: Sequence[str]) -> Dataset:
+    """Return the checkpoint's data set. If its files are not where they were, they are looked for beside the run.
 
     A checkpoint may say where to read data, but not where to write (``without_downloads``). Only the command line can
     ask for a download or for another place of the cache.
+
+    Raises:
+        UserError: the data are not there.
     """
     with blame_checkpoint(checkpoint):
-        return Parts({"dataset": {**checkpoint.config["dataset"], **config["dataset"]}}, trusted).dataset
+        node = find_sources(checkpoint.config["dataset"], trusted, checkpoint.run)
+        check_sources({"dataset": node}, trusted, checkpoint.run)
+        return Parts({"dataset": node}, trusted).dataset
+
+
+def warn_other_data(checkpoint: Checkpoint, data: Dataset, name: str) -> None:
+    """Warn if a split has other examples than in the training of this model. Old checkpoints do not know theirs."""
+    trained = checkpoint.data.get(name)
+    if trained is not None and trained != (found := data.fingerprint(name)):
+        what = f"{found.examples} examples instead of {trained.examples}"
+        console.warn(
+            f"split={name}: not the {name} data of the run that trained this model "
+            f"({what if found.examples != trained.examples else 'their content differs'})"
+        )
 
 
 def examples_of(checkpoint: Checkpoint, job: Job, name: str) -> Split:
@@ -167,7 +218,7 @@ def examples_of(checkpoint: Checkpoint, job: Job, name: str) -> Split:
     Raises:
         UserError: there is no such split, it is empty, or its examples or classes differ from the training data.
     """
-    data, spec = dataset_of(checkpoint, job.config, job.trusted), checkpoint.spec
+    data, spec = dataset_of(checkpoint, job.trusted), checkpoint.spec
     split = data.split(name)
     if len(split) == 0:
         raise UserError(f"split={name}: {spec.name} has no examples in it; try split=train")
@@ -178,4 +229,5 @@ def examples_of(checkpoint: Checkpoint, job: Job, name: str) -> Split:
             f"split={name}: shape, levels and classes of {data.name} are {form}; allowed: {trained_form}, as in the "
             "training of this model"
         )
+    warn_other_data(checkpoint, data, name)
     return split

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from dfm.basics.processes import World, world
 from dfm.cli.composition.command_line import choices, overrides, plain, run_directory, variant
+from dfm.cli.composition.own_code import trusted
 from dfm.cli.settings import COMMANDS
 from dfm.runs.build import settings
 
@@ -58,7 +59,9 @@ class Job:
     def with_config(self, config: dict[str, Any], directory: Path) -> "Job":
         """Return the same job with another configuration, in another directory."""
         checked: Any = settings(config, COMMANDS[self.command].settings)
-        return replace(self, config=config, settings=checked, trusted=trusted(config), directory=directory)
+        return replace(
+            self, config=config, settings=checked, trusted=trusted(config, self.overrides), directory=directory
+        )
 
     def choice(self, group: str) -> str:
         """Return the option of a group that the command line or the defaults chose."""
@@ -93,12 +96,6 @@ def job_of(command: str, cfg: DictConfig) -> Job:
         settings=settings(config, COMMANDS[command].settings),
         directory=run_directory(),
         overrides=overrides(),
-        trusted=trusted(config),
+        trusted=trusted(config, overrides()),
         world=world(),
     )
-
-
-def trusted(config: dict[str, Any]) -> Sequence[str]:
-    """Return the packages whose classes a command line may name."""
-    extra = config.get("trust") or []
-    return ("dfm", *([extra] if isinstance(extra, str) else extra))

@@ -24,6 +24,8 @@ from dfm.cli.composition.config_dirs import SEARCH_PATH, check_config_dirs, conf
 from dfm.cli.composition.help import help_text
 from dfm.cli.composition.hydra_errors import explain
 from dfm.cli.composition.loader import use_loader
+from dfm.cli.composition.own_code import find_own_code, rewritten
+from dfm.cli.composition.stored_run import primary_config
 from dfm.cli.endings import one_line_ends
 from dfm.cli.job import job_of
 from dfm.cli.settings import COMMANDS
@@ -37,6 +39,7 @@ def launch(command: str) -> None:
 
     A user's mistake ends with one line on stderr and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback.
     """
+    sys.argv[1:] = rewritten(sys.argv[1:])
     _enter_world(command)
     show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
     jobs: list[str] = []
@@ -58,9 +61,10 @@ def launch(command: str) -> None:
         return
     try:
         check_config_dirs(config_dirs())
+        name = primary_config(command)
     except UserError as error:
         stop(error)
-    start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(run_and_report)
+    start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(run_and_report)
     try:
         with _raising(), one_line_ends():
             start()
@@ -111,8 +115,7 @@ def run_job(command: str, cfg: DictConfig) -> None:
         SystemExit: the exit code of the command is not 0.
     """
     job = job_of(command, cfg)
-    if len(job.trusted) > 1 and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # the user's own package may be in the working directory
+    find_own_code(job.trusted)
     if job.world.first and not is_run(job.directory):
         write_overrides(job.directory, job.overrides)
     code = importlib.import_module(f"dfm.cli.commands.{COMMANDS[command].module}").run(job)

@@ -1,12 +1,13 @@
 """Data sets: three splits of numbers, and a spec that is small enough to be stored in a checkpoint."""
 
+import hashlib
 import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -80,6 +81,38 @@ class Split:
         return len(self.values)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What tells a split from another one without keeping it.
+
+    Args:
+        examples: their number.
+        blake2b: a hash of the examples and the labels, 32 hexadecimal digits.
+    """
+
+    examples: int
+    blake2b: str
+
+
+WHOLE, SAMPLE = 2**28, 1024  # bytes that are hashed whole; examples that stand for a larger split
+
+
+def fingerprint(split: Split) -> Fingerprint:
+    """Return the fingerprint of a split: type, shape, labels and examples.
+
+    All examples count, unless they have more than ``WHOLE`` bytes. Then ``SAMPLE`` of them count, at equal distances
+    from the first to the last, because to read a large file that is mapped into memory takes minutes.
+    """
+    values, labels = split.values, split.labels
+    hashed = hashlib.blake2b(f"{values.dtype} {tuple(values.shape)} {labels is not None}".encode(), digest_size=16)
+    if values.numel() * values.element_size() > WHOLE:
+        values = values[torch.linspace(0, len(values) - 1, SAMPLE, dtype=torch.float64).long()]
+    for part in (values, labels):
+        if part is not None and len(part):
+            hashed.update(part.contiguous().numpy().data)
+    return Fingerprint(examples=len(split), blake2b=hashed.hexdigest())
+
+
 def scale_levels(numbers: Tensor, levels: int) -> Tensor:
     """Return pixels as the model sees them: data = 2 (v + u) / K - 1, in [-1, 1).
 
@@ -123,12 +156,18 @@ class Dataset(ABC):
         levels: number of integer levels of a pixel, or None for points.
         num_classes: 0 if there are no labels.
         flip: whether training may mirror images left to right.
+        sources: the parameters that are paths of the data. They may change when the data move.
+        caches: the parameters that are paths of files that can be made again.
+        handling: the other parameters that change no example, such as a number of threads.
     """
 
     name: str
     levels: int | None
     num_classes: int
     flip: bool = False
+    sources: ClassVar[tuple[str, ...]] = ()
+    caches: ClassVar[tuple[str, ...]] = ()
+    handling: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -151,6 +190,16 @@ class Dataset(ABC):
         if name not in SPLITS:
             raise unknown("split", name, SPLITS)
         return self._splits[name]
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        """Return the fingerprint of a split, computed once. It raises what ``split`` raises."""
+        if name not in self._fingerprints:
+            self._fingerprints[name] = fingerprint(self.split(name))
+        return self._fingerprints[name]
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, Fingerprint]:
+        return {}
 
     @cached_property
     def spec(self) -> DatasetSpec:

@@ -69,6 +69,9 @@ class ImageFolder(Dataset):
 
     name = "folder"
     levels = 256
+    sources = ("path",)
+    caches = ("cache",)
+    handling = ("num_workers",)
 
     def __post_init__(self) -> None:
         if self.path is None:

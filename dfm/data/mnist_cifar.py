@@ -49,6 +49,8 @@ class Vision(Dataset):
 
     levels = 256
     num_classes = 10
+    sources = ("root",)
+    handling = ("download",)
     source: ClassVar[type]
     shape: ClassVar[tuple[int, int, int]]
 
@@ -60,7 +62,7 @@ class Vision(Dataset):
         if self.validation < 0:
             raise UserError(f"dataset {self.name}: validation={self.validation}; allowed: 0 or a number of images")
         if not self.download and self._complete_folder() is None:
-            raise self._no_files("download is off (++dataset.download=true turns it on)")
+            raise self._no_files("download is off (dataset.download=true turns it on)")
 
     @abstractmethod
     def _candidates(self) -> list[Path]:

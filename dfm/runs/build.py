@@ -141,7 +141,7 @@ def target_of(path: str, where: str, trusted: Sequence[str]) -> type[Any]:
     if path.split(".")[0] not in trusted:
         raise UserError(
             f"{where}._target_={path}: refused, because it is code outside {', '.join(trusted)}; to allow your own "
-            f"package, try trust={path.split('.')[0]}"
+            f"package, try trust={','.join([*trusted[1:], path.split('.')[0]])}"
         )
     try:
         target = getattr(importlib.import_module(module), name)

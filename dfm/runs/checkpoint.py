@@ -11,9 +11,9 @@ import json
 import math
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ import torch
 
 from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.files import write_atomically
-from dfm.data.dataset import Dataset, DatasetSpec, data_folder
-from dfm.runs.build import Node, target_of
+from dfm.data.dataset import DatasetSpec, Fingerprint
 from dfm.runs.directory import checkpoint_files, checkpoints, step_of
 from dfm.runs.old_names import current_config
+from dfm.runs.places import without_downloads, without_keys
 
 FORMAT = 2
 LARGEST = 2**28  # numbers in one example, at most; a file may claim any shape
@@ -41,12 +41,22 @@ class Checkpoint:
         spec: the form of the data.
         state: ``Trainer.state()``: step, seconds, network, ema, optimizer.
         path: the file that it was read from, or None.
+        data: the fingerprint of each split of the data; none in files that dfm 0.1 wrote.
+        private: dotted keys of ``config`` that name places of this machine. ``weights.safetensors`` does without them.
     """
 
     config: dict[str, Any]
     spec: DatasetSpec
     state: dict[str, Any]
     path: Path | None = None
+    data: Mapping[str, Fingerprint] = field(default_factory=dict)
+    private: Collection[str] = ()
+
+    @property
+    def run(self) -> Path:
+        """The directory of its run."""
+        folder = self.path.resolve().parent if self.path else Path()
+        return folder.parent if folder.name == "checkpoints" else folder
 
     @property
     def step(self) -> int:
@@ -66,6 +76,7 @@ def save(checkpoint: Checkpoint, directory: Path, keep: int, best: int | None = 
     """
     directory.mkdir(parents=True, exist_ok=True)
     content = {"config": checkpoint.config, "spec": asdict(checkpoint.spec), "state": checkpoint.state}
+    content["data"] = facts_of(checkpoint.data)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content, "sha256": digest(content)}, buffer)
     path = directory / f"step_{checkpoint.step:08d}.pt"
@@ -79,6 +90,8 @@ def save(checkpoint: Checkpoint, directory: Path, keep: int, best: int | None = 
 def save_weights(checkpoint: Checkpoint, run: Path) -> None:
     """Write ``weights.safetensors``: the averaged weights, and as metadata everything that is needed to use them.
 
+    The metadata name no path of this machine, because such a file is made to be given away.
+
     Raises:
         OSError: the file could not be written. The earlier one is unchanged.
     """
@@ -87,10 +100,21 @@ def save_weights(checkpoint: Checkpoint, run: Path) -> None:
     weights = {name: ema[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(ema)}
     spec = {**asdict(checkpoint.spec), "shape": list(checkpoint.spec.shape)}
     numbers = {name: value.item() for name, value in checkpoint.state.get("objective", {}).items() if value.ndim == 0}
-    facts = {"config": checkpoint.config, "spec": spec, "step": checkpoint.step, "objective": numbers}
+    facts = {
+        "config": without_keys(checkpoint.config, checkpoint.private),
+        "spec": spec,
+        "step": checkpoint.step,
+        "objective": numbers,
+    }
+    facts["data"] = facts_of(checkpoint.data)
     facts = json.loads(json.dumps(facts))  # in the form in which they will be read
     metadata = {"dfm": json.dumps(facts), "sha256": digest([facts, weights])}
     write_atomically(run / WEIGHTS, safetensors.torch.save(weights, metadata=metadata))
+
+
+def facts_of(data: Mapping[str, Fingerprint]) -> dict[str, Any]:
+    """Return the fingerprints of the splits in plain containers."""
+    return {name: asdict(fingerprint) for name, fingerprint in data.items()}
 
 
 def set_aside(run: Path, step: int) -> list[Path]:
@@ -149,31 +173,12 @@ def read(path: Path) -> Checkpoint:
         state = content["state"]
         if not (isinstance(config, dict) and isinstance(state["step"], int) and isinstance(state["ema"], dict)):
             raise TypeError("config, step or ema has another type")
-        return Checkpoint(config=config, spec=DatasetSpec(**spec), state=state, path=path)
+        data = {name: Fingerprint(**facts) for name, facts in (content.get("data") or {}).items()}
+        return Checkpoint(config=config, spec=DatasetSpec(**spec), state=state, path=path, data=data)
     except UserError:
         raise
     except Exception as error:  # torch raises half a dozen types on a damaged file
         raise UserError(f"{path} is not a whole checkpoint ({_first_line(error)}); try an older one") from None
-
-
-def without_downloads(config: Any) -> Any:
-    """Return a configuration whose data sets download nothing, and keep their cache in the common data folder."""
-    if isinstance(config, list):
-        return [without_downloads(item) for item in config]
-    if not isinstance(config, dict):
-        return config
-    safe = {"download": False, "cache": data_folder()} if may_be_dataset(config) else {}
-    return {key: safe.get(key, without_downloads(value)) for key, value in config.items()}
-
-
-def may_be_dataset(node: Node) -> bool:
-    """Whether a node may name a data set: a data set of dfm, or any class outside dfm, which is not imported here."""
-    try:
-        return issubclass(target_of(str(node["_target_"]), "dataset", ("dfm",)), Dataset)
-    except UserError:
-        return True  # the user's own package: only trust= on the command line allows its import
-    except KeyError:
-        return False
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
@@ -187,7 +192,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: a checkpoint of format {content['format']}; allowed: format {FORMAT}; try another version of dfm"
         )
-    body = {name: content[name] for name in ("config", "spec", "state")}
+    body = {name: content[name] for name in ("config", "spec", "state", "data") if name in content}
     if digest(body) != content["sha256"]:
         raise UserError(f"{path} is not a whole checkpoint (its checksum is wrong); try an older one")
     return body
@@ -215,7 +220,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
         numbers = {"teacher.round": int(facts["round"])}
     objective = {name: torch.tensor(number) for name, number in numbers.items()}
     state = {"step": facts["step"], "ema": weights, "objective": objective}
-    return {"config": facts["config"], "spec": facts["spec"], "state": state}
+    return {"config": facts["config"], "spec": facts["spec"], "state": state, "data": facts.get("data")}
 
 
 @contextmanager

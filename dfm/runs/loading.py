@@ -14,13 +14,14 @@ from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.noisy_classifier import NoisyClassifier
 from dfm.runs.build import target_of
 from dfm.runs.checkpoint import Checkpoint, blame_checkpoint, find
-from dfm.runs.parts import Config, Parts
+from dfm.runs.parts import DFM, Config, Parts
+from dfm.runs.places import find_sources, with_places_beside
 from dfm.training.objectives.base import Outcome
 
 log = logging.getLogger("dfm")
 
 
-def load(ckpt: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> NetworkDenoiser:
+def load(ckpt: str | Path, device: str = "auto", trust: str | Sequence[str] = ()) -> NetworkDenoiser:
     """Return the denoiser of a checkpoint with its averaged weights, ready for use.
 
     Args:
@@ -30,14 +31,19 @@ def load(ckpt: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> N
     Raises:
         UserError: there is no whole checkpoint, or the checkpoint holds a classifier.
     """
-    return denoiser_of(find_checkpoint(str(ckpt)), resolve_device(device), ("dfm", *trust))
+    packages = [trust] if isinstance(trust, str) else trust
+    trusted = ("dfm", *packages)
+    return denoiser_of(find_checkpoint(str(ckpt), trusted=trusted), resolve_device(device), trusted)
 
 
-def find_checkpoint(ckpt: str | None, key: str = "ckpt") -> Checkpoint:
+def find_checkpoint(ckpt: str | None, key: str = "ckpt", trusted: Sequence[str] = DFM) -> Checkpoint:
     """Return the newest whole checkpoint that ``ckpt`` means. Warn of each newer one that is damaged.
+
+    The data of a prior are looked for beside the run if they are not where they were.
 
     Args:
         key: the name of ``ckpt`` on the command line.
+        trusted: the packages whose classes the checkpoint may name.
 
     Raises:
         UserError: there is no whole checkpoint.
@@ -45,7 +51,12 @@ def find_checkpoint(ckpt: str | None, key: str = "ckpt") -> Checkpoint:
     checkpoint, messages = find(ckpt, key)
     for message in messages:
         log.warning(message)
-    return checkpoint
+    config = checkpoint.config
+    if checkpoint.path is not None and checkpoint.path.suffix == ".safetensors":
+        config = with_places_beside(config, checkpoint.path, trusted)
+    if "prior" in config:
+        config = {**config, "prior": find_sources(config["prior"], trusted, checkpoint.run)}
+    return replace(checkpoint, config=config)
 
 
 def denoiser_of(checkpoint: Checkpoint, device: torch.device, trusted: Sequence[str]) -> NetworkDenoiser:

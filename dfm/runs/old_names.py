@@ -1,6 +1,5 @@
 """Today's paths of the classes of dfm 0.1. Old checkpoints, old runs and your own YAML files may still name them."""
 
-import json
 from typing import Any
 
 # A key that ends with a dot stands for all classes of a module; a whole path stands for one class with a new name.
@@ -89,11 +88,3 @@ def current_config(config: Any) -> Any:
         key: current_target(value) if key == "_target_" and isinstance(value, str) else current_config(value)
         for key, value in config.items()
     }
-
-
-def current_json(text: str) -> str:
-    """Return the JSON of one node with today's paths. Text that is not JSON is returned unchanged."""
-    try:
-        return json.dumps(current_config(json.loads(text)), sort_keys=True)
-    except ValueError:
-        return text

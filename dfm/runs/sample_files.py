@@ -17,9 +17,10 @@ from dfm.basics.files import whole_file, write_atomically
 from dfm.basics.locations import located
 from dfm.data.dataset import DatasetSpec
 from dfm.data.pixel_levels import from_eight_bits
-from dfm.runs.old_names import current_json
-from dfm.runs.parts import ABSENT
+from dfm.runs.old_names import current_config
+from dfm.runs.parts import ABSENT, DFM
 from dfm.runs.pictures.images import nhwc, picture, read_images, save_png
+from dfm.runs.places import without_places
 
 GRID_LIMIT = 400  # images
 
@@ -79,7 +80,15 @@ def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def prior_of(config: Mapping[str, Any]) -> str:
     """Return a run's prior as JSON. It is stored with latents, which mean nothing to a model with another prior."""
-    return json.dumps(config.get("prior") or ABSENT["prior"], sort_keys=True)
+    return json.dumps(without_places(config.get("prior") or ABSENT["prior"], DFM, handling=True), sort_keys=True)
+
+
+def _prior_text(text: str) -> str:
+    """Return stored JSON of a prior as ``prior_of`` writes it today. Text that is not JSON is returned unchanged."""
+    try:
+        return prior_of({"prior": current_config(json.loads(text))})
+    except ValueError:
+        return text
 
 
 def read_latents(source: str | None) -> tuple[Tensor, Tensor | None, str | None]:
@@ -99,7 +108,7 @@ def read_latents(source: str | None) -> tuple[Tensor, Tensor | None, str | None]
         with np.load(path, allow_pickle=False) as content:
             latents = torch.from_numpy(content["latents"]).float()
             labels = torch.from_numpy(content["labels"]).long() if "labels" in content.files else None
-            prior = current_json(str(content["prior"])) if "prior" in content.files else None
+            prior = _prior_text(str(content["prior"])) if "prior" in content.files else None
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"latents={source}: no latents there ({type(error).__name__}); allowed: latents.npz of 'dfm encode', or "

@@ -6,7 +6,6 @@ So the number of the step, the weights, their average and the optimiser's state 
 
 import contextlib
 import copy
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from dfm.data.dataset import Split
 from dfm.data.dequantization import Dequantization, UniformDequantization
 from dfm.training.batches import Augmentation, Batch, Batches
 from dfm.training.ema import Ema
+from dfm.training.learning_rate import LearningRate
 from dfm.training.objectives.base import Loss, Model, Objective, density_memory
 from dfm.training.optimizers import optimizer
 from dfm.training.parallel.strategy import check_parallel, hold_network
@@ -80,6 +80,7 @@ class Trainer:
         self.optimizer = optimizer(config, self.network, self.learned)
         self.step, self.seconds = 0, 0.0
         self.averaged_since, self.skipped_in_a_row = 0, 0
+        self.rate = LearningRate(config)
 
     def averaged(self, everywhere: bool = True) -> Any:
         """Return the denoiser (or classifier) with the averaged weights, from which samples and scores come.
@@ -137,10 +138,7 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """Return the rate of the coming step: linear warm-up, then cosine to zero or constant."""
-        config = self.config
-        rate = config.lr * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
-        progress = self.objective.rounds.lr_progress(self.progress)
-        return rate * (1 + math.cos(math.pi * progress)) / 2 if config.lr_schedule == "cosine" else rate
+        return self.rate.at(self.step, self.objective.rounds.lr_progress(self.progress))
 
     def validation_loss(self, averaged: Model, split: Split, limit: int = 512) -> float:
         """Return the mean loss of the ``averaged()`` weights on a split; every call has the same noise and times."""
@@ -165,6 +163,7 @@ class Trainer:
             "seconds": self.seconds,
             "averaged_since": self.averaged_since,
             "skipped_in_a_row": self.skipped_in_a_row,
+            "rate": self.rate.state(),
             "network": gather(self.network.state_dict()),
             "ema": gather(self.ema.network.state_dict()),
             "objective": self.learned.state_dict(),
@@ -176,6 +175,7 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.averaged_since = state.get("averaged_since", 0)
         self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+        self.rate.load_state(state.get("rate", {}))
         self.network.load_state_dict(self._shards(state["network"]))
         self.ema.network.load_state_dict(self._shards(state["ema"]))
         self.learned.load_state_dict(state.get("objective", {}), strict="objective" in state)
@@ -198,7 +198,7 @@ class Trainer:
             self.ema.restart(self.network)
             self.averaged_since = self.step
         self.network.train()
-        rate = self.learning_rate()
+        rate = self.rate.last = self.learning_rate()
         batch = self.augmentation(batch.to(self.device), self.config.seed, self.step)
         losses = self._forward_and_back(batch, self.denoiser)
         loss = torch.stack([part.value.mean() for part in losses]).mean()

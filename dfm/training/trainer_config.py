@@ -22,6 +22,8 @@ class TrainerConfig:
             ``dfm.training.optimizers``; not with fsdp).
         lr: the highest rate, reached after ``warmup_steps``.
         lr_schedule: the rate after that: ``cosine`` to zero, or ``constant``.
+        rate_on_resume: the rate of a resumed run whose length has changed. ``rewarm``: that of a run of the new length,
+            at once, so it may jump. ``keep``: it goes on from the last rate, without a jump, to the new end.
         weight_decay, betas: of the optimiser.
         clip_grad: bound of the gradient's norm (null: none).
         max_skipped: the run stops after this many steps in a row that were skipped, since the loss or the gradient was
@@ -54,6 +56,7 @@ class TrainerConfig:
     lr: float = 1e-3
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 100
+    rate_on_resume: Literal["rewarm", "keep"] = "rewarm"
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     clip_grad: float | None = 1.0

@@ -10,6 +10,7 @@ from support.runs import newest, one_line
 
 from dfm.data.dataset import data_folder
 from dfm.runs import checkpoint
+from dfm.runs.places import with_values
 
 
 def evil(tiny_run: Path, *, spec: dict[str, object] | None = None, **config: object) -> None:
@@ -42,7 +43,9 @@ def test_a_checkpoint_does_not_say_where_to_write(tiny_run: Path, command: Comma
     found = checkpoint.read(newest(tiny_run))
     node = {"_target_": "dfm.datasets.vision.MNIST", "root": str(tmp_path / "theirs"), "download": True}
     evil(tiny_run, dataset=node)
-    one_line(command("nll", "ckpt=evil", "n=1", code=1), "download is off", "++dataset.download=true")
+    one_line(command("nll", "ckpt=evil", "n=1", code=1), "download is off", "dataset.download=true")
+    evil(tiny_run, dataset={key: value for key, value in node.items() if key != "download"})
+    one_line(command("nll", "ckpt=evil", "n=1", code=1), "download is off")
     assert not (tmp_path / "theirs").exists()
     (tmp_path / "images").mkdir()
     for i in range(8):
@@ -51,10 +54,10 @@ def test_a_checkpoint_does_not_say_where_to_write(tiny_run: Path, command: Comma
     config = {**found.config, "dataset": node}
     written = checkpoint.Checkpoint(config=config, spec=found.spec, state=found.state)
     theirs = checkpoint.read(checkpoint.save(written, Path("other") / "checkpoints", keep=1))
-    read = dataset_of(theirs, {"dataset": {}}, ("dfm",))
+    read = dataset_of(theirs, ("dfm",))
     assert isinstance(read, ImageFolder)
     assert read.cache == data_folder()
-    mine = dataset_of(theirs, {"dataset": {"cache": str(tmp_path)}}, ("dfm",))
+    mine = dataset_of(replace(theirs, config=with_values(theirs.config, {"dataset.cache": str(tmp_path)})), ("dfm",))
     assert isinstance(mine, ImageFolder)
     assert mine.cache == str(tmp_path)
 

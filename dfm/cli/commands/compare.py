@@ -11,7 +11,7 @@ from dfm.basics.files import write_json
 from dfm.basics.seeding import NumberedDraws
 from dfm.cli import console
 from dfm.cli.composition.unused_settings import check_settings
-from dfm.cli.from_checkpoint import load_denoiser
+from dfm.cli.from_checkpoint import load_denoiser, refuse_unread
 from dfm.cli.job import Job
 from dfm.cli.settings import CompareSettings
 from dfm.denoising.network_denoiser import NetworkDenoiser
@@ -30,6 +30,7 @@ def run(job: Job) -> None:
     check_settings(job.parts.flow, "flow")
     check_count(wanted.n, wanted.batch_size)
     pair = [load_denoiser(job, ckpt, key=key) for key, ckpt in (("ckpt", wanted.ckpt), ("other", wanted.other))]
+    refuse_unread(job, pair[0][0], "on dfm compare, which reads no data")
     check_pair(*(checkpoint for checkpoint, _ in pair))
     spec = pair[0][0].spec
     latents = pair[0][1].prior.draw(NumberedDraws(wanted.seed, range(wanted.n)), spec.shape).float()

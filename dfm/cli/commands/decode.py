@@ -9,7 +9,7 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.cli import console
 from dfm.cli.composition.unused_settings import check_settings
-from dfm.cli.from_checkpoint import load_denoiser
+from dfm.cli.from_checkpoint import load_denoiser, refuse_unread
 from dfm.cli.job import Job
 from dfm.cli.settings import DecodeSettings
 from dfm.data.dataset import DatasetSpec
@@ -27,6 +27,7 @@ def run(job: Job) -> None:
     check_count(1, wanted.batch_size)
     latents, labels, prior = read_latents(wanted.latents)
     checkpoint, denoiser = load_denoiser(job, wanted.ckpt)
+    refuse_unread(job, checkpoint, "on dfm decode, which reads no data")
     spec = checkpoint.spec
     check_latents(latents, prior, checkpoint, wanted.latents)
     if labels is None or wanted.label is not None or not spec.num_classes:

@@ -86,6 +86,6 @@ def _refuse_additions(config: Mapping[str, Any]) -> None:
     for text in overrides():
         key = text.lstrip("+").partition("=")[0]
         part = config.get(key.partition(".")[0])
-        read = isinstance(part, Mapping) and ("_target_" in part or key.startswith("dataset."))
+        read = isinstance(part, Mapping) and ("_target_" in part or key.startswith(("dataset.", "prior.dataset.")))
         if text.startswith("+") and not read:
             raise unknown("key", key, config.keys() - {key.partition(".")[0]})

@@ -40,7 +40,7 @@ def refuse_unused(keys: Collection[str], why: str) -> None:
             console.warn(f"{file}: {name} has no effect {why}")
     for text in overrides():
         if _is_among(text.lstrip("+").partition("=")[0], keys):
-            message = f"{text}: it has no effect {why}; try without it"
+            message = f"{text.lstrip('+')}: it has no effect {why}; try without it"
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise UserError(message)
             console.warn(message)

@@ -12,7 +12,7 @@ from dfm.basics.files import write_json
 from dfm.cli import console
 from dfm.cli.composition.config_dirs import options
 from dfm.cli.composition.unused_settings import refuse_unused
-from dfm.cli.from_checkpoint import load_denoiser
+from dfm.cli.from_checkpoint import dataset_of, load_denoiser, warn_other_data
 from dfm.cli.job import Job
 from dfm.cli.settings import CheckSettings
 from dfm.data.dataset import Dataset
@@ -23,7 +23,6 @@ from dfm.evaluation.distances import energy_distance, energy_spread
 from dfm.evaluation.known_law import exact_end, follow, law_at, rms, starting_points
 from dfm.likelihood.path_divergence import path_divergence
 from dfm.likelihood.scoring import examples
-from dfm.runs.parts import Parts
 from dfm.runs.pictures.charts import curves
 from dfm.runs.pictures.images import save_png
 from dfm.sampling.draw import check_labels, draw_samples
@@ -41,13 +40,16 @@ def check_model(job: Job) -> None:
     small but its energy distance is large, then the network is the problem, not the sampler.
     """
     wanted: CheckSettings = job.settings
-    refuse_unused(("sampler", "likelihood", "dataset"), "on a check of a checkpoint, which has samplers=[heun,ddim]")
+    refuse_unused(("sampler", "likelihood"), "on a check of a checkpoint, which has samplers=[heun,ddim]")
+    if job.names("dataset"):
+        refuse_unused(("dataset",), "on a check of a checkpoint, which has its own data")
     # the command's default path is meant for the known law; a checkpoint has its own path unless the user names one
     by_user = any(text.partition("=")[0].split(".")[0] == "schedule" for text in job.overrides)
     own_path = replace(job, config={**job.config, "schedule": job.config["schedule"] if by_user else None})
     checkpoint, denoiser = load_denoiser(own_path, wanted.ckpt)
-    data = Parts(checkpoint.config, job.trusted).dataset
+    data = dataset_of(checkpoint, job.trusted)
     reference = held_out(data, wanted.n, wanted.seed)
+    warn_other_data(checkpoint, data, "test")
     rows = sampler_rows(job, denoiser, reference)
     floor = energy_distance(held_out(data, len(reference), wanted.seed, "train"), reference)
     print_report(rows, floor)

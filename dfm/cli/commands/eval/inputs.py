@@ -14,12 +14,11 @@ from dfm.basics.files import write_json
 from dfm.basics.seeding import Purpose, stream
 from dfm.cli import console
 from dfm.cli.composition.unused_settings import refuse_unused
-from dfm.cli.from_checkpoint import Drawing, dataset_of, load_drawing
+from dfm.cli.from_checkpoint import Drawing, dataset_of, load_drawing, read_checkpoint, warn_other_data
 from dfm.cli.job import Job
 from dfm.data.dataset import Dataset, DatasetSpec
 from dfm.evaluation.features import Features, kind_for
 from dfm.runs.checkpoint import Checkpoint
-from dfm.runs.loading import find_checkpoint
 from dfm.runs.sample_files import read_labels, read_samples, store_samples
 from dfm.sampling.draw import as_data, batch_of, check_labels, draw_samples, spread
 
@@ -48,7 +47,7 @@ def find_source(job: Job) -> tuple[Checkpoint | None, Drawing | None]:
         drawing = load_drawing(job)
         return drawing.checkpoint, drawing
     refuse_unused(DRAWING_KEYS, "on stored samples (samples=)")
-    return find_checkpoint(job.settings.ckpt) if job.settings.ckpt is not None else None, None
+    return read_checkpoint(job, job.settings.ckpt) if job.settings.ckpt is not None else None, None
 
 
 def find_references(job: Job, checkpoint: Checkpoint | None) -> Dataset:
@@ -60,7 +59,8 @@ def find_references(job: Job, checkpoint: Checkpoint | None) -> Dataset:
     if "_target_" in job.config["dataset"]:
         data = job.parts.dataset
     elif checkpoint is not None:
-        data = dataset_of(checkpoint, job.config, job.trusted)
+        data = dataset_of(checkpoint, job.trusted)
+        warn_other_data(checkpoint, data, job.settings.split)
     else:
         raise UserError("samples= without its data; allowed: ckpt= or dataset= beside it; try dataset=digits")
     spec = data.spec

@@ -60,7 +60,7 @@ def from_oracle(
             "against=oracle: the exact law covers all classes together, but this model is conditional on the class; "
             "allowed: a model trained with conditional=false"
         )
-    oracle = exact_denoiser(dataset_of(checkpoint, job.config, job.trusted), work.denoiser.schedule)
+    oracle = exact_denoiser(dataset_of(checkpoint, job.trusted), work.denoiser.schedule)
     x = held_out(work)
     divergence = path_divergence(oracle, work.denoiser, x, seed=work.seed)
     start = start_gap(oracle, x.double(), work.seed, work.denoiser)

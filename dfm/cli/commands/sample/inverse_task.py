@@ -9,7 +9,7 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.locations import located
 from dfm.cli.composition.unused_settings import refuse_unused
-from dfm.cli.from_checkpoint import Drawing, examples_of
+from dfm.cli.from_checkpoint import Drawing, examples_of, refuse_unread
 from dfm.cli.job import Job
 from dfm.data.dataset import Split
 from dfm.data.pixel_levels import centres
@@ -59,6 +59,7 @@ def known_images(job: Job, drawing: Drawing, indices: range) -> KnownImages | No
     task, spec, name = job.parts.task, drawing.checkpoint.spec, job.settings.split
     if task.is_none:
         refuse_unused(("mask", "split", "task."), "without a task such as task=inpaint")
+        refuse_unread(job, drawing.checkpoint, "without a task such as task=inpaint")
         return None
     if not task.takes_mask:
         refuse_unused(("mask",), "without task=inpaint")

@@ -9,11 +9,12 @@ from dfm.basics.locations import located
 from dfm.basics.processes import World
 from dfm.cli import console
 from dfm.cli.commands.train.final_report import is_done, write_final_report
-from dfm.cli.commands.train.resume import auto_config, resumed_config
+from dfm.cli.commands.train.resume import auto_config, resumed_config, with_absolute_paths, with_settled_init
 from dfm.cli.commands.train.training_run import TrainingRun
 from dfm.cli.composition.recipes import told
 from dfm.cli.job import Job
 from dfm.cli.signals import Interruption, exit_code, watch_signals
+from dfm.runs.places import check_sources, find_sources
 from dfm.training.step_failures import GivenUpError
 
 
@@ -49,13 +50,18 @@ def run(job: Job) -> int:
 def prepare(job: Job) -> Job:
     """Return the job with the configuration to train with: a resumed run's own, and batches split over processes."""
     directory = Path(job.world.all_gather(str(job.directory))[0])
-    config = job.config
+    config = with_absolute_paths(job.config, job.trusted)
     if job.settings.resume == "auto":
-        config = auto_config(directory, config)
+        config = auto_config(directory, config, job.trusted)
     elif job.settings.resume:
-        config = resumed_config(located(job.settings.resume), config)
-    if not config.get("resume") and (line := told(config, job.choices, job.trusted)):
-        console.say(line)
+        config = resumed_config(located(job.settings.resume), config, job.trusted)
+    if config["resume"]:
+        config = find_sources(config, job.trusted, directory)
+        check_sources(config, job.trusted, directory)
+    else:
+        config = with_settled_init(config)
+        if line := told(config, job.choices, job.trusted):
+            console.say(line)
     return job.with_config(share_batches(config, job.world), directory)
 
 

@@ -1,5 +1,6 @@
 """``init=RUN``: start a training run with the weights of another run, which can also be a teacher."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -8,9 +9,10 @@ from dfm.cli import console
 from dfm.cli.job import Job
 from dfm.data.dataset import DatasetSpec
 from dfm.denoising.network_denoiser import NetworkDenoiser
-from dfm.runs.checkpoint import Checkpoint, blame_checkpoint, without_downloads
+from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
 from dfm.runs.loading import find_checkpoint
 from dfm.runs.parts import ABSENT, Parts
+from dfm.runs.places import without_places
 from dfm.training.trainer import Trainer
 
 # The meaning of the weights depends on these groups. Only dropout may differ.
@@ -30,7 +32,7 @@ def load_initial_weights(trainer: Trainer, job: Job, spec: DatasetSpec) -> None:
             name = type(objective).__name__.lower()
             raise UserError(f"objective={name} needs a teacher; allowed: init=RUN; try init=latest")
         return
-    origin = find_checkpoint(ckpt, "init")
+    origin = find_checkpoint(ckpt, "init", job.trusted)
     with blame_checkpoint(origin):
         theirs = Parts(origin.config, job.trusted)
         check_origin(origin, theirs, job, spec)
@@ -66,7 +68,7 @@ def check_origin(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec)
             f"conditional={'true' if origin.spec.num_classes else 'false'}"
         )
     for key in SAME:
-        before, now = (meaning(config, key) for config in (origin.config, without_downloads(job.config)))
+        before, now = (meaning(config, key, job.trusted) for config in (origin.config, job.config))
         if before != now:
             raise UserError(f"init={ckpt}: {difference(key, before, now)}")
     if theirs.objective.times > objective.times:
@@ -97,7 +99,7 @@ def check_teacher(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec
             f"init={ckpt}: this teacher was trained without label_dropout; allowed: label_dropout=0, or a teacher that "
             "was trained with it"
         )
-    couplings = [meaning(each, "coupling") for each in (origin.config, without_downloads(config))]
+    couplings = [meaning(each, "coupling", job.trusted) for each in (origin.config, config)]
     if not objective.own_pairs and (not outcome.independent or couplings[0] != couplings[1]):
         raise UserError(f"init={ckpt}: a teacher with another coupling of data and noise; allowed: the same coupling=")
     steps, rounds = int(config["trainer"]["max_steps"]), objective.rounds.count
@@ -110,9 +112,9 @@ def check_teacher(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec
         raise UserError(f"trainer.max_steps={steps} for {rounds} rounds; allowed: at least one step for each round")
 
 
-def meaning(config: dict[str, Any], key: str) -> dict[str, Any]:
+def meaning(config: dict[str, Any], key: str, trusted: Sequence[str]) -> dict[str, Any]:
     """Return those keys of a group on which the meaning of the weights depends."""
-    node = {**ABSENT, **config}[key]
+    node = without_places({**ABSENT, **config}[key], trusted, handling=True)
     return {name: value for name, value in node.items() if name != "dropout"}
 
 

@@ -1,20 +1,25 @@
-"""``resume=``: continue a run where it stopped, with its own configuration. Only a few keys may change."""
+"""``resume=``: continue a run where it stopped, with its own configuration. Only what changes no number may change."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
 from dfm.basics.errors import UserError
 from dfm.cli.composition.command_line import choices, overrides, variant
-from dfm.runs.directory import checkpoints, is_run
-from dfm.runs.old_names import current_config
+from dfm.cli.composition.own_code import key_of
+from dfm.cli.composition.printed_command import printed, setting
+from dfm.cli.composition.stored_run import OF_THE_COMMAND_LINE, chosen_groups, read_config
+from dfm.runs.directory import checkpoints, is_run, latest_run, outputs
+from dfm.runs.parts import Parts
+from dfm.runs.places import absolute, movable_keys, with_absolute_places
 
+# What may change on resume, beside where the data lie: a key, or with a dot at the end all keys below it.
 CHANGEABLE = (
     "trainer.max_steps",
     "trainer.max_minutes",
+    "trainer.rate_on_resume",
     "trainer.accumulate",
     "trainer.parallel",
     "trainer.checkpoint_every",
@@ -28,18 +33,36 @@ CHANGEABLE = (
     "trainer.compile",
     "trainer.channels_last",
     "trainer.activation_checkpointing",
-    "nll.n",
-    "nll.batch_size",
+    "logger.",
+    "nll.",
+    "samples.",
 )
-NOT_OF_THE_RUN = ("resume", "trust")  # keys that belong to the command line
+CHANGEABLE_GROUPS = ("logger",)
+# A change of these gives the weights another meaning, so that another run cannot start with them (``init=``).
+OF_THE_WEIGHTS = ("model", "prediction", "schedule", "prior", "latent", "objective", "dataset", "conditional")
 Config = dict[str, Any]
+Change = tuple[Any, Any]
 
 
-def resumed_config(directory: Path, config: Config) -> Config:
+def with_absolute_paths(config: Config, trusted: Sequence[str]) -> Config:
+    """Return a configuration whose relative paths start where the command was typed, as a run stores them."""
+    here = Path(HydraConfig.get().runtime.cwd)
+    init = config.get("init")
+    config = {**config, "init": init if init == "latest" else absolute(init, here)}
+    return with_absolute_places(config, trusted, here)
+
+
+def with_settled_init(config: Config) -> Config:
+    """Return the configuration of a fresh run with the run that ``init=latest`` means now: later it is another one."""
+    return {**config, "init": str(latest_run(outputs()).absolute())} if config.get("init") == "latest" else config
+
+
+def resumed_config(directory: Path, config: Config, trusted: Sequence[str]) -> Config:
     """Return the configuration of the run in ``directory`` with the changes of the command line.
 
     Args:
         config: the configuration that the command line composed.
+        trusted: the packages whose data sets may say what their places are.
 
     Raises:
         UserError: there is no run, or the command line changes a key that must stay.
@@ -49,17 +72,17 @@ def resumed_config(directory: Path, config: Config) -> Config:
             f"resume={directory}: no config.yaml in it; allowed: the directory of a training run, or resume=auto with "
             "hydra.run.dir=DIR"
         )
-    groups = [text for text in overrides() if text.partition("=")[0].split("@")[0] in HydraConfig.get().runtime.choices]
-    if groups:
-        raise UserError(
-            f"{groups[0]} with resume={directory}: the run keeps its own parts; allowed changes: "
-            f"{', '.join(CHANGEABLE)}"
-        )
-    changes = find_changes(read_config(directory), config, override_keys())
-    return merge(directory, config, changes, f"resume={directory}: the run keeps its own configuration")
+    choices = HydraConfig.get().runtime.choices
+    named = {key.partition("@")[0] for key in map(key_of, overrides()) if key.partition("@")[0] in choices}
+    stored = read_config(directory)
+    changes = find_changes(stored, config, override_keys() - named)
+    if strange := named - {*CHANGEABLE_GROUPS}:
+        text = next(text for text in overrides() if key_of(text).partition("@")[0] in strange)
+        raise refusal(f"resume={directory}: the run keeps its own parts, and {text} is given", directory, stored, named)
+    return merge(directory, config, changes, f"resume={directory}: the run keeps its own settings", trusted, named)
 
 
-def auto_config(directory: Path, config: Config) -> Config:
+def auto_config(directory: Path, config: Config, trusted: Sequence[str]) -> Config:
     """Return the composed configuration for a fresh run, or the stored one if ``directory`` has a run already.
 
     A cluster's requeue repeats the whole command line, so the composed configuration must equal the stored one. A run
@@ -79,9 +102,13 @@ def auto_config(directory: Path, config: Config) -> Config:
     config = _as_begun(stored, config)
     keys = override_keys() & dict(leaves(config)).keys()
     changes = {**find_changes(stored, config, None), **find_changes(stored, config, keys)}
+    if config.get("init") == "latest":  # it was the latest one when the run started
+        changes.pop("init", None)
     # a key that may change does so only if the user names it; a default that is new since then is no change
-    wanted = {key: pair for key, pair in changes.items() if key not in CHANGEABLE or key in override_keys()}
-    return merge(directory, config, wanted, f"resume=auto: {directory} holds another run")
+    free = changeable_keys(changes, stored, trusted)
+    wanted = {key: pair for key, pair in changes.items() if key not in free or key in override_keys()}
+    named = {name for name in CHANGEABLE_GROUPS if name in override_keys()}
+    return merge(directory, config, wanted, f"resume=auto: {directory} holds another run", trusted, named)
 
 
 def _as_begun(stored: Config, config: Config) -> Config:
@@ -92,21 +119,19 @@ def _as_begun(stored: Config, config: Config) -> Config:
     return min(config, older, key=lambda composed: len(find_changes(stored, composed, None)))
 
 
-def read_config(directory: Path) -> Config:
-    """Read ``config.yaml`` of a run, with today's class paths."""
-    stored = OmegaConf.load(directory / "config.yaml")
-    if not isinstance(stored, DictConfig):
-        raise UserError(f"{directory / 'config.yaml'}: not a configuration; allowed: a file that 'dfm train' wrote")
-    config: Config = current_config(OmegaConf.to_container(stored))
-    return config
-
-
 def override_keys() -> set[str]:
     """Return the keys and groups that the command line names."""
-    return {text.partition("=")[0].lstrip("+~") for text in overrides()}
+    return set(map(key_of, overrides()))
 
 
-Change = tuple[Any, Any]
+def changeable_keys(keys: Collection[str], stored: Config, trusted: Sequence[str]) -> set[str]:
+    """Return those of the dotted keys that may change on resume: they change no number of the training."""
+    movable = movable_keys(stored, trusted)
+    return {
+        key
+        for key in keys
+        if key in movable or any(key.startswith(name) if name[-1] == "." else key == name for name in CHANGEABLE)
+    }
 
 
 def find_changes(stored: Config, config: Config, keys: set[str] | None) -> dict[str, Change]:
@@ -119,7 +144,8 @@ def find_changes(stored: Config, config: Config, keys: set[str] | None) -> dict[
     changes: dict[str, Change] = {}
     for key in before if keys is None else {**before, **now}:
         wanted = keys is None or any(key == name or key.startswith(f"{name}.") for name in keys)
-        if wanted and key.split(".")[0] not in NOT_OF_THE_RUN and before.get(key) != now.get(key, before.get(key)):
+        strange = key.split(".")[0] not in OF_THE_COMMAND_LINE
+        if wanted and strange and before.get(key) != now.get(key, before.get(key)):
             changes[key] = (before.get(key, "not there"), now.get(key))
     return changes
 
@@ -133,25 +159,67 @@ def leaves(node: Config, path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{key}", value
 
 
-def merge(directory: Path, config: Config, changes: dict[str, Change], problem: str) -> Config:
+def merge(
+    directory: Path, config: Config, changes: dict[str, Change], problem: str, trusted: Sequence[str], named: set[str]
+) -> Config:
     """Return the stored configuration with the changes. The value of ``trust`` comes from the command line only.
+
+    Args:
+        named: groups that are taken from ``config`` as a whole.
 
     Raises:
         UserError: a key changes that must stay. The message starts with ``problem``.
     """
-    forbidden = {key: pair for key, pair in changes.items() if key not in CHANGEABLE}
+    stored = read_config(directory)
+    forbidden = {key: changes[key] for key in changes.keys() - changeable_keys(changes, stored, trusted)}
     if forbidden:
-        pairs = [f"{key} is {old}, given {new}" for key, (old, new) in list(forbidden.items())[:3]]
+        pairs = [f"{key} is {old}, given {new}" for key, (old, new) in sorted(forbidden.items())[:3]]
         more = f" and {len(forbidden) - 3} more" if len(forbidden) > 3 else ""
-        raise UserError(
-            f"{problem}: {', '.join(pairs)}{more}; allowed changes: {', '.join(CHANGEABLE)}; try another "
-            "hydra.run.dir=DIR"
-        )
-    result = read_config(directory)
+        raise refusal(f"{problem}: {', '.join(pairs)}{more}", directory, stored, {*forbidden})
+    result = stored
     for key, (_, new) in changes.items():
         *path, last = key.split(".")
         node = result
         for name in path:
             node = node.setdefault(name, {})
         node[last] = new
-    return {**result, "resume": str(directory), "trust": config.get("trust")}
+    whole = {name: config[name] for name in named}
+    return {**result, **whole, "resume": str(directory), "trust": config.get("trust")}
+
+
+def refusal(problem: str, directory: Path, stored: Config, changed: set[str]) -> UserError:
+    """Return the error for changes that a resumed run cannot take: it names the command of a new run that takes them.
+
+    Args:
+        changed: the keys and groups that differ.
+    """
+    words = [text for text in overrides() if concerns(text, changed)]
+    if not words:
+        return UserError(f"{problem}; allowed: the settings of the run; try another hydra.run.dir=DIR")
+    start = [setting("init", directory)] if keeps_weights(words, stored) else []
+    command = printed("train", setting("from", directory), *start, *words)
+    how = "with its weights and the new settings" if start else "from the beginning, since the weights would not fit"
+    return UserError(f"{problem}; allowed here: length, intervals, device, places; for a new run {how}, try {command}")
+
+
+def concerns(text: str, changed: set[str]) -> bool:
+    """Whether an override sets one of these keys, or chooses a group that holds one of them."""
+    key = key_of(text)
+    if key in OF_THE_COMMAND_LINE:
+        return False
+    names = {key, *chosen_groups([text])}
+    return any(name == other or other.startswith(f"{name}.") for name in names for other in changed)
+
+
+def keeps_weights(words: Sequence[str], stored: Config) -> bool:
+    """Whether a run with these changes can start with the weights of the stored run (``init=``)."""
+    tops = {key_of(word).split(".")[0].partition("@")[0] for word in words} | chosen_groups(words)
+    return not tops & {*OF_THE_WEIGHTS} and not needs_teacher(stored)
+
+
+def needs_teacher(stored: Config) -> bool:
+    """Whether the run is a student of a teacher: then ``init=`` means the teacher."""
+    try:
+        return Parts(stored).objective.needs_teacher
+    except UserError:  # a class of the user's own
+        return stored.get("init") is not None

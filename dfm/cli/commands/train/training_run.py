@@ -11,14 +11,17 @@ from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.files import write_atomically, write_json
 from dfm.cli import console
 from dfm.cli.commands.train.initial_weights import load_initial_weights
+from dfm.cli.commands.train.resume_checks import adapt_rate, check_same_data
+from dfm.cli.composition.printed_command import printed, setting
 from dfm.cli.composition.unused_settings import check_objective_groups, check_settings
 from dfm.cli.job import Job
 from dfm.cli.settings import TrainSettings
-from dfm.data.dataset import Split
+from dfm.data.dataset import SPLITS, Split
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
 from dfm.runs.directory import checkpoint_files, checkpoints, environment
 from dfm.runs.pictures.images import picture
+from dfm.runs.places import private_keys
 from dfm.runs.recorder import Recorder
 from dfm.sampling.draw import check_count, check_labels, draw_samples, stored
 from dfm.training.step_report import StepReport
@@ -93,7 +96,8 @@ class TrainingRun:
         directory, first = self.job.directory, self.job.world.first
         recorder = Recorder(directory, self.parts.logger, self.parts.trainer.keep_checkpoints) if first else None
         if not resume and checkpoints(directory):
-            raise UserError(f"{directory} already holds a run; try resume={directory}, or another hydra.run.dir=DIR")
+            again = printed("train", setting("resume", directory))
+            raise UserError(f"{directory} already holds a run; to go on, try {again}, or another hydra.run.dir=DIR")
         return recorder
 
     def _resume(self) -> None:
@@ -107,16 +111,14 @@ class TrainingRun:
         newest, messages = checkpoint.first_whole(checkpoint_files(str(directory)))
         for message in messages:
             console.warn(message)
-        if newest.spec != self.spec:
-            raise UserError(
-                f"resume: the data are {self.spec}; allowed: the data with which this run started, {newest.spec}"
-            )
+        check_same_data(newest, self.spec, self.parts.dataset, directory)
         before = {key: newest.config["trainer"].get(key) for key in ("max_steps", "max_minutes")}
         now = {key: self.job.config["trainer"].get(key) for key in before}
         if self.parts.objective.rounds.count > 1 and before != now:
             raise UserError(f"resume: {now}; allowed: {before}, because the rounds of this run depend on them")
         with blame_checkpoint(newest):
             self.trainer.load_state(newest.state)
+            adapt_rate(self.trainer, newest.config["trainer"])
         steps = world.all_gather(self.trainer.step)
         if len(set(steps)) > 1:
             raise ProcessError(f"process {world.rank}: the processes resume at steps {steps}; try again")
@@ -209,7 +211,10 @@ class TrainingRun:
 
     def content(self) -> Checkpoint:
         """Return the state of the run as a checkpoint. All processes must call this together."""
-        return Checkpoint(config=self.job.config, spec=self.spec, state=self.trainer.state())
+        config, state = self.job.config, self.trainer.state()
+        data = {name: self.parts.dataset.fingerprint(name) for name in SPLITS} if self.job.world.first else {}
+        private = private_keys(config, self.job.trusted)
+        return Checkpoint(config=config, spec=self.spec, state=state, data=data, private=private)
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -230,7 +235,7 @@ class TrainingRun:
         if saved is None:
             return f"{self.directory} has no checkpoint"
         newest = "" if saved == self.trainer.step else f"the newest checkpoint is that of step {saved}; "
-        return f"{newest}to go on, try dfm train resume={self.directory}"
+        return f"{newest}to go on, try {printed('train', setting('resume', self.directory))}"
 
     def refuse_if_not_saved(self) -> None:
         """Refuse to end well without a checkpoint of the last step. All processes must call this together.
