@@ -20,9 +20,9 @@ from dfm.cli import console
 from dfm.cli.composition.config_dirs import SEARCH_PATH, check_config_dirs, config_dir, config_dirs
 from dfm.cli.composition.help import help_text
 from dfm.cli.composition.hydra_errors import explain
-from dfm.cli.endings import one_line_ends
 from dfm.cli.job import job_of
 from dfm.cli.settings import COMMANDS
+from dfm.cli.surroundings.endings import one_line_ends
 from dfm.runs.directory import is_run, write_overrides
 
 GRACE = 3.0  # seconds

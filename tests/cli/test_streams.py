@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from support.cli import TINY, Command, Dfm
 
 from dfm.basics.files import read_text, write_text
-from dfm.cli import streams
 from dfm.cli.main import main
-from dfm.cli.streams import LastingStream
+from dfm.cli.surroundings import streams
+from dfm.cli.surroundings.streams import LastingStream
 from dfm.evaluation.classifier_features import ClassifierFeatures
 from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir

@@ -11,7 +11,7 @@ from dfm.cli.commands.train.final_report import is_done, write_final_report
 from dfm.cli.commands.train.resume import auto_config, resumed_config
 from dfm.cli.commands.train.training_run import TrainingRun
 from dfm.cli.job import Job
-from dfm.cli.signals import Interruption, exit_code, watch_signals
+from dfm.cli.surroundings.signals import Interruption, exit_code, watch_signals
 from dfm.training.step_failures import GivenUpError
 
 

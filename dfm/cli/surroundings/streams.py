@@ -105,4 +105,4 @@ def _is_the_program() -> bool:
     """Whether this process was started as ``dfm`` or ``python -m dfm``."""
     program = sys.modules["__main__"]
     module = getattr(getattr(program, "__spec__", None), "name", "")
-    return module == "dfm.__main__" or Path(getattr(program, "__file__", None) or "").name == "dfm"
+    return module.split(".")[0] == "dfm" or Path(getattr(program, "__file__", None) or "").name == "dfm"
