@@ -23,7 +23,7 @@ def run(job: Job) -> int:
         interruption.advice = training.on_disk
         try:
             signal = train(training, interruption)
-        except UserError as error:
+        except (UserError, OSError) as error:  # an OSError: the data cannot be read any more
             # The weights are still those from before the error. If they are sharded, saving needs all processes, and
             # only GivenUpError is raised in all of them.
             if isinstance(error, GivenUpError) or not training.trainer.parallel.is_sharded:
