@@ -14,7 +14,7 @@ from filelock import FileLock
 from support.cli import TINY, Command, Dfm, Outcome, Trained, in_this_process, train_once
 from support.oracles import SCHEDULES
 
-from dfm.cli.signals import SIGNALS
+from dfm.cli.surroundings.signals import SIGNALS
 from dfm.data.digits import Digits
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
 from dfm.evaluation.classifier_features import ClassifierFeatures, features_for

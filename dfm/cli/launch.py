@@ -26,9 +26,9 @@ from dfm.cli.composition.hydra_errors import explain
 from dfm.cli.composition.loader import use_loader
 from dfm.cli.composition.own_code import find_own_code, rewritten
 from dfm.cli.composition.stored_run import primary_config
-from dfm.cli.endings import one_line_ends
 from dfm.cli.job import job_of
 from dfm.cli.settings import COMMANDS
+from dfm.cli.surroundings.endings import one_line_ends
 from dfm.runs.directory import is_run, write_overrides
 
 GRACE = 3.0  # seconds

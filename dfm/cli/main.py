@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dfm import __version__
 from dfm.cli.settings import COMMANDS
-from dfm.cli.streams import lasting_streams, restart_in_utf8
+from dfm.cli.surroundings.streams import lasting_streams, restart_in_utf8
 
 
 def main() -> None:

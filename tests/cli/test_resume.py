@@ -14,7 +14,7 @@ from support.runs import assert_same
 from support.signals import signalled
 
 from dfm.cli.commands.train.training_run import TrainingRun
-from dfm.cli.signals import watch_signals
+from dfm.cli.surroundings.signals import watch_signals
 from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir
 from dfm.runs.recorder import Recorder
@@ -56,7 +56,7 @@ def test_a_signal_lets_the_step_end_and_a_requeue_goes_on(
 @pytest.mark.wide
 def test_the_second_signal_leaves_at_once() -> None:
     code = (
-        "import time\nfrom dfm.cli.signals import watch_signals\n"
+        "import time\nfrom dfm.cli.surroundings.signals import watch_signals\n"
         "with watch_signals() as asked:\n    print('on', flush=True)\n"
         "    asked.advice = lambda: 'this is how to go on'\n"
         "    time.sleep(60) if not asked.signal else None\n"

@@ -14,8 +14,8 @@ from support.cli import TINY, Command
 from support.signals import signalled, signalled_after
 
 from dfm.basics import files
-from dfm.cli import signals
-from dfm.cli.signals import StoppedError, stop_at_signals, watch_signals
+from dfm.cli.surroundings import signals
+from dfm.cli.surroundings.signals import StoppedError, stop_at_signals, watch_signals
 from dfm.evaluation.classifier_features import ClassifierFeatures
 from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from omegaconf import OmegaConf
 from support.cli import TINY, Command, Dfm
 
 from dfm.basics.files import read_text, write_text
-from dfm.cli import streams
 from dfm.cli.main import main
-from dfm.cli.streams import LastingStream
+from dfm.cli.surroundings import streams
+from dfm.cli.surroundings.streams import LastingStream
 from dfm.evaluation.classifier_features import ClassifierFeatures
 from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir
@@ -156,26 +157,37 @@ def test_text_files_keep_any_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "mode", "again"),
-    [("ascii", None, True), ("iso8859-1", "0", True), ("utf-8", None, False), ("ascii", "1", False)],
+    ("program", "encoding", "mode", "again"),
+    [
+        ("/usr/bin/dfm", "ascii", None, True),
+        ("/usr/bin/dfm", "iso8859-1", "0", True),
+        ("/usr/bin/dfm", "utf-8", None, False),
+        ("/usr/bin/dfm", "ascii", "1", False),
+        ("/usr/bin/pytest", "ascii", None, False),
+    ],
 )
 def test_another_locale_starts_python_again_in_utf8(
-    encoding: str, mode: str | None, again: bool, monkeypatch: pytest.MonkeyPatch
+    program: str, encoding: str, mode: str | None, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[list[str]] = []
+    running = types.ModuleType("__main__")
+    running.__file__ = program
+    monkeypatch.setitem(sys.modules, "__main__", running)
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "dfm", "train"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", program, "train"])
     monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
-    monkeypatch.setattr(streams.os, "environ", {} if mode is None else {"PYTHONUTF8": mode})
+    monkeypatch.setattr(os, "environ", {} if mode is None else {"PYTHONUTF8": mode})
     streams.restart_in_utf8()
-    assert started == ([[sys.executable, "-X", "utf8", "-m", "dfm", "train"]] if again else [])
-    assert not again or streams.os.environ["PYTHONUTF8"] == "1"
+    assert started == ([[sys.executable, "-X", "utf8", program, "train"]] if again else [])
+    assert not again or os.environ["PYTHONUTF8"] == "1"
 
 
 @pytest.mark.wide
 def test_a_locale_without_utf8(tiny_run: Path, tmp_path: Path, dfm: Dfm) -> None:
     tiny_run.rename(tmp_path / "図")
     environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
-    done = dfm("sample", 'ckpt="図"', "n=2", "sampler.steps=1", 'hydra.run.dir="出"', cwd=tmp_path, **environment)
+    words = ['ckpt="図"', "n=2", "sampler.steps=1", 'hydra.run.dir="出"', "hydra.output_subdir=.hydra"]
+    done = dfm("sample", *words, cwd=tmp_path, **environment)
     assert done.stdout.splitlines()[-1].endswith(r"\u51fa")
     assert "出" in (tmp_path / "出" / "sample.log").read_text("utf-8")
+    assert "図" in (tmp_path / "出" / ".hydra" / "overrides.yaml").read_text("utf-8"), "and so does Hydra"

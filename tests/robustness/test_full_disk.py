@@ -22,6 +22,7 @@ from dfm.evaluation.classifier_features import ClassifierFeatures
 from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir
 from dfm.runs.checkpoint import Checkpoint
+from dfm.training.batches import Batch, Batches
 
 SHORT = [*TINY, "nll.n=0", "trainer.log_every=1", "hydra.run.dir=run"]
 
@@ -86,6 +87,21 @@ def test_a_stopped_run_without_a_checkpoint_does_not_say_that_it_can_go_on(
     assert "SIGTERM: stopped after step 2; " in outcome.err
     assert "has no checkpoint" in outcome.problem
     assert "resume=" not in outcome.err
+
+
+def test_a_disk_that_fails_under_the_data_costs_no_step(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data are read from a mount that is gone: the steps before it are saved."""
+    real = Batches.batch
+
+    def batch(self: Batches, step: int) -> Batch:
+        if step == 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "/mnt/data")
+        return real(self, step)
+
+    monkeypatch.setattr(Batches, "batch", batch)
+    problem = command("train", *SHORT, "trainer.max_steps=6", "logger=none", code=1).problem
+    assert problem == "error: /mnt/data: Input/output error; the disk has failed; try another"
+    assert [run_dir.step_of(file) for file in run_dir.checkpoints(Path("run"))] == [3]
 
 
 COMMANDS = {

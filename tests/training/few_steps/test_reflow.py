@@ -107,6 +107,21 @@ def test_pairs_are_the_teachers_and_are_kept(tmp_path: Path) -> None:
     assert read_pairs(path, {"teacher": "another"}) is None
 
 
+def test_pairs_that_cannot_be_kept_are_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk, or no directory: the run goes on, and the next one makes the same pairs again."""
+    (tmp_path / "pairs").write_text("a file where the directory should be")
+    teacher = denoiser(Linear(), Bent())
+    found = []
+    for directory in (tmp_path, None):
+        objective = reflow(n=50, solver_steps=60)
+        objective.rounds.directory = directory
+        objective.module(teacher.module())
+        objective.rounds.start_if_due(teacher, 0.0)
+        found.append(objective.pairs(teacher).data)
+    assert torch.equal(*found)
+    assert "the run goes on with its pairs in memory" in caplog.text
+
+
 def test_pairs_keep_the_classes() -> None:
     labels = torch.tensor([0, 1, 2]).repeat(20)
     pairs = Pairs(data=torch.arange(60.0)[:, None], noise=torch.zeros(60, 1), labels=labels, num_classes=3)

@@ -13,7 +13,7 @@ from dfm.cli.commands.train.resume import auto_config, resumed_config, with_abso
 from dfm.cli.commands.train.training_run import TrainingRun
 from dfm.cli.composition.recipes import told
 from dfm.cli.job import Job
-from dfm.cli.signals import Interruption, exit_code, watch_signals
+from dfm.cli.surroundings.signals import Interruption, exit_code, watch_signals
 from dfm.runs.places import check_sources, find_sources
 from dfm.training.step_failures import GivenUpError
 
@@ -26,7 +26,7 @@ def run(job: Job) -> int:
         interruption.advice = training.on_disk
         try:
             signal = train(training, interruption)
-        except UserError as error:
+        except (UserError, OSError) as error:  # an OSError: the data cannot be read any more
             # The weights are still those from before the error. If they are sharded, saving needs all processes, and
             # only GivenUpError is raised in all of them.
             if isinstance(error, GivenUpError) or not training.trainer.parallel.is_sharded:

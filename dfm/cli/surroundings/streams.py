@@ -87,11 +87,22 @@ def restart_in_utf8() -> None:
 
     Otherwise the locale would decide which names of files can be opened, and how other libraries write text. In a
     locale with UTF-8, and in the locale C, where Python chooses that mode itself, this does nothing. The streams keep
-    the encoding of the locale.
+    the encoding of the locale. Another program that calls ``main`` is never started again.
     """
-    if sys.getfilesystemencoding().lower() in ("utf-8", "utf8") or os.environ.get("PYTHONUTF8") == "1":
+    if (
+        not _is_the_program()
+        or sys.getfilesystemencoding().lower() in ("utf-8", "utf8")
+        or os.environ.get("PYTHONUTF8") == "1"
+    ):
         return
     os.environ["PYTHONUTF8"] = "1"  # also for processes that a launcher starts
     if sys.stdout is not None:
         os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _is_the_program() -> bool:
+    """Whether this process was started as ``dfm`` or ``python -m dfm``."""
+    program = sys.modules["__main__"]
+    module = getattr(getattr(program, "__spec__", None), "name", "")
+    return module.split(".")[0] == "dfm" or Path(getattr(program, "__file__", None) or "").name == "dfm"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dfm.basics.errors import UserError
 from dfm.basics.files import refusal
 from dfm.cli import console
-from dfm.cli.signals import StoppedError, exit_code, stop_at_signals
+from dfm.cli.surroundings.signals import StoppedError, exit_code, stop_at_signals
 
 
 @contextlib.contextmanager
