@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from dfm.basics.errors import UserError, unknown
-from dfm.cli.composition.config_dirs import config_dirs, options, search_path
+from dfm.cli.composition.config_dirs import config_dirs, named_config_dirs, options, search_path
 from dfm.cli.composition.yaml_files import misplaced
 
 GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
@@ -32,7 +33,7 @@ def explain(error: Exception, command: str) -> str | None:
     text = " ".join(str(error).split())
     missing, key = GROUP_OPTION.search(text), OVERRIDE.search(text)
     if isinstance(error, MissingConfigException) and missing:
-        hint = misplaced(missing[1], missing[2], config_dirs()[1:])
+        hint = misplaced(missing[1], missing[2], [Path(name) for name in named_config_dirs(sys.argv[1:])])
         return "; ".join(filter(None, (str(unknown(missing[1], missing[2], options(missing[1]))), hint)))
     if key:
         name = key[1].split("@")[0]

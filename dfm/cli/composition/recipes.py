@@ -86,10 +86,15 @@ def told(config: Mapping[str, Any], choices: Mapping[str, Any], trusted: Sequenc
 
 def names_in(found: Any) -> Iterator[str]:
     """Yield the sections that a file with the head ``# @package _global_`` sets: of its options and of its keys."""
+    yield from chosen_in(found)
+    yield from map(str, found.config)
+
+
+def chosen_in(found: Any) -> Iterator[str]:
+    """Yield the sections whose options such a file chooses by ``override /GROUP: OPTION``."""
     for default in found.defaults_list or ():
         if default.is_override():
             yield section(default.group, default.package)
-    yield from map(str, found.config)
 
 
 def section(group: str, package: str | None) -> str:

@@ -26,6 +26,7 @@ def mine(tmp_path: Path) -> Path:
         "trainer/short": SHORT,
         "model/thin": "defaults: [unet_digits, _self_]\nchannels: 8\ngroups: 4\n",
         "experiment/method": "# @package _global_\ndefaults:\n  - override /schedule: cosine\nnll:\n  n: 5\n",
+        "experiment/brief": "# @package _global_\ndefaults:\n  - override /trainer: short\n",
         "experiment/wide": "# @package _global_\ndefaults:\n  - digits_vp\nmodel:\n  channels: 64\n",
     }.items():
         (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +170,9 @@ def test_an_experiment_that_names_no_data_suits_all(mine: Path, command: Command
     assert config["schedule"]["_target_"] == "dfm.paths.Cosine"
     assert config["model"]["_target_"] == "dfm.models.MLP"
     assert config["nll"]["n"] == 5, "what it says wins over the recipe"
+    config = shown(command, f"--config-dir={mine}", "experiment=brief", "dataset=moons")
+    assert config["trainer"]["lr"] == 5e-5, "and so does an option that it chooses"
+    assert config["trainer"]["batch_size"] == 128
 
 
 def test_the_line_wins_over_a_recipe() -> None:
