@@ -5,6 +5,8 @@ of those that the command line chooses. Here such a file loses what it says on a
 """
 
 import copy
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,6 +153,8 @@ class Loader(ConfigLoaderImpl):
         except (HydraException, OmegaConfBaseException, UserError, ValueError, KeyError):
             return None
         node, trust = content.get("dataset"), content.get("trust") or []
+        if trust and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # the user's own package may be in the working directory
         return form_of(node, ("dfm", *([trust] if isinstance(trust, str) else trust))) if node else None
 
 

@@ -191,9 +191,8 @@ def test_it_is_told_in_one_line_and_a_sweep_chooses_for_each_job(command: Comman
     tiny = [word for word in TINY if not word.startswith("model.")]
     tiny += ["nll.n=0", "trainer.validate_every=0", "logger=none"]
     outcome = command("train", "-m", "dataset=moons,mixture", *tiny)
-    assert (
-        outcome.err.count("moons points: recipe=points, model=mlp, batch 32, rate 0.002, 2 steps; no experiment") == 1
-    )
+    told = "recipe=points, model=mlp, batch 32, rate 0.002, 2 steps; the default experiment is made for other data"
+    assert outcome.err.count(f"moons points: {told}\n") == 1
     assert outcome.err.count("mixture points: recipe=points") == 1
     assert "recipe=" not in command("train", *TINY, "nll.n=0", "logger=none").err
 

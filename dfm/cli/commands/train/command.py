@@ -50,7 +50,7 @@ def prepare(job: Job) -> Job:
         config = auto_config(directory, config)
     elif job.settings.resume:
         config = resumed_config(Path(job.settings.resume), config)
-    if not config.get("resume") and (line := told(config, job.choices, job.trusted)):
+    if not config.get("resume") and (line := told(config, job.choices, job.overrides, job.trusted)):
         console.say(line)
     return job.with_config(share_batches(config, job.world), directory)
 
