@@ -64,6 +64,13 @@ def test_it_trains_samples_and_scores(own: Command) -> None:
     assert np.isfinite(nll["nats"])
 
 
+def test_data_of_ones_own_get_a_network_that_suits_them(own: Command) -> None:
+    import yaml
+
+    config = yaml.safe_load(own("train", *FROM, "dataset=two_blobs", "--cfg", "job").out)
+    assert config["model"]["_target_"] == "dfm.models.MLP"
+
+
 def test_a_run_of_two_times_resumes_as_if_it_had_not_stopped(own: Command) -> None:
     """The objective brings a denoiser of its own, and is resumed bit for bit."""
     words = ("objective=shortcut", "trainer.lr_schedule=constant", "sampler=jump")

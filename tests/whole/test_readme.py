@@ -74,7 +74,7 @@ def test_command(line: str, command: Command, tmp_path: Path, monkeypatch: pytes
         smaller.append("objective.start=4")
     if "objective=reflow" in line:
         smaller += ["objective.n=4", "objective.solver_steps=1"]
-    if "model=mlp" in line:
+    if "model=mlp" in line or "dataset=moons" in line:
         smaller = [text for text in WIDE if "nll.n=0" not in line or not text.startswith("nll.")]
     if "langevin" in line:
         smaller.append("dataset.n_validation=8")  # a chain of a thousand steps for each batch

@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -10,7 +11,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from dfm.basics.errors import UserError, unknown
-from dfm.cli.composition.config_dirs import config_dirs, options
+from dfm.cli.composition.config_dirs import named_config_dirs, options
 from dfm.cli.composition.known_keys import KnownKeys
 from dfm.cli.composition.yaml_files import misplaced
 
@@ -34,7 +35,7 @@ def explain(error: Exception, command: str) -> str | None:
     missing, key = GROUP_OPTION.search(text), OVERRIDE.search(text)
     if isinstance(error, MissingConfigException) and missing:
         allowed = options(missing[1]) or str(missing[3] or "").split()
-        hint = misplaced(missing[1], missing[2], config_dirs()[1:])
+        hint = misplaced(missing[1], missing[2], [Path(name) for name in named_config_dirs(sys.argv[1:])])
         return "; ".join(filter(None, (str(unknown(missing[1], missing[2], allowed)), hint)))
     if key:
         return _no_such_key(command, key[1])

@@ -5,7 +5,9 @@ of those that the command line chooses. Here such a file loses what it says on a
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +26,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dfm.basics.errors import UserError
 from dfm.cli.composition.config_dirs import config_dir
-from dfm.cli.composition.recipes import EXPERIMENT, NONE, RECIPE, SUITED, Form, form_of, is_below, names_in, section
+from dfm.cli.composition.recipes import (
+    EXPERIMENT,
+    NONE,
+    RECIPE,
+    SUITED,
+    Form,
+    chosen_in,
+    form_of,
+    is_below,
+    names_in,
+    section,
+)
 from dfm.cli.composition.unread_keys import Written, refuse_unread
 from dfm.cli.composition.yaml_files import FileRepository, file_name, is_users
 
@@ -37,11 +50,13 @@ class Plan:
         choices: {group: option} in the place of the command's default.
         typed: the sections that the command line chooses by GROUP=OPTION. A ``_global_`` file of a group loses them.
         suited: the sections that a recipe sets and an experiment for other data loses.
+        chosen: the sections that an experiment for any data chooses and a recipe loses.
     """
 
     choices: Mapping[str, str] = field(default_factory=dict)
     typed: Sequence[str] = ()
     suited: Sequence[str] = ()
+    chosen: Sequence[str] = ()
 
 
 class PlannedRepository(CachingConfigRepository):
@@ -62,8 +77,8 @@ class PlannedRepository(CachingConfigRepository):
             return _with_choices(found, self.plan.choices)
         if found.header["package"] != "_global_" or "/" not in config_path:
             return found
-        suited = self.plan.suited if config_path.startswith(f"{EXPERIMENT}/") else ()
-        return _without(found, [*self.plan.typed, *suited])
+        lost = {EXPERIMENT: self.plan.suited, RECIPE: self.plan.chosen}.get(config_path.partition("/")[0], ())
+        return _without(found, [*self.plan.typed, *lost])
 
 
 class Loader(ConfigLoaderImpl):
@@ -120,7 +135,9 @@ class Loader(ConfigLoaderImpl):
         if content is None or recipe == NONE:
             return plan
         fresh = {RECIPE: recipe} if named else {RECIPE: recipe, EXPERIMENT: NONE}
-        return Plan(choices=fresh, typed=plan.typed, suited=() if beneath else [*SUITED, *names_in(content)])
+        if beneath:
+            return Plan(choices=fresh, typed=plan.typed, chosen=list(_chosen(files, f"{EXPERIMENT}/{experiment}")))
+        return Plan(choices=fresh, typed=plan.typed, suited=[*SUITED, *names_in(content)])
 
     def _form(self, words: Sequence[Override], files: CachingConfigRepository, command: str, plan: Plan) -> Form | None:
         """Return the form of the data that these words choose; None if they have a mistake, which is told later."""
@@ -136,6 +153,8 @@ class Loader(ConfigLoaderImpl):
         except (HydraException, OmegaConfBaseException, UserError, ValueError, KeyError):
             return None
         node, trust = content.get("dataset"), content.get("trust") or []
+        if trust and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # the user's own package may be in the working directory
         return form_of(node, ("dfm", *([trust] if isinstance(trust, str) else trust))) if node else None
 
 
@@ -199,8 +218,23 @@ def _names_data(files: CachingConfigRepository, path: str) -> bool:
     found = files.load_config(path)
     if found is None or "dataset" in names_in(found):
         return True
-    bases = [d.path for d in found.defaults_list or () if isinstance(d, ConfigDefault) and d.path and not d.is_self()]
-    return any(_names_data(files, base[1:] if base[0] == "/" else f"{EXPERIMENT}/{base}") for base in bases)
+    return any(_names_data(files, base) for base in _bases(found))
+
+
+def _chosen(files: CachingConfigRepository, path: str) -> Iterator[str]:
+    """Yield the sections whose options an experiment chooses, itself or by another on which it builds."""
+    found = files.load_config(path)
+    if found is not None:
+        yield from chosen_in(found)
+        for base in _bases(found):
+            yield from _chosen(files, base)
+
+
+def _bases(found: ConfigResult) -> Iterator[str]:
+    """Yield the paths of the experiments on which one builds."""
+    for default in found.defaults_list or ():
+        if isinstance(default, ConfigDefault) and default.path and not default.is_self():
+            yield default.path[1:] if default.path[0] == "/" else f"{EXPERIMENT}/{default.path}"
 
 
 def _with_choices(found: ConfigResult, choices: Mapping[str, str]) -> ConfigResult:

@@ -64,11 +64,14 @@ def form_of(node: Mapping[str, Any], trusted: Sequence[str]) -> Form | None:
     return Form(name=name, kind="points") if points else Form(name=name, kind="images", size=tuple(shape or ())[1:])
 
 
-def told(config: Mapping[str, Any], choices: Mapping[str, Any], trusted: Sequence[str]) -> str | None:
+def told(
+    config: Mapping[str, Any], choices: Mapping[str, Any], words: Sequence[str], trusted: Sequence[str]
+) -> str | None:
     """Return the line that says which recipe was chosen and why; None if none was.
 
     Args:
         choices: {group: option}.
+        words: the command line.
     """
     recipe, experiment = choices.get(RECIPE), choices.get(EXPERIMENT)
     if recipe in (None, NONE):
@@ -79,17 +82,25 @@ def told(config: Mapping[str, Any], choices: Mapping[str, Any], trusted: Sequenc
         f"{form_of(config['dataset'], trusted) or 'these data'}: recipe={recipe}, model={choices.get('model')}, "
         f"batch {numbers['batch_size']}, rate {numbers['lr']:g}, {numbers['max_steps']} steps{minutes}"
     )
+    if recipe == "images_any":
+        chosen += " (slow: a size divisible by 16 has a faster network)"
     if experiment in (None, NONE):
-        return f"{chosen}; no experiment"
+        named = any(word.partition("=")[0] == EXPERIMENT for word in words)
+        return f"{chosen}; {'no experiment' if named else 'the default experiment is made for other data'}"
     return f"{chosen}; the rest is from experiment={experiment}"
 
 
 def names_in(found: Any) -> Iterator[str]:
     """Yield the sections that a file with the head ``# @package _global_`` sets: of its options and of its keys."""
+    yield from chosen_in(found)
+    yield from map(str, found.config)
+
+
+def chosen_in(found: Any) -> Iterator[str]:
+    """Yield the sections whose options such a file chooses by ``override /GROUP: OPTION``."""
     for default in found.defaults_list or ():
         if default.is_override():
             yield section(default.group, default.package)
-    yield from map(str, found.config)
 
 
 def section(group: str, package: str | None) -> str:

@@ -26,6 +26,7 @@ def mine(tmp_path: Path) -> Path:
         "trainer/short": SHORT,
         "model/thin": "defaults: [unet_digits, _self_]\nchannels: 8\ngroups: 4\n",
         "experiment/method": "# @package _global_\ndefaults:\n  - override /schedule: cosine\nnll:\n  n: 5\n",
+        "experiment/brief": "# @package _global_\ndefaults:\n  - override /trainer: short\n",
         "experiment/wide": "# @package _global_\ndefaults:\n  - digits_vp\nmodel:\n  channels: 64\n",
     }.items():
         (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +170,9 @@ def test_an_experiment_that_names_no_data_suits_all(mine: Path, command: Command
     assert config["schedule"]["_target_"] == "dfm.paths.Cosine"
     assert config["model"]["_target_"] == "dfm.models.MLP"
     assert config["nll"]["n"] == 5, "what it says wins over the recipe"
+    config = shown(command, f"--config-dir={mine}", "experiment=brief", "dataset=moons")
+    assert config["trainer"]["lr"] == 5e-5, "and so does an option that it chooses"
+    assert config["trainer"]["batch_size"] == 128
 
 
 def test_the_line_wins_over_a_recipe() -> None:
@@ -187,9 +191,8 @@ def test_it_is_told_in_one_line_and_a_sweep_chooses_for_each_job(command: Comman
     tiny = [word for word in TINY if not word.startswith("model.")]
     tiny += ["nll.n=0", "trainer.validate_every=0", "logger=none"]
     outcome = command("train", "-m", "dataset=moons,mixture", *tiny)
-    assert (
-        outcome.err.count("moons points: recipe=points, model=mlp, batch 32, rate 0.002, 2 steps; no experiment") == 1
-    )
+    told = "recipe=points, model=mlp, batch 32, rate 0.002, 2 steps; the default experiment is made for other data"
+    assert outcome.err.count(f"moons points: {told}\n") == 1
     assert outcome.err.count("mixture points: recipe=points") == 1
     assert "recipe=" not in command("train", *TINY, "nll.n=0", "logger=none").err
 

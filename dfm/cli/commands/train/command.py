@@ -60,7 +60,7 @@ def prepare(job: Job) -> Job:
         check_sources(config, job.trusted, directory)
     else:
         config = with_settled_init(config)
-        if line := told(config, job.choices, job.trusted):
+        if line := told(config, job.choices, job.overrides, job.trusted):
             console.say(line)
     return job.with_config(share_batches(config, job.world), directory)
 
