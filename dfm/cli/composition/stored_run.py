@@ -55,7 +55,7 @@ def primary_config(command: str) -> str:
             refuse_experiment(words, word)
             store(read_settings(origin), origin, words)
             return NAME
-        if key == RESUME and is_run(directory := Path(text_of(word)).expanduser()):
+        if key == RESUME and text != "auto" and is_run(directory := Path(text_of(word)).expanduser()):
             store(read_config(directory), directory, words)
             return NAME
     return command
