@@ -48,7 +48,8 @@ def with_absolute_paths(config: Config, trusted: Sequence[str]) -> Config:
     """Return a configuration whose relative paths start where the command was typed, as a run stores them."""
     here = Path(HydraConfig.get().runtime.cwd)
     init = config.get("init")
-    config = {**config, "init": init if init == "latest" else absolute(init, here)}
+    if init and init != "latest" and (here / init).exists():  # a message on another one quotes what was typed
+        config = {**config, "init": absolute(init, here)}
     return with_absolute_places(config, trusted, here)
 
 
