@@ -66,7 +66,7 @@ def refuse_other_primary(words: Sequence[str]) -> None:
 
     Hydra would not read the command's own file then: without a log, a table and a place for outputs.
     """
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         option, _, value = word.partition("=")
         if option in OTHER_PRIMARY:
             value = value or after
