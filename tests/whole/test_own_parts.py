@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.cli import Command, Outcome
+from support.cli import Command, Dfm, Outcome
 
 OWN = Path(__file__).parents[1] / "own_lab"
 FROM = ("-cd", "configs", "trust=own_lab")
@@ -168,3 +168,68 @@ def test_completion_knows_ones_own_options(line: str, expected: str, tmp_path: P
         text=True,
     )
     assert expected in done.stdout.split(), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("trust=own_lab,own_more",), ("trust=[own_lab,own_more]",), ("trust='own_lab, own_more'",)]
+)
+def test_several_packages_are_trusted(own: Command, words: tuple[str, ...]) -> None:
+    own("train", "-cd", "configs", *words, "experiment=own", *TINY)
+
+
+def test_a_multirun_trusts_a_list_and_not_one_after_the_other(own: Command) -> None:
+    own("train", "-m", "-cd", "configs", "trust=own_lab,own_more", "experiment=own", *TINY, "trainer.seed=0,1")
+    assert len(list(Path("outputs").glob("*/*-sweep/*/checkpoints"))) == 2
+
+
+def test_a_job_in_a_directory_of_its_own_finds_the_package(own: Command) -> None:
+    train(own, "hydra.job.chdir=true")
+
+
+@pytest.mark.wide
+def test_another_launcher_finds_the_package(own: Command, dfm: Dfm, tmp_path: Path) -> None:
+    words = (
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        *FROM,
+        "experiment=own",
+        *TINY,
+        "trainer.seed=0,1",
+    )
+    dfm("train", *words, cwd=tmp_path)
+    (run, _) = tmp_path.glob("outputs/*/*-sweep/*/checkpoints")
+    again = (
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        f"from={run.parent}",
+        "trust=own_lab",
+        "trainer.seed=2,3",
+    )
+    dfm("train", *again, cwd=tmp_path)
+
+
+def test_only_the_command_line_trusts(own: Command) -> None:
+    """No YAML file, no run and no checkpoint does, and nothing but what is named is imported."""
+    Path("configs/experiment/sly.yaml").write_text("# @package _global_\ndefaults:\n  - own\ntrust: own_lab\n")
+    one_line(own("train", "-cd", "configs", "experiment=sly", *TINY, code=1), "YAML file", "try trust=own_lab")
+    run = train(own)
+    for name in set(sys.modules):
+        if name.split(".")[0] == "own_lab":
+            del sys.modules[name]
+    Path("other_lab.py").write_text("raise SystemExit('it ran')\n")
+    for words in (("train", f"from={run}"), ("train", f"resume={run}", "trainer.max_steps=9"), ("nll", f"ckpt={run}")):
+        one_line(own(*words, code=1), "own_lab", "try trust=own_lab")
+        one_line(own(*words, "trust=other_lab", code=1), "own_lab", "try trust=other_lab,own_lab")
+    assert not {"own_lab", "other_lab"} & sys.modules.keys()
+    assert own("train", f"from={run}", "trust=own_lab").run.is_dir()
+
+
+def test_a_refused_run_names_its_code_again(own: Command) -> None:
+    """The command that is printed works as it stands, with -cd and trust=."""
+    train(own, "hydra.run.dir=r")
+    refused = own("train", *FROM, "experiment=own", *TINY, "hydra.run.dir=r", code=1).problem
+    words = refused.partition("try dfm ")[2].partition(", or")[0].split()
+    assert words == ["train", *FROM, f"resume={Path('r').absolute()}"]
+    assert "done already" in own(*words).err

@@ -55,7 +55,7 @@ def primary_config(command: str) -> str:
             refuse_experiment(words, word)
             store(read_settings(origin), origin, words)
             return NAME
-        if key == RESUME and is_run(directory := Path(text_of(word)).expanduser()):
+        if key == RESUME and text != "auto" and is_run(directory := Path(text_of(word)).expanduser()):
             store(read_config(directory), directory, words)
             return NAME
     return command
@@ -66,7 +66,7 @@ def refuse_other_primary(words: Sequence[str]) -> None:
 
     Hydra would not read the command's own file then: without a log, a table and a place for outputs.
     """
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         option, _, value = word.partition("=")
         if option in OTHER_PRIMARY:
             value = value or after

@@ -96,7 +96,7 @@ def test_a_run_goes_on_where_its_data_are_now(project: Path, command: Command) -
     shutil.copytree("a", "b")
     shutil.copytree("a", "copy/c")
     pics.rename("moved")
-    command("train", "resume=a", "dataset.path=moved", "dataset.num_workers=1", longer[0])
+    command("train", "resume=a", "dataset=folder", "dataset.path=moved", *FOLDER[-4:-1], longer[0])
     command("train", *start, "dataset.path=moved", *longer, "resume=auto", "hydra.run.dir=b")
     shutil.copytree("moved", "copy/pics")
     command("train", "resume=copy/c", longer[0], "logger=tensorboard", "trainer.device=cpu")

@@ -48,7 +48,8 @@ def with_absolute_paths(config: Config, trusted: Sequence[str]) -> Config:
     """Return a configuration whose relative paths start where the command was typed, as a run stores them."""
     here = Path(HydraConfig.get().runtime.cwd)
     init = config.get("init")
-    config = {**config, "init": init if init == "latest" else absolute(init, here)}
+    if init and init != "latest" and (here / init).exists():  # a message on another one quotes what was typed
+        config = {**config, "init": absolute(init, here)}
     return with_absolute_places(config, trusted, here)
 
 
@@ -75,11 +76,16 @@ def resumed_config(directory: Path, config: Config, trusted: Sequence[str]) -> C
     choices = HydraConfig.get().runtime.choices
     named = {key.partition("@")[0] for key in map(key_of, overrides()) if key.partition("@")[0] in choices}
     stored = read_config(directory)
-    changes = find_changes(stored, config, override_keys() - named)
-    if strange := named - {*CHANGEABLE_GROUPS}:
+    changes = find_changes(stored, config, override_keys() - {*CHANGEABLE_GROUPS})
+    other = changes.keys() - changeable_keys(changes, stored, trusted)
+    strange = {name for name in named if name not in stored or any(key.startswith(f"{name}.") for key in other)}
+    if strange - {*CHANGEABLE_GROUPS}:
         text = next(text for text in overrides() if key_of(text).partition("@")[0] in strange)
-        raise refusal(f"resume={directory}: the run keeps its own parts, and {text} is given", directory, stored, named)
-    return merge(directory, config, changes, f"resume={directory}: the run keeps its own settings", trusted, named)
+        raise refusal(
+            f"resume={directory}: the run keeps its own parts, and {text} is given", directory, stored, strange
+        )
+    whole = named & {*CHANGEABLE_GROUPS}
+    return merge(directory, config, changes, f"resume={directory}: the run keeps its own settings", trusted, whole)
 
 
 def auto_config(directory: Path, config: Config, trusted: Sequence[str]) -> Config:
