@@ -46,10 +46,10 @@ class BlockOptions:
         if self.num_heads is not None and self.head_channels is not None:
             raise UserError(
                 f"num_heads={self.num_heads} and head_channels={self.head_channels}; allowed: one of them; "
-                "try num_heads=null"
+                "try model.num_heads=null"
             )
         if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout={self.dropout:g}; allowed: from 0 to below 1; try 0.1")
+            raise UserError(f"dropout={self.dropout:g}; allowed: from 0 to below 1; try model.dropout=0.1")
 
     def heads(self, channels: int) -> int:
         """Return the number of attention heads for ``channels`` channels.
@@ -63,7 +63,9 @@ class BlockOptions:
             return 1
         if count < 1 or channels % count:
             hint = math.gcd(channels, max(count, 1))
-            raise UserError(f"{name}={count} where attention has {channels} channels; allowed: a divisor; try {hint}")
+            raise UserError(
+                f"{name}={count} where attention has {channels} channels; allowed: a divisor; try model.{name}={hint}"
+            )
         return count if name == "num_heads" else channels // count
 
 
@@ -213,7 +215,7 @@ def check_count(name: str, count: int, hint: int, most: int = 2**20) -> None:
         UserError: the count is not from 1 to ``most``.
     """
     if not 1 <= count <= most:
-        raise UserError(f"{name}={count}; allowed: from 1 to {most}; try {hint}")
+        raise UserError(f"{name}={count}; allowed: from 1 to {most}; try model.{name}={hint}")
 
 
 def divide(x: Tensor, divisor: float) -> Tensor:

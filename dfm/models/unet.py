@@ -193,20 +193,20 @@ def _check_shape(shape: tuple[int, ...], resolutions: int, patch: int) -> None:
     if len(shape) != 3:
         raise UserError(f"the U-Net got data of shape {tuple(shape)}; allowed: images (C, H, W); try model=mlp")
     if resolutions < 1:
-        raise UserError("channel_multipliers=(); allowed: one for each resolution; try [1, 2]")
+        raise UserError("channel_multipliers=(); allowed: one for each resolution; try model.channel_multipliers=[1,2]")
     factor = patch * 2 ** (resolutions - 1)
     if shape[1] % factor or shape[2] % factor:
         common = math.gcd(shape[1], shape[2])
         if common % patch:
             raise UserError(
                 f"images of {shape[1]}x{shape[2]} and patch={patch}; allowed: a divisor of both; "
-                f"try {math.gcd(common, patch)}"
+                f"try model.patch={math.gcd(common, patch)}"
             )
         common //= patch
-        most = (common & -common).bit_length()
+        most = ",".join("12222222222222222222"[: (common & -common).bit_length()])
         raise UserError(
             f"images of {shape[1]}x{shape[2]} and {resolutions} resolutions; allowed: height and width divisible by "
-            f"{factor}; try {most} of channel_multipliers{' or fewer' if most > 1 else ''}, or another size"
+            f"{factor}; try model.channel_multipliers=[{most}], or another size"
         )
 
 
@@ -221,7 +221,7 @@ def _widths(channels: int, multipliers: Sequence[float], groups: int) -> list[in
         hint = math.gcd(*widths) if min(widths) > 0 and groups > 0 else 8
         raise UserError(
             f"groups={groups} where the resolutions have {', '.join(map(str, widths))} channels; "
-            f"allowed: a divisor of each; try groups={math.gcd(hint, max(groups, 1))}"
+            f"allowed: a divisor of each; try model.groups={math.gcd(hint, max(groups, 1))}"
         )
     return widths
 
@@ -232,14 +232,16 @@ def _mid_groups(count: int | None, groups: int, width: int) -> int:
     if count < 0 or (count and width % count):
         raise UserError(
             f"mid_attention_groups={count} where there are {width} channels; allowed: a divisor, 0 for no norm, "
-            "or null for the number in groups; try null"
+            "or null for the number in groups; try model.mid_attention_groups=null"
         )
     return count
 
 
 def _check_resolutions(name: str, choice: Sequence[int], count: int) -> None:
     if not all(0 <= i < count for i in choice):
-        raise UserError(f"{name}={list(choice)}; allowed: 0 (full resolution) to {count - 1}; try {[count - 1]}")
+        raise UserError(
+            f"{name}={list(choice)}; allowed: 0 (full resolution) to {count - 1}; try model.{name}=[{count - 1}]"
+        )
 
 
 def _steps(name: str, choice: str | Sequence[str], count: int, allowed: Sequence[str]) -> Sequence[str]:
@@ -247,7 +249,8 @@ def _steps(name: str, choice: str | Sequence[str], count: int, allowed: Sequence
     kinds = (choice,) * count if isinstance(choice, str) else tuple(choice)
     if len(kinds) != count:
         raise UserError(
-            f"{name}={list(kinds)}; allowed: {count} kinds, one for each step between resolutions; try {name}=conv"
+            f"{name}={list(kinds)}; allowed: {count} kinds, one for each step between resolutions; try "
+            f"model.{name}=conv"
         )
     for kind in (choice,) if isinstance(choice, str) else kinds:
         if kind not in allowed:

@@ -52,7 +52,9 @@ class RootLatent(InterpolantLatent):
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
-            raise UserError(f"latent root: scale={self.scale}; allowed: a number above 0; try 1, or latent=none")
+            raise UserError(
+                f"latent root: scale={self.scale}; allowed: a number above 0; try latent.scale=1, or latent=none"
+            )
 
     def c(self, schedule: Schedule, t: Tensor) -> Tensor:
         a, b = schedule.ab(t)

@@ -145,7 +145,7 @@ class Cosine(Preserving):
 
     def __post_init__(self) -> None:
         if not self.s > 0:
-            raise UserError(f"schedule cosine: s={self.s}; allowed: a number above 0; try 0.008")
+            raise UserError(f"schedule cosine: s={self.s}; allowed: a number above 0; try schedule.s=0.008")
         super().__post_init__()
 
     @property

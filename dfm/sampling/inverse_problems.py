@@ -124,7 +124,7 @@ class Task(ABC):
 
     def __post_init__(self) -> None:
         if self.scale < 0:
-            raise UserError(f"task.scale={self.scale:g}; allowed: at least 0; try 1")
+            raise UserError(f"task.scale={self.scale:g}; allowed: at least 0; try task.scale=1")
 
     @abstractmethod
     def projection(self, spec: DatasetSpec) -> Projection:

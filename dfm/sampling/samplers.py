@@ -235,7 +235,7 @@ class AdaptiveSampler(Sampler):
     def __post_init__(self) -> None:
         if self.steps is not None:
             raise UserError(
-                f"sampler.steps={self.steps} has no effect on an adaptive sampler; try sampler.solver.rtol, or "
+                f"sampler.steps={self.steps} has no effect on an adaptive sampler; try without it, or "
                 "sampler=heun for a fixed number of steps"
             )
 

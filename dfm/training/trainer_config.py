@@ -90,7 +90,9 @@ class TrainerConfig:
             if value is not None and not value > 0:
                 raise UserError(f"trainer.{name}={value}; allowed: above 0, or null for none")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"trainer.betas={list(self.betas)}; allowed: from 0 to below 1; try [0.9,0.99]")
+            raise UserError(
+                f"trainer.betas={list(self.betas)}; allowed: from 0 to below 1; try trainer.betas=[0.9,0.99]"
+            )
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"trainer.batch_size={self.batch_size} is not divisible by trainer.accumulate={self.accumulate}; "

@@ -153,20 +153,20 @@ def test_the_default_sinusoids_go_from_ten_to_a_tenth_radian_per_unit() -> None:
     [
         (
             lambda: unet((1, 7, 8)),
-            "7x8 and 2 resolutions; allowed: height and width divisible by 2; try 1 of channel_mult",
+            "7x8 and 2 resolutions; allowed: height and width divisible by 2; try model.channel_multipliers=",
         ),
-        (lambda: unet((1, 28, 28), channel_multipliers=(1, 1, 1, 1)), "divisible by 8; try 3 of channel_multipliers"),
+        (lambda: unet((1, 28, 28), channel_multipliers=(1,) * 4), "by 8; try model.channel_multipliers=[1,2,2]"),
         (lambda: unet((2,)), "(2,); allowed: images (C, H, W); try model=mlp"),
         (lambda: unet(channel_multipliers=()), "channel_multipliers=()"),
         (lambda: unet(channels=9, groups=3), "9 sines and cosines of time"),
         (
             lambda: unet(groups=5),
-            "groups=5 where the resolutions have 8, 16 channels; allowed: a divisor of each; try groups=1",
+            "groups=5 where the resolutions have 8, 16 channels; allowed: a divisor of each; try model.groups=1",
         ),
         (lambda: unet(groups=0), "groups=0"),
         (lambda: unet(attention_levels=(2,)), "attention_levels=[2]; allowed: 0 (full resolution) to 1"),
         (lambda: unet(up_attention_levels=(-1,)), "up_attention_levels=[-1]"),
-        (lambda: unet(num_heads=3), "num_heads=3 where attention has 16 channels; allowed: a divisor; try 1"),
+        (lambda: unet(num_heads=3), "where attention has 16 channels; allowed: a divisor; try model.num_heads=1"),
         (lambda: unet(head_channels=0), "head_channels=0"),
         (lambda: unet(num_heads=2, head_channels=4), "allowed: one of them"),
         (lambda: unet(dropout=1.0), "dropout=1; allowed: from 0 to below 1"),
@@ -212,10 +212,10 @@ def test_patches_are_channels_of_a_smaller_image(patch: int) -> None:
 @pytest.mark.parametrize(
     ("shape", "patch", "levels", "hint"),
     [
-        ((1, 28, 28), 3, 1, "28x28 and patch=3; allowed: a divisor of both; try 1"),
-        ((1, 28, 28), 8, 1, "28x28 and patch=8; allowed: a divisor of both; try 4"),
-        ((1, 28, 28), 2, 3, "divisible by 8; try 2 of channel_multipliers or fewer"),
-        ((1, 28, 28), 0, 1, "patch=0; allowed: from 1 to 64; try 2"),
+        ((1, 28, 28), 3, 1, "28x28 and patch=3; allowed: a divisor of both; try model.patch=1"),
+        ((1, 28, 28), 8, 1, "28x28 and patch=8; allowed: a divisor of both; try model.patch=4"),
+        ((1, 28, 28), 2, 3, "divisible by 8; try model.channel_multipliers=.1,2."),
+        ((1, 28, 28), 0, 1, "patch=0; allowed: from 1 to 64; try model.patch=2"),
     ],
 )
 def test_patches_that_do_not_fit(shape: tuple[int, ...], patch: int, levels: int, hint: str) -> None:

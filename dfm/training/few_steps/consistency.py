@@ -134,7 +134,9 @@ class Consistency(Objective):
 
     def __post_init__(self) -> None:
         if not self.huber > 0:
-            raise UserError(f"objective consistency: huber={self.huber:g}; allowed: above 0; try 0.00054")
+            raise UserError(
+                f"objective consistency: huber={self.huber:g}; allowed: above 0; try objective.huber=0.00054"
+            )
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
         path, unit = denoiser.trained_schedule, PAPERS_STD / denoiser.spec.std

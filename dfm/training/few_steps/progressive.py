@@ -53,7 +53,7 @@ class Progressive(TaughtInRounds):
         if ratio < 2 or not math.log2(ratio).is_integer():
             raise UserError(
                 f"objective progressive: start={self.start}, steps={self.steps}; allowed: start/steps 2, 4, 8, ...; "
-                "try start=32 steps=1"
+                "try objective.start=32 objective.steps=1"
             )
         super().__post_init__()
 
