@@ -24,7 +24,10 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     return (2 * cross - own) / math.sqrt(a.shape[1])
 
 
-def energy_spread(x: Tensor, y: Tensor, splits: int = 4) -> float:
+PARTS = 4  # into which both sets are divided for the standard error
+
+
+def energy_spread(x: Tensor, y: Tensor, splits: int = PARTS) -> float:
     """Return the standard error of ``energy_distance``.
 
     It is computed from the distances of ``splits`` disjoint random parts of both sets. For equal laws the error of the

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
+from dfm.basics.intervals import mean_interval
 from dfm.basics.seeding import Purpose, stream
 
 NEIGHBOURS = 3
@@ -21,7 +22,10 @@ BLOCK = 2000  # rows of a table of pairs that are in memory at once
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """The four measures, with standard errors for the finite size of both sets.
+    """The four measures, with standard errors and 95 % intervals for the finite size of both sets.
+
+    The intervals are those of Student's t for the smaller set. The Fréchet distance of finite sets is too large on
+    average; its interval is for this average, at these sizes.
 
     Args:
         frechet, kernel, precision, recall: see the functions of this module.
@@ -30,8 +34,10 @@ class Quality:
 
     frechet: float
     frechet_stderr: float
+    frechet_interval95: list[float] | None
     kernel: float
     kernel_stderr: float
+    kernel_interval95: list[float] | None
     precision: float
     recall: float
     num_samples: int
@@ -53,11 +59,15 @@ def quality(samples: Tensor, references: Tensor, *, seed: int = 0, neighbours: i
     x, y = _check_features(samples, references, neighbours)
     kernel, kernel_stderr = kernel_distance(x, y)
     precision, recall = precision_and_recall(x, y, neighbours)
+    frechet, frechet_stderr = frechet_distance(x, y), frechet_spread(x, y, seed)
+    n = min(len(x), len(y))
     return Quality(
-        frechet=frechet_distance(x, y),
-        frechet_stderr=frechet_spread(x, y, seed),
+        frechet=frechet,
+        frechet_stderr=frechet_stderr,
+        frechet_interval95=mean_interval(frechet, frechet_stderr, n),
         kernel=kernel,
         kernel_stderr=kernel_stderr,
+        kernel_interval95=mean_interval(kernel, kernel_stderr, n),
         precision=precision,
         recall=recall,
         num_samples=len(x),

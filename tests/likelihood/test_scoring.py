@@ -128,7 +128,7 @@ def test_the_pilot_takes_the_fewest_steps_that_do() -> None:
 def test_what_the_pilot_promises_holds() -> None:
     """Two modes, against a solve at 1e-8: the error of an example is the tolerance asked, root mean square, or less.
 
-    The change at twice the steps of a method of order two misses a quarter of the error: hence 4/3, and some room.
+    The error is estimated from twice the steps, so there is some room.
     """
     model, _ = small_images(0.3)
     peaks = mixture_of([[-0.4] * 16, [0.3] * 16], [0.02, 0.05], [0.5, 0.5])
@@ -141,7 +141,7 @@ def test_what_the_pilot_promises_holds() -> None:
         chosen = choose_steps(scoring, list(range(64)))
         tight = dataclasses.replace(scoring, likelihood=OdeLikelihood(solver="dopri5", rtol=1e-8, atol=1e-8))
         gap = (chosen.all(range(64)).nats - tight.all(range(64)).nats) / (16 * math.log(2))
-        assert float(gap.square().mean().sqrt()) < 1.4 * tolerance
+        assert float(gap.square().mean().sqrt()) < 1.1 * tolerance
 
 
 def exam(model: MixtureDenoiser, split: Split, **change: object) -> ScoringJob:
