@@ -32,24 +32,40 @@ class NatsByLevel:
         names: the parts in their order: ``decoder``, one ``level`` for each bin of log nsr, from little noise to much,
             ``prior``, ``dequantization``.
         edges: log nsr at the edges of the bins, float64 (L + 1,).
+        count: the number of examples.
         total: the sum of each part over the examples, in nats, (L + 3,).
-        squares: the sum of its squares, (L + 3,).
+        deviations: the sum of its squared distances to its mean over these examples, (L + 3,).
     """
 
     names: tuple[str, ...]
     edges: Tensor
+    count: int
     total: Tensor
-    squares: Tensor
+    deviations: Tensor
 
     @classmethod
     def of(cls, budget: Budget, log_q: Tensor) -> "NatsByLevel":
         """Return the sums for a batch with this budget and log q (B,) of its dequantisation."""
         parts = torch.cat([budget.decoder[:, None], budget.bins, budget.prior[:, None], log_q[:, None]], 1)
         names = ("decoder", *["level"] * budget.bins.shape[1], "prior", "dequantization")
-        return cls(names=names, edges=budget.edges, total=parts.sum(0), squares=parts.square().sum(0))
+        deviations = (parts - parts.mean(0)).square().sum(0)
+        return cls(names=names, edges=budget.edges, count=len(parts), total=parts.sum(0), deviations=deviations)
 
     def __add__(self, other: "NatsByLevel") -> "NatsByLevel":
-        return replace(self, total=self.total + other.total, squares=self.squares + other.squares)
+        # the rule of Chan, Golub and LeVeque 1983: E[x^2] - E[x]^2 would cancel where a part hardly varies
+        gap = other.total / other.count - self.total / self.count
+        between = gap.square() * (self.count * other.count / (self.count + other.count))
+        return replace(
+            self,
+            count=self.count + other.count,
+            total=self.total + other.total,
+            deviations=self.deviations + other.deviations + between,
+        )
+
+    @property
+    def stderr(self) -> Tensor:
+        """The standard error of the mean of each part, in nats, (L + 3,); zero for one example."""
+        return (self.deviations / max(1, self.count - 1) / self.count).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)

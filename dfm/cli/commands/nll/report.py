@@ -59,11 +59,10 @@ def write_levels(path: Path, parts: NatsByLevel, n: int, spec: DatasetSpec) -> N
     The rows add up to the bound.
     """
     mean = parts.total / n
-    stderr = ((parts.squares / n - mean.square()).clamp_min(0) / max(1, n - 1)).sqrt()
     unit = unit_of(spec)
     rows = ["part,log_nsr_low,log_nsr_high,nats,stderr_nats,bits_per_dim"]
     edges, place = parts.edges.tolist(), 0
-    for name, value, error in zip(parts.names, mean.tolist(), stderr.tolist(), strict=True):
+    for name, value, error in zip(parts.names, mean.tolist(), parts.stderr.tolist(), strict=True):
         low, high = (f"{edges[place]:.8g}", f"{edges[place + 1]:.8g}") if name == "level" else ("", "")
         place += name == "level"
         bits = "" if spec.levels is None else f"{value * unit.per_nat:.8g}"
