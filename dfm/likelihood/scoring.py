@@ -16,10 +16,18 @@ from dfm.basics.processes import World
 from dfm.basics.seeding import Purpose, uniform
 from dfm.data.dataset import DatasetSpec, Split
 from dfm.data.dequantization import Dequantization, UniformDequantization
-from dfm.denoising.denoiser import Denoiser, device_of
+from dfm.denoising.arguments import (
+    check_denoiser,
+    check_finite,
+    check_real,
+    check_tensor,
+    computable,
+    device_of,
+)
+from dfm.denoising.denoiser import Denoiser
 from dfm.likelihood.estimator import Budget, Likelihood, LogDensity, ends
 from dfm.likelihood.ode import OdeLikelihood
-from dfm.sampling.ode_flow import check_real
+from dfm.sampling.draw import check_count
 
 Advance = Callable[[int], None]
 
@@ -258,20 +266,32 @@ def log_likelihood(
             divergence.
         seed: the seed of the probes; the probes of row i are a function of (seed, i).
 
+    If the data require a gradient, so does the result: the gradient of log p(data), through all steps of the solver,
+    whose states are then kept in memory. Its probes are those of the value. The solver works in the type of the data,
+    the network in that of its weights. So all is float64 for float64 data and ``denoiser.double()``.
+
     Raises:
-        UserError: a few-step model, which has no density; the data have another shape than the model; integer levels
-            for an estimator of real numbers, or real numbers for an estimator of integer levels.
+        UserError: a few-step model, which has no density; the data have another shape than the model, or are not
+            finite; there is not one label for each; integer levels for an estimator of real numbers, or real numbers
+            for an estimator of integer levels.
     """
+    check_denoiser(denoiser)
     denoiser.check_ode()
     estimator = likelihood or OdeLikelihood(solver="dopri5")
     if not estimator.discrete(denoiser.spec):
         check_real(denoiser, "data", data)
-    elif data.is_floating_point():
-        raise UserError(f"data are {data.dtype}; this estimator scores integer levels; try uint8 levels as in a Split")
+        check_finite("data", data)
+        data = computable(data)
+    else:
+        check_tensor(denoiser, "data", data)
+        if data.is_floating_point():
+            raise UserError(f"data are {data.dtype}; this estimator scores integer levels; try uint8 levels")
+    check_count(len(data) or 1, batch_size)
     device, values = device_of(denoiser), []
     for first in range(0, len(data), batch_size):
         rows = range(first, min(first + batch_size, len(data)))
         batch = data[first : first + batch_size].to(device)
         part = denoiser.select(torch.arange(rows.start, rows.stop))
+        part = part if part.label is None else part.with_labels(part.label.to(device))
         values.append(estimator.log_density(part, batch, seed, rows).value.cpu())
     return torch.cat(values) if values else torch.zeros(0, dtype=torch.float64)

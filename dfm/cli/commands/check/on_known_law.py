@@ -117,7 +117,7 @@ def print_report(name: str, rows: list[dict[str, Any]], marginals: list[dict[str
     )
     console.result(
         f"path divergence: 0 along the path (exact scores), {gap.mean:.2e} +- {gap.stderr:.1e} nats at the "
-        f"start (95 %: {as_text(gap.interval95, '.2e')})"
+        f"start (95 %: {as_text(gap.interval95, '.2e')}{'' if gap.exact is None else f'; exactly {gap.exact:.2e}'})"
     )
 
 
