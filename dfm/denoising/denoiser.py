@@ -11,6 +11,7 @@ The formula of the score needs standard normal noise that is independent of the 
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
@@ -20,17 +21,11 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.data.dataset import DatasetSpec
+from dfm.denoising.evaluation_count import EvaluationCount
 from dfm.denoising.noise_end import NoiseEnd
 from dfm.denoising.times import as_time, inside
 from dfm.paths.priors import GaussianPrior, Prior
 from dfm.paths.schedule import Schedule
-
-
-@dataclass
-class EvaluationCount:
-    """The number of samples that a network was evaluated on; divided by the batch size it is the NFE."""
-
-    samples: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,18 +105,25 @@ class Denoiser(ABC):
 
     def double(self) -> Self:
         """Return the same denoiser with a network of float64. One without a network computes in the type of x."""
-        return self
+        return self._copy(lambda part: part.double())
 
     def unchecked(self) -> Self:
         """Return the same denoiser without the check of times, which waits for the device of t."""
-        twin = copy.copy(self)
+        twin = self._copy(lambda part: part.unchecked())
         object.__setattr__(twin, "checks_times", False)
+        return twin
+
+    def _copy(self, change: Callable[["Denoiser"], "Denoiser"]) -> Self:
+        """Return a copy with ``change`` applied to the denoisers inside this one."""
+        twin = copy.copy(self)
+        for name, part in vars(self).items():
+            if isinstance(part, Denoiser):
+                object.__setattr__(twin, name, change(part))
         return twin
 
     def time(self, t: Tensor | float, x: Tensor) -> Tensor:
         """Return t as float64; raise UserError if it is no number per sample, or is outside (``checks_times``)."""
-        time = as_time(t, x)
-        return inside(t, time, self.t_min, self.t_max) if self.checks_times else time
+        return inside(t, as_time(t, x), self.t_min, self.t_max) if self.checks_times else as_time(t, x)
 
     def data(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return E[data | x_t = x] at t: a number, or a tensor () or (B,), in [t_min, t_max]."""
@@ -256,9 +258,6 @@ class WrappedDenoiser(Denoiser):
 
     def with_labels(self, label: Tensor | None) -> Self:
         return replace(self, label=label, inner=self.inner.with_labels(label))
-
-    def double(self) -> Self:
-        return replace(self, inner=self.inner.double())
 
     def select(self, index: Tensor) -> Self:
         inner = self.inner.select(index)

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -88,11 +88,7 @@ class NetworkDenoiser(Denoiser):
 
     def call(self, x: Tensor, inputs: Tensor, c_time: Tensor, *more: Tensor | None) -> Tensor:
         """Return the network's output in the type of x; its inputs get the type of its weights (``double``)."""
-        weights = next(self.network.parameters(), x) if isinstance(self.network, nn.Module) else x
-        if weights.dtype != x.dtype and torch.float64 in (weights.dtype, x.dtype):
-            inputs, c_time = inputs.to(weights.dtype), c_time.to(weights.dtype)
-            more = tuple(m.to(weights.dtype) if m is not None and m.is_floating_point() else m for m in more)
-        return self.network(inputs, c_time, *more).to(x.dtype)
+        return self.network(*like_weights(self.network, inputs, c_time, *more)).to(x.dtype)
 
     def double(self) -> Self:
         network = copy.deepcopy(self.network).double() if isinstance(self.network, nn.Module) else self.network
@@ -166,6 +162,20 @@ class NetworkDenoiser(Denoiser):
             TypeError: the network is a plain function.
         """
         return as_module(self.network)
+
+
+def like_weights(network: Network, x: Tensor, *more: Tensor | None) -> tuple[Any, ...]:
+    """Return the network's arguments; real ones get the type of its weights, if either is float64.
+
+    Raises:
+        UserError: x is on another device than the weights.
+    """
+    weights = next(network.parameters(), x) if isinstance(network, nn.Module) else x
+    if weights.device != x.device:
+        raise UserError(f"samples are on {x.device}, the network on {weights.device}; try x.to('{weights.device}')")
+    if weights.dtype == x.dtype or torch.float64 not in (weights.dtype, x.dtype):
+        return x, *more
+    return tuple(v.to(weights.dtype) if v is not None and v.is_floating_point() else v for v in (x, *more))
 
 
 def as_module(network: Network) -> nn.Module:

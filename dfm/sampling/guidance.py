@@ -109,9 +109,6 @@ class Guided(Denoiser):
         weak = self.weak.with_labels(label if self.weak_labelled else None)
         return replace(self, label=label, strong=self.strong.with_labels(label), weak=weak)
 
-    def double(self) -> Self:
-        return replace(self, strong=self.strong.double(), weak=self.weak.double())
-
     def counted(self, calls: EvaluationCount) -> Denoiser:
         return replace(self, checks_times=False, strong=self.strong.counted(calls), weak=self.weak.counted(calls))
 

@@ -145,7 +145,7 @@ class GridSampler(Sampler):
         return replace(self, steps=steps, times=None)
 
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
-        times = self.time_grid(denoiser)
+        denoiser, times = denoiser.unchecked(), self.time_grid(denoiser)
         noise = StepNoise(seed, indices, self.noise)
         trajectory = Trajectory(steps=len(times) - 1, noise=lambda: noise.draw(x))
         for step, (t, s) in enumerate(pairwise(times)):
@@ -245,6 +245,7 @@ class AdaptiveSampler(Sampler):
             )
 
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
+        denoiser = denoiser.unchecked()
         solution = self.solver.solve(lambda rows: denoiser.select(rows).velocity, x, denoiser.t_max, denoiser.t_min)
         for progress in solution:
             yield progress.x, float(progress.t.max())

@@ -92,6 +92,8 @@ def test_labels_that_are_none_are_one_line() -> None:
 def test_a_denoisers_x_is_checked() -> None:
     refused("samples have shape", lambda: network().data(torch.zeros(3, 5), 0.5))
     refused("samples are torch.int64", lambda: network().data(torch.zeros(3, 2, dtype=torch.int64), 0.5))
+    elsewhere = replace(network(), network=network().module().to("meta"))
+    refused("samples are on cpu, the network on meta", lambda: elsewhere.data(torch.zeros(3, 2), 0.5))
 
 
 def test_wrong_arguments_of_sample_are_one_line(mixture: GaussianMixture) -> None:

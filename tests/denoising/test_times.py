@@ -14,6 +14,8 @@ from dfm.data.gaussian_mixture import GaussianMixture
 from dfm.denoising.denoiser import Denoiser, EvaluationCount
 from dfm.paths.schedule import Schedule
 from dfm.sampling.guidance import guided
+from dfm.sampling.samplers import GridSampler
+from dfm.sampling.steppers.stochastic import Churn
 
 METHODS = ("data", "noise", "score", "velocity", "velocity_and_score", "jump")
 X = torch.tensor([[0.3, -0.2], [1.0, 0.5], [0.0, 0.7]], dtype=torch.float64)
@@ -89,3 +91,5 @@ def test_samplers_and_likelihoods_do_not_look_at_the_times(mixture: GaussianMixt
     plain = oracle(mixture, SCHEDULES["edm"])
     assert bool(guided(plain, plain, 1.5).counted(EvaluationCount()).velocity(X, above).isfinite().all())
     assert plain.checks_times, "the user's own denoiser still looks"
+    path = GridSampler(stepper=Churn(nsr_max=80.0), steps=3).path(guided(plain, plain, 1.5), 80 * X, 0, range(3))
+    assert all(bool(x.isfinite().all()) for x, _ in path)
