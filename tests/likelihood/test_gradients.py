@@ -38,7 +38,7 @@ def gradient(value: Callable[[Tensor], Tensor], data: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("law", ["gaussian", "mixture"])
+@pytest.mark.parametrize("law", [pytest.param("gaussian", marks=pytest.mark.wide), "mixture"])
 def test_the_gradient_is_the_score(solver: str, law: str, mixture: GaussianMixture) -> None:
     law_ = mixture_of([[0.4, -0.2]], [[[0.6, 0.35], [0.35, 0.4]]]) if law == "gaussian" else mixture
     denoiser = oracle(law_, SCHEDULES["trig"])
@@ -91,7 +91,11 @@ def image_denoiser(double: bool = True) -> NetworkDenoiser:
 
 
 @pytest.mark.parametrize(
-    "likelihood", [OdeLikelihood(steps=2), OdeLikelihood(steps=1, solver="heun", divergence="exact")]
+    "likelihood",
+    [
+        OdeLikelihood(steps=2, solver="heun"),
+        pytest.param(OdeLikelihood(steps=1, solver="heun", divergence="exact"), marks=pytest.mark.wide),
+    ],
 )
 def test_the_gradient_through_a_network(likelihood: Likelihood) -> None:
     """Against a central difference along one direction, in float64."""
