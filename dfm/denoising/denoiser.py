@@ -1,35 +1,31 @@
 """A Denoiser: the expected data and noise at (x_t, t), and all that follows from them.
 
-Samplers and likelihood estimators take a Denoiser and nothing else. An oracle, a network, a guided network and your own
-class are therefore used in the same way. A denoiser must define ``expectations``. The rest follows with (a', b') of the
-schedule:
+Samplers and likelihood estimators take a Denoiser and nothing else: an oracle, a network, a guided network, or your own
+class. A denoiser must define ``expectations``. The rest follows with (a', b') of the schedule:
 
     velocity u = a' E[data|x_t] + b' E[noise|x_t]        score s = -E[noise|x_t] / b
 
 The formula of the score needs standard normal noise that is independent of the data. The velocity needs neither.
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.data.dataset import DatasetSpec
+from dfm.denoising.evaluation_count import EvaluationCount
 from dfm.denoising.noise_end import NoiseEnd
+from dfm.denoising.times import as_time, inside
 from dfm.paths.priors import GaussianPrior, Prior
 from dfm.paths.schedule import Schedule
-
-
-@dataclass
-class EvaluationCount:
-    """The number of samples that a network was evaluated on; divided by the batch size it is the NFE."""
-
-    samples: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +40,7 @@ class Denoiser(ABC):
         independent: whether noise and data are independent; optimal transport couplings make them dependent.
         has_ode: whether the denoiser gives E[. | x_t], so that the ODE of its velocity leads to the data. A few-step
             student that learned jumps has no ODE.
+        checks_times: whether times outside [t_min, t_max] are refused. Samplers and likelihoods work without the check.
     """
 
     can_omit_label = True  # a network with classes may not have learned to do without one
@@ -54,6 +51,7 @@ class Denoiser(ABC):
     prior: Prior = field(default_factory=GaussianPrior)
     independent: bool = True
     has_ode: bool = True
+    checks_times: bool = True
 
     @abstractmethod
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,19 +103,42 @@ class Denoiser(ABC):
         """Return the denoiser for the samples ``index`` (int64) of its batch."""
         return self if self.label is None else self.with_labels(self.label[index.to(self.label.device)])
 
-    def data(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return E[data | x_t = x]."""
-        return self.expectations(x, t)[0]
+    def double(self) -> Self:
+        """Return the same denoiser with a network of float64. One without a network computes in the type of x."""
+        return self._copy(lambda part: part.double())
 
-    def noise(self, x: Tensor, t: Tensor) -> Tensor:
+    def unchecked(self) -> Self:
+        """Return the same denoiser without the check of times, which waits for the device of t."""
+        twin = self._copy(lambda part: part.unchecked())
+        object.__setattr__(twin, "checks_times", False)
+        return twin
+
+    def _copy(self, change: Callable[["Denoiser"], "Denoiser"]) -> Self:
+        """Return a copy with ``change`` applied to the denoisers inside this one."""
+        twin = copy.copy(self)
+        for name, part in vars(self).items():
+            if isinstance(part, Denoiser):
+                object.__setattr__(twin, name, change(part))
+        return twin
+
+    def time(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """Return t as float64; raise UserError if it is no number per sample, or is outside (``checks_times``)."""
+        return inside(t, as_time(t, x), self.t_min, self.t_max) if self.checks_times else as_time(t, x)
+
+    def data(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """Return E[data | x_t = x] at t: a number, or a tensor () or (B,), in [t_min, t_max]."""
+        return self.expectations(x, self.time(t, x))[0]
+
+    def noise(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return E[noise | x_t = x]."""
-        return self.expectations(x, t)[1]
+        return self.expectations(x, self.time(t, x))[1]
 
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return u = a' E[data | x_t = x] + b' E[noise | x_t = x], the right-hand side of the probability-flow ODE."""
+        t = self.time(t, x)
         return self.schedule.velocity(*self.expectations(x, t), t)
 
-    def jump(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+    def jump(self, x: Tensor, t: Tensor | float, s: Tensor | float | None = None) -> Tensor:
         """Return x at time s from x at time t, with one call of the network; the data if s is None.
 
         Here x_s = a_s E[data|x_t] + b_s E[noise|x_t], a step of DDIM (Song et al. 2021, eq. 12 with eta = 0). It is a
@@ -125,9 +146,9 @@ class Denoiser(ABC):
         """
         if s is None:
             return self.data(x, t)
-        return self.schedule.mix(*self.expectations(x, t), s)
+        return self.schedule.mix(*self.expectations(x, self.time(t, x)), self.time(s, x))
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return grad log p_t(x) = -E[noise | x_t = x]/b.
 
         Raises:
@@ -135,13 +156,10 @@ class Denoiser(ABC):
         """
         return self.velocity_and_score(x, t)[1]
 
-    def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both, from one call of the network.
-
-        Raises:
-            UserError: as ``check_score``.
-        """
+    def velocity_and_score(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Return both, from one call of the network; errors as for ``score``."""
         self.check_score()
+        t = self.time(t, x)
         data, noise = self.expectations(x, t)
         return self.schedule.velocity(data, noise, t), per_sample(-1 / self.schedule.ab(t)[1], x) * noise
 
@@ -198,8 +216,9 @@ class Denoiser(ABC):
             )
 
     def counted(self, calls: EvaluationCount) -> "Denoiser":
-        """Return this denoiser, with every evaluation added to ``calls``."""
-        return CountedDenoiser(**self.common_fields(), inner=self, calls=calls)
+        """Return this denoiser without the check of times, with every evaluation added to ``calls``."""
+        inner = self.unchecked()
+        return CountedDenoiser(**inner.common_fields(), inner=inner, calls=calls)
 
     def common_fields(self) -> dict[str, Any]:
         """Return the fields that every denoiser has, by name, for another one that wraps this one."""
@@ -209,12 +228,11 @@ class Denoiser(ABC):
     def noise_end(self) -> NoiseEnd:
         """The law of x at t_max, with mean a m + b m_p and standard deviation sqrt(a^2 V + b^2 V_p).
 
-        m and V are the mean and variance of the data, m_p and V_p of the prior. So t_max may be a time at which x_t
-        still contains data.
+        m and V are the moments of the data, m_p and V_p of the prior. So x_t may still contain data at t_max.
         """
         a, b = (float(c) for c in self.schedule.ab(torch.tensor(self.t_max, dtype=torch.float64)))
-        mean = a * self.spec.mean + b * self.prior.mean
-        return NoiseEnd(prior=self.prior, mean=mean, std=math.hypot(a * self.spec.std, b * self.prior.std))
+        mean, std = a * self.spec.mean + b * self.prior.mean, math.hypot(a * self.spec.std, b * self.prior.std)
+        return NoiseEnd(prior=self.prior, mean=mean, std=std)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -268,21 +286,14 @@ class CountedDenoiser(WrappedDenoiser):
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return self._count(x).expectations(x, t)
 
-    def data(self, x: Tensor, t: Tensor) -> Tensor:
+    def data(self, x: Tensor, t: Tensor | float) -> Tensor:
         return self._count(x).data(x, t)
 
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor | float) -> Tensor:
         return self._count(x).velocity(x, t)
 
-    def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def velocity_and_score(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         return self._count(x).velocity_and_score(x, t)
 
-    def jump(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+    def jump(self, x: Tensor, t: Tensor | float, s: Tensor | float | None = None) -> Tensor:
         return self._count(x).jump(x, t, s)
-
-
-def device_of(denoiser: Denoiser) -> torch.device:
-    """Return the device of a denoiser's network; the CPU for a denoiser without parameters."""
-    network = getattr(denoiser, "network", None)
-    parameter = next(network.parameters(), None) if isinstance(network, nn.Module) else None
-    return parameter.device if parameter is not None else torch.device("cpu")

@@ -32,15 +32,16 @@ class FlowMapDenoiser(NetworkDenoiser):
         """Return u(x_t, t, s), (B, *D), in units of the velocity's scale at t, on the network's own path."""
         self.check_input(x)
         times = [(2 * (self.trained_schedule.log_nsr(time) / 2).tanh()).to(x).expand(len(x)) for time in (t, s)]
-        return self.network(self.unit_variance(x, t), times[0], self.label, times[1]).to(x.dtype)  # type: ignore[call-arg]
+        return self.call(x, self.unit_variance(x, t), times[0], self.label, times[1])
 
     def mean_velocity(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Return u(x_t, t, s), (B, *D), on the network's own path."""
         return self.mean_output(x, t, s) * per_sample(self.scale(t), x)
 
-    def jump(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+    def jump(self, x: Tensor, t: Tensor | float, s: Tensor | float | None = None) -> Tensor:
         """Return x_s = x_t - (t - s) u(x_t, t, s); the data are x/a at t_min."""
-        x, tau = self.on_trained_path(x, t)
+        s = None if s is None else self.time(s, x)
+        x, tau = self.on_trained_path(x, self.time(t, x))
         path = self.trained_schedule
         end = torch.tensor(path.t_min, dtype=torch.float64)
         if s is not None:

@@ -58,13 +58,14 @@ class InterpolantDenoiser(NetworkDenoiser):
             "noise only; try sampler=heun, dopri5 or euler_maruyama"
         )
 
-    def data(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.data_noise_latent(x, t)[0]
+    def data(self, x: Tensor, t: Tensor | float) -> Tensor:
+        return self.data_noise_latent(x, self.time(t, x))[0]
 
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor | float) -> Tensor:
         return self.velocity_and_score(x, t)[0]
 
-    def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def velocity_and_score(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        t = self.time(t, x)
         data, noise, z = self.data_noise_latent(x, t)
         dc = self.latent.derivative(self.schedule, t)
         velocity = self.schedule.velocity(data, noise, t) + per_sample(dc, x) * z

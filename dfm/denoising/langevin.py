@@ -51,15 +51,17 @@ class LangevinDenoiser(NetworkDenoiser):
             "try sampler=euler_maruyama, heun or dopri5"
         )
 
-    def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def velocity_and_score(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         velocity = self.velocity(x, t)
         return velocity, -self.potential.gradient(x) - velocity
 
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor | float) -> Tensor:
+        t = self.time(t, x)
         return -self.output(x, t) / per_sample(self.schedule.ab(t)[1], x)
 
-    def data(self, x: Tensor, t: Tensor) -> Tensor:
+    def data(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return E[data | x_t = x] to first order in t: x + t (grad f + 2 s)."""
+        t = self.time(t, x)
         score = self.score(x, t)
         return x + per_sample(t, x) * (self.potential.gradient(x) + 2 * score)
 

@@ -1,8 +1,9 @@
 """A network as a denoiser, on the path that it was trained on and on any other."""
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,35 @@ class NetworkDenoiser(Denoiser):
         """
         self.check_input(x)
         c_time = self.trained_schedule.log_nsr(t).to(x).expand(len(x))
-        return self.network(self.unit_variance(x, t), c_time, self.label).to(x.dtype)
+        return self.call(x, self.unit_variance(x, t), c_time, self.label)
+
+    def call(self, x: Tensor, inputs: Tensor, c_time: Tensor, *more: Tensor | None) -> Tensor:
+        """Return the network's output in the type of x; its inputs get the type of its weights (``double``)."""
+        return self.network(*like_weights(self.network, inputs, c_time, *more)).to(x.dtype)
+
+    def double(self) -> Self:
+        network = copy.deepcopy(self.network).double() if isinstance(self.network, nn.Module) else self.network
+        return replace(self, network=network)
+
+    def with_labels(self, label: Tensor | None) -> Self:
+        """Return the same denoiser for a batch of these classes, int64 (B,).
+
+        Raises:
+            UserError: the model has no classes, or the labels are none of its classes.
+        """
+        count = self.spec.num_classes
+        if label is not None and count == 0:
+            raise UserError("labels for a model that was trained without classes; allowed: None; try without labels")
+        if label is not None and (label.dtype != torch.int64 or label.ndim != 1):
+            raise UserError(f"labels are {label.dtype} of shape {tuple(label.shape)}; allowed: int64 of shape (n,)")
+        # Labels on a card come from dfm itself; to look at them would wait for the card. The last label is "no class".
+        last = count if self.can_omit_label else count - 1
+        if label is not None and not label.is_cuda and len(label) and not 0 <= label.min() <= label.max() <= last:
+            raise UserError(f"labels from {int(label.min())} to {int(label.max())}; allowed: 0 to {count - 1}")
+        return replace(self, label=label)
+
+    def select(self, index: Tensor) -> Self:
+        return self if self.label is None else replace(self, label=self.label[index.to(self.label.device)])
 
     def unit_variance(self, x: Tensor, t: Tensor) -> Tensor:
         """Return c_in x, the input of the network, (B, *D)."""
@@ -93,12 +122,17 @@ class NetworkDenoiser(Denoiser):
         """Refuse samples and labels that the network does not take.
 
         Raises:
-            UserError: the samples have another shape; or there are no labels and ``can_omit_label`` is false.
+            UserError: the samples have another shape, are integers, or are not as many as the labels; or there are no
+                labels and ``can_omit_label`` is false.
         """
         if x.shape[1:] != self.spec.shape:
             raise UserError(
                 f"samples have shape {tuple(x.shape[1:])}; allowed: {self.spec.shape}, the shape of the data"
             )
+        if not x.is_floating_point():
+            raise UserError(f"samples are {x.dtype}; allowed: real numbers; try x.float()")
+        if self.label is not None and len(self.label) != len(x):
+            raise UserError(f"{len(x)} samples and {len(self.label)} labels; allowed: a label for each sample")
         if self.label is None and not self.can_omit_label:
             raise UserError(
                 f"this model has {self.spec.num_classes} classes and no label was hidden in its training "
@@ -128,6 +162,20 @@ class NetworkDenoiser(Denoiser):
             TypeError: the network is a plain function.
         """
         return as_module(self.network)
+
+
+def like_weights(network: Network, x: Tensor, *more: Tensor | None) -> tuple[Any, ...]:
+    """Return the network's arguments; real ones get the type of its weights, if either is float64.
+
+    Raises:
+        UserError: x is on another device than the weights.
+    """
+    weights = next(network.parameters(), x) if isinstance(network, nn.Module) else x
+    if weights.device != x.device:
+        raise UserError(f"samples are on {x.device}, the network on {weights.device}; try x.to('{weights.device}')")
+    if weights.dtype == x.dtype or torch.float64 not in (weights.dtype, x.dtype):
+        return x, *more
+    return tuple(v.to(weights.dtype) if v is not None and v.is_floating_point() else v for v in (x, *more))
 
 
 def as_module(network: Network) -> nn.Module:

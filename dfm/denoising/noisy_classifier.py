@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dfm.basics.per_sample import per_sample
 from dfm.data.dataset import DatasetSpec
-from dfm.denoising.network_denoiser import Network, as_module, same_point
+from dfm.denoising.network_denoiser import Network, as_module, like_weights, same_point
 from dfm.paths.schedule import Schedule
 
 
@@ -54,7 +54,7 @@ class NoisyClassifier:
 
     def log_probabilities(self, x: Tensor, t: Tensor) -> Tensor:
         """Return log p(c | x_t = x), float32 or wider, (B, num_classes)."""
-        return self.network(*self.inputs(x, t), None).to(x.dtype).log_softmax(1)
+        return self.network(*like_weights(self.network, *self.inputs(x, t), None)).to(x.dtype).log_softmax(1)
 
     def inputs(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the network's input at x_t = x: x scaled to variance one, (B, *D), and c_time = log nsr, (B,)."""

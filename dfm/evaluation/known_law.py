@@ -6,12 +6,13 @@ ODE can be solved to ten digits. Every error is then an error of the sampler, be
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dfm.basics.intervals import mean_interval
 from dfm.basics.seeding import Purpose, normal
 from dfm.data.gaussian_mixture import GaussianMixture
 from dfm.denoising.denoiser import Denoiser
@@ -139,10 +140,21 @@ def order_between(steps: Sequence[int], errors: Sequence[float]) -> list[float |
 
 @dataclass(frozen=True, kw_only=True)
 class Bias:
-    """The mean of a difference of log-densities, in nats per example, and its standard error."""
+    """The mean of a difference of log-densities, in nats per example, its standard error and its 95 % interval.
+
+    ``exact`` is the expectation of the mean, where it is known in closed form.
+    """
 
     mean: float
     stderr: float
+    interval95: list[float] | None
+    exact: float | None = None
+
+    @classmethod
+    def of(cls, gap: Tensor) -> "Bias":
+        """Return the mean of the differences (n,) with its errors."""
+        mean, stderr = float(gap.mean()), float(gap.std()) / math.sqrt(len(gap))
+        return cls(mean=mean, stderr=stderr, interval95=mean_interval(mean, stderr, len(gap)))
 
 
 def likelihood_bias(oracle: MixtureDenoiser, likelihood: Likelihood, data: Tensor, seed: int) -> Bias:
@@ -150,7 +162,7 @@ def likelihood_bias(oracle: MixtureDenoiser, likelihood: Likelihood, data: Tenso
     a = float(oracle.schedule.ab(torch.tensor(oracle.t_min, dtype=torch.float64))[0])
     exact = oracle.log_density(a * data, oracle.t_min) + data.shape[1] * math.log(a)
     gap = likelihood.log_density(oracle, data, seed).value - exact
-    return Bias(mean=float(gap.mean()), stderr=float(gap.std()) / math.sqrt(len(gap)))
+    return Bias.of(gap)
 
 
 def start_gap(oracle: MixtureDenoiser, data: Tensor, seed: int, model: Denoiser | None = None) -> Bias:
@@ -164,7 +176,23 @@ def start_gap(oracle: MixtureDenoiser, data: Tensor, seed: int, model: Denoiser 
     noise = normal(seed, range(len(data)), tuple(data.shape[1:]), Purpose.STEP, 1)
     x = oracle.schedule.mix(data, noise, torch.tensor(oracle.t_max, dtype=torch.float64))
     gap = oracle.log_density(x, oracle.t_max) - (model or oracle).noise_end.log_density(x)
-    return Bias(mean=float(gap.mean()), stderr=float(gap.std()) / math.sqrt(len(gap)))
+    return replace(Bias.of(gap), exact=exact_start_gap(oracle, model))
+
+
+def exact_start_gap(oracle: MixtureDenoiser, model: Denoiser | None = None) -> float | None:
+    """Return the divergence that ``start_gap`` estimates, if both laws are Gaussian; else None.
+
+    KL(N(m, C) || N(n, s^2 I)) = (tr C/s^2 + |m - n|^2/s^2 - d + d log s^2 - log det C)/2
+    """
+    end, mixture = (model or oracle).noise_end, oracle.mixture
+    if len(mixture.weights) > 1 or not end.prior.gaussian:
+        return None
+    a, b = (float(c) for c in oracle.schedule.ab(torch.tensor(oracle.t_max, dtype=torch.float64)))
+    mean, std = end.moments
+    values = a * a * torch.linalg.eigvalsh(mixture.covariances[0]) + b * b
+    ratios = values / std**2
+    far = float((a * mixture.means[0] - mean).square().sum()) / std**2
+    return (far + float((ratios - 1 - ratios.log()).sum())) / 2
 
 
 def starting_points(

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
+from dfm.basics.intervals import mean_interval
 from dfm.basics.seeding import Purpose, stream
+from dfm.evaluation.distances import distances
 
 NEIGHBOURS = 3
 BLOCK = 2000  # rows of a table of pairs that are in memory at once
@@ -21,7 +23,10 @@ BLOCK = 2000  # rows of a table of pairs that are in memory at once
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """The four measures, with standard errors for the finite size of both sets.
+    """The four measures, with standard errors and 95 % intervals for the finite size of both sets.
+
+    The intervals are those of Student's t for the smaller set. The Fréchet distance of finite sets is too large on
+    average; its interval is for this average, at these sizes.
 
     Args:
         frechet, kernel, precision, recall: see the functions of this module.
@@ -30,8 +35,10 @@ class Quality:
 
     frechet: float
     frechet_stderr: float
+    frechet_interval95: list[float] | None
     kernel: float
     kernel_stderr: float
+    kernel_interval95: list[float] | None
     precision: float
     recall: float
     num_samples: int
@@ -53,11 +60,15 @@ def quality(samples: Tensor, references: Tensor, *, seed: int = 0, neighbours: i
     x, y = _check_features(samples, references, neighbours)
     kernel, kernel_stderr = kernel_distance(x, y)
     precision, recall = precision_and_recall(x, y, neighbours)
+    frechet, frechet_stderr = frechet_distance(x, y), frechet_spread(x, y, seed)
+    n = min(len(x), len(y))
     return Quality(
-        frechet=frechet_distance(x, y),
-        frechet_stderr=frechet_spread(x, y, seed),
+        frechet=frechet,
+        frechet_stderr=frechet_stderr,
+        frechet_interval95=mean_interval(frechet, frechet_stderr, n),
         kernel=kernel,
         kernel_stderr=kernel_stderr,
+        kernel_interval95=mean_interval(kernel, kernel_stderr, n),
         precision=precision,
         recall=recall,
         num_samples=len(x),
@@ -107,8 +118,10 @@ def kernel_distance(x: Tensor, y: Tensor) -> tuple[float, float]:
         x: (n, d), y: (m, d), at least three of each.
     """
     n, m = len(x), len(y)
-    own_x, own_y = _sums(x, x) - _kernel_diagonal(x), _sums(y, y) - _kernel_diagonal(y)
-    cross_x, cross_y = _sums(x, y), _sums(y, x)
+    centre = torch.cat([x, y]).mean(0)
+    x, y = x - centre, y - centre
+    own_x, own_y = (_sums(z, z, centre) - _diagonal(z, centre) for z in (x, y))
+    cross_x, cross_y = _sums(x, y, centre), _sums(y, x, centre)
 
     def value(xx: Tensor, yy: Tensor, xy: Tensor, n: int, m: int) -> Tensor:
         return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
@@ -129,12 +142,7 @@ def precision_and_recall(x: Tensor, y: Tensor, neighbours: int = NEIGHBOURS) -> 
     Args:
         x: samples (n, k), y: references (m, k), more than ``neighbours`` of each.
     """
-    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
-
-    result = prc_features_to_metric(
-        x, y, prc_neighborhood=neighbours, prc_batch_size=BLOCK, save_cpu_ram=True, verbose=False
-    )
-    return float(result[KEY_METRIC_PRECISION]), float(result[KEY_METRIC_RECALL])
+    return _share_inside(x, y, neighbours), _share_inside(y, x, neighbours)
 
 
 def _moments(x: Tensor) -> dict[str, np.ndarray]:
@@ -146,14 +154,43 @@ def _moments(x: Tensor) -> dict[str, np.ndarray]:
     return {"mu": statistics["mu"], "sigma": np.atleast_2d(statistics["sigma"])}
 
 
-def _sums(x: Tensor, y: Tensor) -> Tensor:
-    """Return sum_j k(x_i, y_j), (n,)."""
-    return torch.cat([(part @ y.T / x.shape[1] + 1).pow(3).sum(1) for part in x.split(BLOCK)])
+def _share_inside(points: Tensor, manifold: Tensor, neighbours: int) -> float:
+    """Return the share of the points that lie in the manifold (``precision_and_recall``)."""
+    # each point is its own nearest neighbour, at distance zero
+    radii = torch.cat([distances(p, manifold).kthvalue(neighbours + 1).values for p in manifold.split(BLOCK)])
+    inside = torch.cat([(distances(part, manifold) <= radii).any(1) for part in points.split(BLOCK)])
+    return float(inside.double().mean())
 
 
-def _kernel_diagonal(x: Tensor) -> Tensor:
-    """Return k(x_i, x_i), (n,)."""
-    return (x.square().mean(1) + 1).pow(3)
+def _sums(x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
+    """Return sum_j h(x_i, y_j), (n,), as ``_centred_kernel``."""
+    at_y = y @ centre / len(centre)
+    parts = (
+        _centred_kernel(part @ y.T / len(centre), (part @ centre / len(centre))[:, None], at_y, centre)
+        for part in x.split(BLOCK)
+    )
+    return torch.cat([part.sum(1) for part in parts])
+
+
+def _diagonal(x: Tensor, centre: Tensor) -> Tensor:
+    """Return h(x_i, x_i), (n,), as ``_centred_kernel``."""
+    at_x = x @ centre / len(centre)
+    return _centred_kernel(x.square().mean(1), at_x, at_x, centre)
+
+
+def _centred_kernel(r: Tensor, p: Tensor, q: Tensor, c: Tensor) -> Tensor:
+    """Return h(x, y) = k(c + x, c + y) - k(c + x, c) - k(c, c + y) + k(c, c).
+
+    With h the kernel distance is the same as with k, because what is subtracted cancels in its three means. Far from
+    the origin k is the same large number for all pairs, to nearly all digits; in h this number is not there at all.
+
+    Args:
+        r, p, q: x.y/d, x.c/d and y.c/d.
+    """
+    s, pq, sum_ = c.square().mean() + 1, p * q, p + q
+    linear = 3 * s.square() * r
+    square = 3 * s * (2 * pq + 2 * sum_ * r + r.square())
+    return linear + square + 3 * pq * sum_ + 3 * sum_.square() * r + 3 * sum_ * r.square() + r.pow(3)
 
 
 def _check_features(samples: Tensor, references: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ class Divergence(ABC):
 
     @abstractmethod
     def __call__(self, velocity: Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (u (B, *D), div u (B,)), both without a graph."""
+        """Return (u (B, *D), div u (B,)); both can be differentiated if x requires a gradient, else have no graph."""
 
     @abstractmethod
     def select(self, index: Tensor) -> "Divergence":
@@ -36,10 +36,12 @@ class Exact(Divergence):
     chunk: int = 16
 
     def __call__(self, velocity: Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        # Fused attention cannot compute many gradients at once; it would compute them one by one.
-        attention = sdpa_kernel(SDPBackend.MATH) if x.is_cuda else nullcontext()
+        graph = _is_wanted(x)
+        # Fused attention cannot compute many gradients at once; it would compute them one by one. And its gradient
+        # has no gradient.
+        attention = sdpa_kernel(SDPBackend.MATH) if x.is_cuda or graph else nullcontext()
         with torch.enable_grad(), attention:
-            x = x.detach().requires_grad_()
+            x = x if graph else x.detach().requires_grad_()
             u = velocity(x, t)
             flat, total = u.flatten(1), torch.zeros(len(x), dtype=x.dtype, device=x.device)
             d = flat.shape[1]
@@ -50,11 +52,12 @@ class Exact(Divergence):
                     flat,
                     x,
                     units[:, None].expand(-1, len(x), -1),
-                    retain_graph=first + count < d,
+                    retain_graph=graph or first + count < d,
+                    create_graph=graph,
                     is_grads_batched=True,
                 )
-                total += torch.einsum("kbd,kd->b", rows.flatten(2), units)
-        return u.detach(), total
+                total = total + torch.einsum("kbd,kd->b", rows.flatten(2), units)
+        return (u, total) if graph else (u.detach(), total)
 
     def select(self, index: Tensor) -> "Exact":
         return self
@@ -74,15 +77,20 @@ class Hutchinson(Divergence):
     probes: Tensor
 
     def __call__(self, velocity: Field, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        last = len(self.probes) - 1
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
+        last, graph = len(self.probes) - 1, _is_wanted(x)
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if graph else nullcontext():
+            x = x if graph else x.detach().requires_grad_()
             u = velocity(x, t)
             total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
             for k, probe in enumerate(self.probes):
-                (product,) = torch.autograd.grad(u, x, probe, retain_graph=k < last)
-                total += (product * probe).flatten(1).sum(1)
-        return u.detach(), total / len(self.probes)
+                (product,) = torch.autograd.grad(u, x, probe, retain_graph=graph or k < last, create_graph=graph)
+                total = total + (product * probe).flatten(1).sum(1)
+        return (u if graph else u.detach()), total / len(self.probes)
 
     def select(self, index: Tensor) -> "Hutchinson":
         return Hutchinson(self.probes[:, index])
+
+
+def _is_wanted(x: Tensor) -> bool:
+    """Whether the caller wants a gradient with respect to x."""
+    return x.requires_grad and torch.is_grad_enabled()

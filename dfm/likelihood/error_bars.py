@@ -4,9 +4,15 @@ The standard error of the mean over n examples has three parts: the examples dif
 has its own dequantisation noise. The last two parts are measured on a subset, the audit, which is scored again with
 other probes and with other noise. The variance of one draw is half of the mean squared difference.
 
-The solver's error is the change of the mean on the same subset with twice the steps (for an adaptive solver, with a
-tenth of the tolerances). A comparison with half the steps would show the error of half the steps. For a method of order
-five, this is 32 times the error of the result.
+The solver's error is the error of the mean of the main pass, I_N in N steps. It is estimated from the same subset with
+twice the steps. For a method of order p the error is e(N) = c/N^p in the limit of many steps, so
+
+    I_2N - I_N = (1 - 2^-p) c/N^p        e(N) = (I_2N - I_N) 2^p/(2^p - 1)
+
+The factor (``change_to_error``) is 2 for Euler, 4/3 for order two and 32/31 for order five. An adaptive solver is
+compared with a tenth of its tolerances, to which its error is about proportional, so its factor is 10/9; the result is
+good to a factor of two or three. The result of a grid solver, too, is an estimate. It is too large or too small where
+the steps are too long for the limit, where a network is not smooth, or where the errors of the examples cancel.
 """
 
 import math
@@ -15,6 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dfm.basics.intervals import mean_interval
 from dfm.data.dataset import DatasetSpec
 from dfm.data.pixel_levels import unit_of
 from dfm.likelihood.scoring import Advance, Scores, Scoring
@@ -40,20 +47,20 @@ class Audit:
 def choose_steps(scoring: Scoring, subset: list[int]) -> Scoring:
     """Return the scoring with a number of steps; if the user left it open, choose it by scoring the subset.
 
-    The choice is the smallest number of the ladder whose double changes the examples by at most the tolerance (root
-    mean square). If there is none, it is the largest.
+    The choice is the smallest number of the ladder whose error (root mean square over the examples, estimated from
+    twice the steps) is at most the tolerance. If there is none, it is the largest.
     """
     ladder = scoring.likelihood.ladder()
     if not ladder:
         return scoring
-    per_nat = unit_of(scoring.denoiser.spec).per_nat
+    scale = unit_of(scoring.denoiser.spec).per_nat * scoring.likelihood.change_to_error
     scores: dict[int, Tensor] = {}
 
     def at(steps: int) -> Tensor:
-        """Return the scores of the subset with this number of steps, in the unit of the tolerance."""
+        """Return the scores of the subset with this number of steps; their changes are errors, like the tolerance."""
         if steps not in scores:
             pilot = replace(scoring, likelihood=ladder[steps], dequantization=scoring.dequantization.inner)
-            scores[steps] = pilot.all(subset).nats * per_nat
+            scores[steps] = pilot.all(subset).nats * scale
         return scores[steps]
 
     for steps in sorted(ladder):
@@ -79,19 +86,24 @@ def audit_subset(scoring: Scoring, subset: list[int], base: Tensor, advance: Adv
     )
 
 
-def report(scores: Scores, audit: Audit, spec: DatasetSpec) -> dict[str, Any]:
+def report(scores: Scores, audit: Audit, spec: DatasetSpec, change_to_error: float = 1.0) -> dict[str, Any]:
     """Return the content of ``nll.json``: the mean, its standard error with its parts, and the solver's error.
 
-    Errors are in the unit of the mean: bits/dim for integer data, nats for points. ``converged`` is false, and
-    ``problem`` gives the reason, if twice the steps change the mean by more than its standard error, if a value is not
-    finite, or if integer data have less than zero bits, which is impossible for a probability.
+    Errors and ``interval95`` are in the unit of the mean: bits/dim for integer data, nats for points. The interval
+    follows from the standard error by Student's t; the solver's error is not in it. ``converged`` is false, and
+    ``problem`` gives the reason, if the solver's error exceeds the standard error, if a value is not finite, or if
+    integer data have less than zero bits, which is impossible for a probability.
+
+    Args:
+        change_to_error: as ``Likelihood.change_to_error``.
     """
     n, unit = len(scores.nats), unit_of(spec)
     mean = float(scores.nats.mean())
     stderr = float(scores.nats.std()) / math.sqrt(n) if n > 1 else None
     probe, noise = (_part(audit.base, other, n) for other in (audit.other_probe, audit.other_noise))
     data = None if stderr is None else math.sqrt(max(0.0, stderr**2 - probe**2 - noise**2))
-    solver = 0.0 if audit.fine is None else float((audit.fine - audit.base).mean().abs())
+    solver = 0.0 if audit.fine is None else change_to_error * float((audit.fine - audit.base).mean().abs())
+    interval = mean_interval(mean, stderr, n)
     parts = {"stderr": stderr, "stderr_data": data, "stderr_probe": probe, "stderr_dequantization": noise}
     problem = _problem(mean, solver, stderr, spec)
     return {
@@ -99,6 +111,8 @@ def report(scores: Scores, audit: Audit, spec: DatasetSpec) -> dict[str, Any]:
         "bits_per_dim": None if spec.levels is None else _finite(unit.of(mean)),
         "nats": _finite(mean),
         **{name: None if value is None else _finite(value * unit.per_nat) for name, value in parts.items()},
+        "interval95": None if interval is None else [unit.of(end) for end in interval],
+        "interval95_nats": interval,
         "solver_error": _finite(solver * unit.per_nat),
         "converged": problem is None,
         "problem": problem,

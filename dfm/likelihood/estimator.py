@@ -170,6 +170,11 @@ class Likelihood(Estimators):
         """Return the same estimator with a smaller solver error, to measure this error; None if it has none."""
         return None
 
+    @property
+    def change_to_error(self) -> float:
+        """The error of this estimate, divided by its difference from ``finer``: 1/(1 - error of finer/own error)."""
+        return 1.0
+
 
 def ends(denoiser: Denoiser, start: float | None) -> tuple[float, float]:
     """Return (lowest, highest) log nsr of a likelihood.

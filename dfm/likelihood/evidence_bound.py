@@ -121,6 +121,7 @@ class EvidenceBound(Likelihood):
         start: float | None = None,
     ) -> LogDensity:
         denoiser.check_score()
+        denoiser = denoiser.unchecked()
         decoder, spec = DECODERS["gaussian" if self.decoder == "auto" else self.decoder], denoiser.spec
         target = data
         if decoder.discrete:
@@ -128,7 +129,7 @@ class EvidenceBound(Likelihood):
             data, start = centres(data, spec.levels).float(), sharp(spec.levels, self.cut)
         low, high = ends(denoiser, start)
         batch = _NoisyBatch(denoiser, data, seed, range(len(data)) if indices is None else indices, repeat)
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and data.requires_grad):
             edges, bins = (
                 self._continuous(batch, low, high) if self.time == "continuous" else self._discrete(batch, low)
             )

@@ -16,10 +16,18 @@ from dfm.basics.processes import World
 from dfm.basics.seeding import Purpose, uniform
 from dfm.data.dataset import DatasetSpec, Split
 from dfm.data.dequantization import Dequantization, UniformDequantization
-from dfm.denoising.denoiser import Denoiser, device_of
+from dfm.denoising.arguments import (
+    check_denoiser,
+    check_finite,
+    check_real,
+    check_tensor,
+    computable,
+    device_of,
+)
+from dfm.denoising.denoiser import Denoiser
 from dfm.likelihood.estimator import Budget, Likelihood, LogDensity, ends
 from dfm.likelihood.ode import OdeLikelihood
-from dfm.sampling.ode_flow import check_real
+from dfm.sampling.draw import check_count
 
 Advance = Callable[[int], None]
 
@@ -32,24 +40,40 @@ class NatsByLevel:
         names: the parts in their order: ``decoder``, one ``level`` for each bin of log nsr, from little noise to much,
             ``prior``, ``dequantization``.
         edges: log nsr at the edges of the bins, float64 (L + 1,).
+        count: the number of examples.
         total: the sum of each part over the examples, in nats, (L + 3,).
-        squares: the sum of its squares, (L + 3,).
+        deviations: the sum of its squared distances to its mean over these examples, (L + 3,).
     """
 
     names: tuple[str, ...]
     edges: Tensor
+    count: int
     total: Tensor
-    squares: Tensor
+    deviations: Tensor
 
     @classmethod
     def of(cls, budget: Budget, log_q: Tensor) -> "NatsByLevel":
         """Return the sums for a batch with this budget and log q (B,) of its dequantisation."""
         parts = torch.cat([budget.decoder[:, None], budget.bins, budget.prior[:, None], log_q[:, None]], 1)
         names = ("decoder", *["level"] * budget.bins.shape[1], "prior", "dequantization")
-        return cls(names=names, edges=budget.edges, total=parts.sum(0), squares=parts.square().sum(0))
+        deviations = (parts - parts.mean(0)).square().sum(0)
+        return cls(names=names, edges=budget.edges, count=len(parts), total=parts.sum(0), deviations=deviations)
 
     def __add__(self, other: "NatsByLevel") -> "NatsByLevel":
-        return replace(self, total=self.total + other.total, squares=self.squares + other.squares)
+        # the rule of Chan, Golub and LeVeque 1983: E[x^2] - E[x]^2 would cancel where a part hardly varies
+        gap = other.total / other.count - self.total / self.count
+        between = gap.square() * (self.count * other.count / (self.count + other.count))
+        return replace(
+            self,
+            count=self.count + other.count,
+            total=self.total + other.total,
+            deviations=self.deviations + other.deviations + between,
+        )
+
+    @property
+    def stderr(self) -> Tensor:
+        """The standard error of the mean of each part, in nats, (L + 3,); zero for one example."""
+        return (self.deviations / max(1, self.count - 1) / self.count).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,20 +266,32 @@ def log_likelihood(
             divergence.
         seed: the seed of the probes; the probes of row i are a function of (seed, i).
 
+    If the data require a gradient, so does the result: the gradient of log p(data), through all steps of the solver,
+    whose states are then kept in memory. Its probes are those of the value. The solver works in the type of the data,
+    the network in that of its weights. So all is float64 for float64 data and ``denoiser.double()``.
+
     Raises:
-        UserError: a few-step model, which has no density; the data have another shape than the model; integer levels
-            for an estimator of real numbers, or real numbers for an estimator of integer levels.
+        UserError: a few-step model, which has no density; the data have another shape than the model, or are not
+            finite; there is not one label for each; integer levels for an estimator of real numbers, or real numbers
+            for an estimator of integer levels.
     """
+    check_denoiser(denoiser)
     denoiser.check_ode()
     estimator = likelihood or OdeLikelihood(solver="dopri5")
     if not estimator.discrete(denoiser.spec):
         check_real(denoiser, "data", data)
-    elif data.is_floating_point():
-        raise UserError(f"data are {data.dtype}; this estimator scores integer levels; try uint8 levels as in a Split")
+        check_finite("data", data)
+        data = computable(data)
+    else:
+        check_tensor(denoiser, "data", data)
+        if data.is_floating_point():
+            raise UserError(f"data are {data.dtype}; this estimator scores integer levels; try uint8 levels")
+    check_count(len(data) or 1, batch_size)
     device, values = device_of(denoiser), []
     for first in range(0, len(data), batch_size):
         rows = range(first, min(first + batch_size, len(data)))
         batch = data[first : first + batch_size].to(device)
         part = denoiser.select(torch.arange(rows.start, rows.stop))
+        part = part if part.label is None else part.with_labels(part.label.to(device))
         values.append(estimator.log_density(part, batch, seed, rows).value.cpu())
     return torch.cat(values) if values else torch.zeros(0, dtype=torch.float64)

@@ -10,7 +10,9 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from dfm.basics.errors import UserError
@@ -145,9 +147,17 @@ class SelfAttention(nn.Module):
         # changes the layout, and fused attention needs the channels of a head side by side.
         tokens = pointwise(self.norm(x), self.qkv).flatten(2).transpose(1, 2).contiguous()
         q, k, v = tokens.unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)
-        y = functional.scaled_dot_product_attention(q, k, v)
+        y = attend(q, k, v)
         y = y.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, x.shape[2:])
         return divide(x + pointwise(y, self.out), self.divisor)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(q k^T / sqrt(d)) v, fused, except for a derivative in forward mode: fused kernels have none."""
+    if torch.compiler.is_compiling() or unpack_dual(q).tangent is None:
+        return functional.scaled_dot_product_attention(q, k, v)
+    with sdpa_kernel(SDPBackend.MATH):
+        return functional.scaled_dot_product_attention(q, k, v)
 
 
 class Downsample(nn.Module):

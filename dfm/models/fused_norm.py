@@ -31,7 +31,7 @@ def norm_silu(x: Tensor, norm: nn.GroupNorm, scale_shift: tuple[Tensor, Tensor] 
         scale, shift = scale_shift
         weight, bias = weight * (1 + scale), bias * (1 + scale) + shift
     if torch.is_grad_enabled():
-        return _NormSilu.apply(x, weight, bias, norm.num_groups, norm.eps)
+        return _NormSilu.apply(x, weight, bias, norm.num_groups, norm.eps)[0]
     centre, spread = moments(x, norm.num_groups, norm.eps)
     return functional.silu(affine(x, *_fold(weight, bias, centre, spread)), inplace=True)
 
@@ -41,7 +41,9 @@ def moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     v = _rows(x)
     mean = _group_means(v.mean(1), groups)
     deviation = v - mean[:, None]
-    return mean, (_group_means(deviation.square_().mean(1), groups) + eps).rsqrt()
+    # in place where it can be: vmap, which works with gradients on, would take it apart into loops
+    squares = deviation.square() if torch.is_grad_enabled() else deviation.square_()
+    return mean, (_group_means(squares.mean(1), groups) + eps).rsqrt()
 
 
 def affine(x: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
@@ -50,40 +52,76 @@ def affine(x: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
 
 
 class _NormSilu(torch.autograd.Function):
-    """The function silu(xhat w + b), xhat = (x - mean)/sqrt(variance + eps), which keeps x and small tensors only."""
+    """The function silu(xhat w + b), xhat = (x - mean)/sqrt(variance + eps), which keeps x and small tensors only.
+
+    It has a rule for each direction (``backward`` and ``jvp``) and for batches of itself, so ``torch.func`` works on
+    it. The mean and the inverse deviation are outputs, because only inputs and outputs can be kept. A derivative of a
+    derivative needs them as functions of x; where one may be wanted, they are computed again.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         """Compute it for x (B, C, H, W) channels_last; weight and bias are (B, C)."""
         centre, spread = moments(x, groups, eps)
-        ctx.groups, ctx.eps = groups, eps
-        ctx.save_for_backward(x, weight, bias, centre, spread)
-        return functional.silu(affine(x, *_fold(weight, bias, centre, spread)), inplace=True)
+        return functional.silu(affine(x, *_fold(weight, bias, centre, spread)), inplace=True), centre, spread
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, bias, ctx.groups, ctx.eps = inputs
+        kept = (x, weight, bias, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*kept)
+        ctx.save_for_forward(*kept)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
         """Return dx = (h w - mean(h w) - xhat mean(h w xhat))/sqrt(variance + eps), h the gradient before the silu."""
+        if gradient is None:
+            return (None,) * 5
         x, weight, bias, centre, spread = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the caller wants a gradient of this gradient: use operations that have one
-            return (*_differentiable_backward(x, weight, bias, gradient, ctx), None, None)
+        if torch.is_grad_enabled():
+            centre, spread = moments(x, ctx.groups, ctx.eps)
         factor, offset = _fold(weight, bias, centre, spread)
-        h = _rows(torch.ops.aten.silu_backward(gradient, affine(x, factor, offset)))
+        h = _rows(_silu_backward(gradient, affine(x, factor, offset)))
         xhat = _rows(affine(x, spread, -centre * spread))
         d_bias, d_weight = h.sum(1), (h * xhat).sum(1)
         mean = -spread * _group_means(weight * d_bias, ctx.groups) / h.shape[1]
         slope = -spread * _group_means(weight * d_weight, ctx.groups) / h.shape[1]
-        dx = torch.addcmul(mean[:, None], xhat, slope[:, None]).addcmul_(h, factor[:, None])
+        dx = torch.addcmul(mean[:, None], xhat, slope[:, None])
+        add = torch.addcmul if torch.is_grad_enabled() else Tensor.addcmul_
+        dx = add(dx, h, factor[:, None])
         return _image(dx, x), d_weight, d_bias, None, None
 
+    @staticmethod
+    def jvp(
+        ctx: Any, dx: Tensor | None, d_weight: Tensor | None, d_bias: Tensor | None, *unused: Any
+    ) -> tuple[Tensor, None, None]:
+        """Return silu'(z) dz, with dz = w (dx - mean(dx) - xhat mean(xhat dx))/sqrt(variance + eps) + xhat dw + db."""
+        x, weight, bias, *_ = ctx.saved_tensors
+        centre, spread = moments(x, ctx.groups, ctx.eps)
+        z = _rows(affine(x, *_fold(weight, bias, centre, spread)))
+        xhat = _rows(affine(x, spread, -centre * spread))
+        dz = torch.zeros_like(z)
+        if dx is not None:
+            v = _rows(dx)
+            mean, slope = (_group_means(part.mean(1), ctx.groups)[:, None] for part in (v, xhat * v))
+            dz = dz + (weight * spread)[:, None] * (v - mean - xhat * slope)
+        if d_weight is not None:
+            dz = dz + xhat * d_weight[:, None]
+        if d_bias is not None:
+            dz = dz + d_bias[:, None]
+        return _image(_silu_backward(dz, z), x), None, None
 
-def _differentiable_backward(
-    x: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor, ctx: Any
-) -> list[Tensor | None]:
-    plain = functional.group_norm(x, ctx.groups, eps=ctx.eps)
-    y = functional.silu(plain * weight[:, :, None, None] + bias[:, :, None, None])
-    inputs = [part for part, needs_grad in zip((x, weight, bias), ctx.needs_input_grad, strict=False) if needs_grad]
-    gradients = iter(torch.autograd.grad(y, inputs, gradient, create_graph=True))
-    return [next(gradients) if needs_grad else None for needs_grad in ctx.needs_input_grad[:3]]
+
+def _silu_backward(gradient: Tensor, z: Tensor) -> Tensor:
+    """Return gradient silu'(z), in one pass where no derivative of it is wanted: torch's operation has none."""
+    if not torch.is_grad_enabled():
+        return torch.ops.aten.silu_backward(gradient, z)
+    share = z.sigmoid()
+    return gradient * share * (1 + z * (1 - share))
 
 
 def _fold(weight: Tensor, bias: Tensor, centre: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,5 +154,10 @@ def _is_slow_in_torch(x: Tensor) -> bool:
     """Whether x is a channels_last tensor on a CPU, for which torch's own norm is slow."""
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.ndim != 4:
         return False
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return channels_last and x.dtype in (torch.float32, torch.float64)
+    if x.dtype not in (torch.float32, torch.float64):
+        return False
+    # x.is_contiguous(memory_format=...) does not work inside vmap, so we compare the strides
+    _, channels, height, width = x.shape
+    wanted = (height * width * channels, 1, width * channels, channels)
+    ours = all(size == 1 or a == b for size, a, b in zip(x.shape, x.stride(), wanted, strict=True))
+    return ours and not x.is_contiguous()

@@ -111,22 +111,26 @@ class EmbeddedPair:
         Args:
             field_of: takes rows (int64) of the batch and returns the field of these samples: (x, t) -> dx/dt, with t
                 float64 (len(rows),).
-            x: (B, *D); it is not modified.
+            x: (B, *D); it is not modified. If it requires a gradient, so do the solutions; the step sizes are then
+                constants of the gradient.
         """
         x, t = x.clone(), torch.full((len(x),), t_start, dtype=torch.float64, device=x.device)
         active = torch.arange(len(x), device=x.device)
         slope = field_of(active)(x, t)
-        h = self._first_step(field_of(active), x, slope, t, t_end)
+        with torch.no_grad():
+            h = self._first_step(field_of(active), x, slope, t, t_end)
         for _ in range(self.max_steps):
             h[active] = _clip_to_end(h[active], t[active], t_end)
             new, new_slope, error = self._attempt(field_of(active), x[active], slope[active], t[active], h[active])
             accept = error <= 1
             rows = active[accept]
-            x[rows] = new[accept]
+            x = _with_rows(x, rows, new[accept])
             t[rows] = _arrive(t[rows] + h[rows], t_end)
             h[active] *= (0.9 * error.clamp_min(1e-10) ** (-1 / self.tableau.order)).clamp(0.2, 5.0)
             active = active[t[active] != t_end]
-            self._next_slopes(field_of, x, t, slope, rows, None if new_slope is None else new_slope[accept], t_end)
+            slope = self._next_slopes(
+                field_of, x, t, slope, rows, None if new_slope is None else new_slope[accept], t_end
+            )
             yield Progress(x=x, t=t, arrived=len(x) - len(active))
             if len(active) == 0:
                 return
@@ -163,22 +167,22 @@ class EmbeddedPair:
         rows: Tensor,
         new_slope: Tensor | None,
         t_end: float,
-    ) -> None:
-        """Write the slopes at the new points of the samples ``rows`` into ``slope``.
+    ) -> Tensor:
+        """Return ``slope`` with the slopes at the new points of the samples ``rows``.
 
         Args:
             new_slope: these slopes; None: evaluate the field for the samples that are not at t_end.
         """
         if new_slope is not None:
-            slope[rows] = new_slope
-            return
+            return _with_rows(slope, rows, new_slope)
         unfinished = rows[t[rows] != t_end]
-        if len(unfinished):
-            slope[unfinished] = field_of(unfinished)(x[unfinished], t[unfinished])
+        if not len(unfinished):
+            return slope
+        return _with_rows(slope, unfinished, field_of(unfinished)(x[unfinished], t[unfinished]))
 
     def _norm(self, value: Tensor, size: Tensor) -> Tensor:
         """Return the root mean square of value/(atol + rtol size) over each sample, float64 (B,); infinity for NaN."""
-        ratio = (value / (self.atol + self.rtol * size)).flatten(1).double()
+        ratio = (value / (self.atol + self.rtol * size)).detach().flatten(1).double()
         return torch.nan_to_num(ratio.square().mean(1).sqrt(), nan=torch.inf)
 
     def _first_step(self, field: Field, x: Tensor, slope: Tensor, t: Tensor, t_end: float) -> Tensor:
@@ -202,7 +206,7 @@ class EmbeddedPair:
             where = float(t[h.abs().argmin()])
             raise UserError(
                 f"{self.name}: the step size became too small at t={where:.6g} with rtol={self.rtol:g}, "
-                f"atol={self.atol:g}; try larger tolerances, or float64"
+                f"atol={self.atol:g}; try larger tolerances, or from Python denoiser.double() with x.double()"
             )
 
 
@@ -237,6 +241,14 @@ def combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
         if weight:
             total = total + weight * slope
     return total
+
+
+def _with_rows(x: Tensor, rows: Tensor, new: Tensor) -> Tensor:
+    """Return x with these rows; x itself, changed, if no gradient is wanted."""
+    if torch.is_grad_enabled() and (x.requires_grad or new.requires_grad):
+        return x.index_copy(0, rows, new)
+    x[rows] = new
+    return x
 
 
 def _clip_to_end(h: Tensor, t: Tensor, t_end: float) -> Tensor:

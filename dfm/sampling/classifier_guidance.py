@@ -71,7 +71,7 @@ class ClassifierGuided(WrappedDenoiser):
         return replace(self, label=label, inner=self.inner.select(index))
 
     def counted(self, calls: EvaluationCount) -> Denoiser:
-        return replace(self, inner=self.inner.counted(calls), calls=calls)
+        return replace(self, checks_times=False, inner=self.inner.counted(calls), calls=calls)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dfm.basics.devices import resolve_device
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
 from dfm.data.pixel_levels import quantize, to_eight_bits
-from dfm.denoising.denoiser import Denoiser, device_of
+from dfm.denoising.arguments import check_denoiser, device_of
+from dfm.denoising.denoiser import Denoiser
 from dfm.sampling.grids import NoiseShareGrid
 from dfm.sampling.samplers import GridSampler, Sampler, State, start
 from dfm.sampling.steppers.ode import Midpoint
@@ -32,10 +34,10 @@ def check_count(n: int, batch_size: int | None) -> None:
     """Refuse a number of samples or a batch size below one.
 
     Raises:
-        UserError: n or batch_size is below one.
+        UserError: n or batch_size is below one, or is no whole number.
     """
     for name, value in (("n", n), ("batch_size", batch_size)):
-        if value is not None and value < 1:
+        if value is not None and not (isinstance(value, int) and value >= 1):
             raise UserError(f"{name}={value}; allowed: a whole number of at least 1")
 
 
@@ -182,7 +184,9 @@ def sample(
         UserError: n is below 1, or is not the number of the denoiser's labels; the model does not know the label; or
             a few-step model does not know its own sampler.
     """
+    check_denoiser(denoiser)
     check_count(n, batch_size)
+    place = device_of(denoiser) if device is None else _same_device(denoiser, device)
     labels = denoiser.label if label is None else None
     if labels is None:
         labels = check_labels(denoiser.spec, label, range(n))
@@ -199,5 +203,19 @@ def sample(
         seed=seed,
         batch_size=batch_size,
         labels=labels,
-        device=torch.device(device) if device is not None else device_of(denoiser),
+        device=place,
     ).samples
+
+
+def _same_device(denoiser: Denoiser, device: torch.device | str) -> torch.device:
+    """Return the device, which must be that of the denoiser's network.
+
+    Raises:
+        UserError: this machine has no such device, or the network is on another one.
+    """
+    wanted, own = resolve_device(str(device)), device_of(denoiser)
+    if getattr(denoiser, "network", None) is not None and wanted != own:
+        raise UserError(
+            f"device={device}: the network is on {own}; allowed: device=None; try dfm.load(ckpt, '{device}')"
+        )
+    return wanted

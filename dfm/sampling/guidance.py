@@ -56,14 +56,14 @@ class Guided(Denoiser):
         data, noise = self._guide(lambda d, x, t: d.expectations(x, t), x, t)
         return data, noise
 
-    def data(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._guide(lambda d, x, t: (d.data(x, t),), x, t)[0]
+    def data(self, x: Tensor, t: Tensor | float) -> Tensor:
+        return self._guide(lambda d, x, t: (d.data(x, t),), x, self.time(t, x))[0]
 
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._guide(lambda d, x, t: (d.velocity(x, t),), x, t)[0]
+    def velocity(self, x: Tensor, t: Tensor | float) -> Tensor:
+        return self._guide(lambda d, x, t: (d.velocity(x, t),), x, self.time(t, x))[0]
 
-    def velocity_and_score(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        velocity, score = self._guide(lambda d, x, t: d.velocity_and_score(x, t), x, t)
+    def velocity_and_score(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        velocity, score = self._guide(lambda d, x, t: d.velocity_and_score(x, t), x, self.time(t, x))
         return velocity, score
 
     def _guide(self, ask: Ask, x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
@@ -111,7 +111,7 @@ class Guided(Denoiser):
         return replace(self, label=label, strong=self.strong.with_labels(label), weak=weak)
 
     def counted(self, calls: EvaluationCount) -> Denoiser:
-        return replace(self, strong=self.strong.counted(calls), weak=self.weak.counted(calls))
+        return replace(self, checks_times=False, strong=self.strong.counted(calls), weak=self.weak.counted(calls))
 
     @property
     def noise_end(self) -> NoiseEnd:

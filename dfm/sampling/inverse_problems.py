@@ -53,7 +53,7 @@ class Conditioned(WrappedDenoiser):
         return replace(super().select(index), known=self.known[index.to(self.known.device)])
 
     def counted(self, calls: EvaluationCount) -> Denoiser:
-        return replace(self, inner=self.inner.counted(calls))
+        return replace(self, checks_times=False, inner=self.inner.counted(calls))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

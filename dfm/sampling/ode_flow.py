@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError, unknown
-from dfm.denoising.denoiser import Denoiser, EvaluationCount, device_of
+from dfm.denoising.arguments import check_denoiser, check_finite, check_real, computable, device_of
+from dfm.denoising.denoiser import Denoiser, EvaluationCount
 from dfm.paths.schedule import Schedule
 from dfm.sampling.adaptive_solver import DormandPrince, FieldOf
+from dfm.sampling.draw import check_count
 from dfm.sampling.grids import Grid, LogNsrGrid
 from dfm.sampling.steppers.base import OdeStepper
 from dfm.sampling.steppers.ode import ODE_STEPPERS
@@ -90,9 +92,10 @@ class OdeEnd:
     nfe: float
 
 
-@torch.no_grad()
 def encode_batch(denoiser: Denoiser, data: Tensor, flow: OdeMap) -> OdeEnd:
     """Return latents of data (B, *D), in the unit of the prior: they have its law if the model is right.
+
+    If the data require a gradient, so do the latents.
 
     Raises:
         UserError: the data have another shape than the model, or are integer levels that were not dequantised; or the
@@ -103,7 +106,6 @@ def encode_batch(denoiser: Denoiser, data: Tensor, flow: OdeMap) -> OdeEnd:
     return OdeEnd(x=denoiser.noise_end.to_latent(x), nfe=nfe)
 
 
-@torch.no_grad()
 def decode_batch(denoiser: Denoiser, latent: Tensor, flow: OdeMap) -> OdeEnd:
     """Return data of latents (B, *D): the inverse of ``encode_batch``.
 
@@ -137,30 +139,14 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
     return (weights[0] * a + weights[1] * b).reshape(first.shape).to(first)
 
 
-def check_real(denoiser: Denoiser, what: str, x: Tensor) -> None:
-    """Refuse an x from which the model's ODE cannot start.
-
-    Args:
-        what: the name of x in messages.
-
-    Raises:
-        UserError: a few-step model without an ODE; x has another shape than the model; x holds integers.
-    """
-    denoiser.check_ode()
-    if x.shape[1:] != denoiser.spec.shape:
-        allowed = ", ".join(map(str, ("n", *denoiser.spec.shape)))
-        raise UserError(f"{what} have shape {tuple(x.shape)}; allowed: ({allowed})")
-    if not x.is_floating_point():
-        raise UserError(f"{what} are {x.dtype}; allowed: real numbers; try dfm.data.pixel_levels.dequantize for levels")
-
-
 def _along(
     denoiser: Denoiser, x: Tensor, flow: OdeMap, ends: Callable[[Denoiser], tuple[float, float]]
 ) -> tuple[Tensor, float]:
     """Solve the ODE from x (B, *D); return its end and the mean number of evaluations per sample."""
     calls = EvaluationCount()
     counted = denoiser.counted(calls)
-    end = flow.carry(lambda rows: counted.select(rows).velocity, x, denoiser.schedule, *ends(denoiser))
+    with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+        end = flow.carry(lambda rows: counted.select(rows).velocity, x, denoiser.schedule, *ends(denoiser))
     return end, calls.samples / len(x)
 
 
@@ -173,21 +159,39 @@ def encode(denoiser: Denoiser, data: Tensor, flow: OdeMap | None = None, batch_s
     """Return latents (n, *D) of data (n, *D) along the probability-flow ODE, of the type of the data.
 
     The data are in the unit in which the model was trained; integer images must be dequantised. For a conditional
-    model, pass ``denoiser.with_labels(labels)`` with the classes of the data.
+    model, pass ``denoiser.with_labels(labels)`` with the classes of the data. If the data require a gradient, so do the
+    latents. The solver works in the type of the data, the network in that of its weights; so all is float64 for float64
+    data and ``denoiser.double()``.
 
     Args:
         flow: how to solve the ODE; the default is Dormand-Prince with tolerances of 1e-5.
 
     Raises:
-        UserError: the data have another shape than the model, or are integer levels; or the model is a few-step model
-            without an ODE.
+        UserError: the data have another shape than the model, are integer levels, or are not finite; there is not one
+            label for each; or the model is a few-step model without an ODE.
     """
-    return in_batches(encode_batch, denoiser, data, flow or OdeMap(), batch_size).x
+    return _public(encode_batch, denoiser, "data", data, flow, batch_size)
 
 
 def decode(denoiser: Denoiser, latents: Tensor, flow: OdeMap | None = None, batch_size: int = 256) -> Tensor:
     """Return data (n, *D) of latents (n, *D): the inverse of ``encode``, with the same arguments and errors."""
-    return in_batches(decode_batch, denoiser, latents, flow or OdeMap(), batch_size).x
+    return _public(decode_batch, denoiser, "latents", latents, flow, batch_size)
+
+
+def _public(
+    follow: Callable[[Denoiser, Tensor, OdeMap], OdeEnd],
+    denoiser: Denoiser,
+    what: str,
+    x: Tensor,
+    flow: OdeMap | None,
+    batch_size: int,
+) -> Tensor:
+    """Check the arguments of a public function, and return the ends of the ODE in the type of x."""
+    check_denoiser(denoiser)
+    check_real(denoiser, what, x)
+    check_finite(what, x)
+    check_count(len(x) or 1, batch_size)
+    return in_batches(follow, denoiser, computable(x), flow or OdeMap(), batch_size).x.to(x.dtype)
 
 
 def in_batches(

@@ -88,7 +88,7 @@ class Sampler(ABC):
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
         """Yield (x, t) after each move from t_max down to t_min, without the last denoising."""
 
-    def end(self, denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+    def end(self, denoiser: Denoiser, x: Tensor, t: Tensor, seed: int, indices: Sequence[int]) -> Tensor:
         """Return the data for x at the last time t, in one call of the denoiser: E[data | x_t]."""
         return denoiser.data(x, t)
 
@@ -104,7 +104,7 @@ class Sampler(ABC):
         step, t = 0, denoiser.t_max
         for step, (x, t) in enumerate(self.path(counted, x, seed, indices), start=1):  # noqa: B020
             yield State(x=x, t=t, step=step, nfe=calls.samples / len(x))
-        data = self.end(counted, x, torch.tensor(t, dtype=torch.float64))
+        data = self.end(counted, x, torch.tensor(t, dtype=torch.float64), seed, indices)
         yield State(x=data, t=t, step=step, nfe=calls.samples / len(x), final=True)
 
     def run(self, denoiser: Denoiser, x: Tensor, seed: int = 0, indices: Sequence[int] | None = None) -> State:
@@ -145,13 +145,18 @@ class GridSampler(Sampler):
         return replace(self, steps=steps, times=None)
 
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
-        times = self.time_grid(denoiser)
+        denoiser, times = denoiser.unchecked(), self.time_grid(denoiser)
         noise = StepNoise(seed, indices, self.noise)
         trajectory = Trajectory(steps=len(times) - 1, noise=lambda: noise.draw(x))
         for step, (t, s) in enumerate(pairwise(times)):
             noise.step, noise.part = step, 0
             x = self.stepper.move(denoiser, x, t, s, trajectory)
             yield x, float(s)
+
+    def end(self, denoiser: Denoiser, x: Tensor, t: Tensor, seed: int, indices: Sequence[int]) -> Tensor:
+        moves = len(self.time_grid(denoiser)) - 1
+        noise = StepNoise(seed, indices, self.noise, step=moves)
+        return self.stepper.end(denoiser, x, t, Trajectory(steps=moves, noise=lambda: noise.draw(x)))
 
     def time_grid(self, denoiser: Denoiser) -> Tensor:
         """Return the times of the states, float64, decreasing.
@@ -209,7 +214,7 @@ class JumpSampler(Sampler):
                 x = denoiser.jump(x, t, s)
             yield x, float(s)
 
-    def end(self, denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+    def end(self, denoiser: Denoiser, x: Tensor, t: Tensor, seed: int, indices: Sequence[int]) -> Tensor:
         return denoiser.jump(x, t)
 
 
@@ -240,6 +245,7 @@ class AdaptiveSampler(Sampler):
             )
 
     def path(self, denoiser: Denoiser, x: Tensor, seed: int, indices: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
+        denoiser = denoiser.unchecked()
         solution = self.solver.solve(lambda rows: denoiser.select(rows).velocity, x, denoiser.t_max, denoiser.t_min)
         for progress in solution:
             yield progress.x, float(progress.t.max())

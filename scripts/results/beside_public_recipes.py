@@ -37,7 +37,8 @@ from dfm.cli.console import table
 from dfm.data.dataset import Dataset, DatasetSpec, Split
 from dfm.data.dequantization import UniformDequantization
 from dfm.data.pixel_levels import quantize, unit_of
-from dfm.denoising.denoiser import Denoiser, device_of
+from dfm.denoising.arguments import device_of
+from dfm.denoising.denoiser import Denoiser
 from dfm.evaluation.classifier_features import features_for
 from dfm.evaluation.features import Features
 from dfm.evaluation.sample_quality import frechet_distance

@@ -16,6 +16,7 @@ from dfm.data.pixel_levels import to_eight_bits
 from dfm.evaluation.classifier_features import ClassifierFeatures
 
 POINTS = ("nll.n=0", *(text for text in TINY if not text.startswith(("model", "nll"))))
+INTERVALS = ("frechet_interval95", "kernel_interval95")
 FIGURES = ("frechet", "frechet_stderr", "kernel", "kernel_stderr", "precision", "recall")
 
 
@@ -33,7 +34,7 @@ def test_eval_leaves_what_the_contract_says(
     assert {p.name for p in run.iterdir()} >= {"eval.json", "grid.png", "samples.npz", "overrides.txt"}
     facts = facts_of(run)
     assert set(facts) >= {*FIGURES, "num_samples", "num_references", "floor", "features", "seconds", "settings"}
-    assert set(facts["floor"]) == {*FIGURES, "num_samples", "num_references"}
+    assert set(facts["floor"]) == {*FIGURES, *INTERVALS, "num_samples", "num_references"}
     assert (facts["num_samples"], facts["num_references"], facts["floor"]["num_samples"]) == (9, 300, 9)
     assert (facts["sampler"], facts["nfe"], facts["seed"], facts["split"]) == ("euler", 4, 4, "test")
     assert (facts["checkpoint_step"], facts["dataset"]) == (2, "digits")

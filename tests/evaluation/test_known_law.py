@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 from support.oracles import SCHEDULES, oracle
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
 from dfm.evaluation.known_law import (
@@ -82,6 +83,26 @@ def test_the_start_gap_of_one_gaussian_is_zero_and_of_a_short_path_is_not(mixtur
     gaussian = mixture_of([[0.3, 0.3]], 0.5)
     same = start_gap(oracle(gaussian, SCHEDULES["random_walk"]), gaussian.sample(500, torch.Generator())[0], 0)
     assert abs(same.mean) < 1e-9
+
+
+def test_the_start_gap_of_one_gaussian_in_closed_form(mixture: GaussianMixture) -> None:
+    """Against torch's divergence of two normal laws, and the sampled one beside it; of a mixture it is not known."""
+    covariance = torch.tensor([[2.0, 0.9], [0.9, 0.6]], dtype=torch.float64)
+    gaussian = mixture_of([[1.5, -0.5]], [covariance.tolist()])
+    path = RandomWalk(t_max=2500.0)
+    model = oracle(gaussian, path)
+    gap = start_gap(model, gaussian.sample(4000, torch.Generator().manual_seed(0))[0], 0)
+    a, b = (float(c) for c in path.ab(torch.tensor(path.t_max, dtype=torch.float64)))
+    mean, std = model.noise_end.moments
+    eye = torch.eye(2, dtype=torch.float64)
+    laws = [
+        MultivariateNormal(a * gaussian.means[0], a * a * covariance + b * b * eye),
+        MultivariateNormal(torch.full((2,), mean, dtype=torch.float64), std**2 * eye),
+    ]
+    assert gap.exact == pytest.approx(float(kl_divergence(*laws)), rel=1e-9)
+    assert abs(gap.mean - gap.exact) < 4.5 * gap.stderr
+    assert gap.exact > 10 * gap.stderr
+    assert start_gap(oracle(mixture, path), mixture.sample(9, torch.Generator())[0], 0).exact is None
 
 
 def test_orders_from_errors() -> None:

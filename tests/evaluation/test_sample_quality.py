@@ -1,6 +1,7 @@
 """The figures of quality against closed forms, brute force, another library, and their own spread over fresh draws."""
 
 import math
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -180,3 +181,47 @@ def test_what_cannot_be_compared_is_refused(x: Tensor, y: Tensor, says: str) -> 
 def test_no_neighbours_is_refused() -> None:
     with pytest.raises(UserError, match="neighbours=0"):
         quality(torch.zeros(9, 2), torch.zeros(9, 2), neighbours=0)
+
+
+# ---- far from the origin ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [1e6, -1e8])
+def test_the_kernel_distance_keeps_its_digits_far_from_the_origin(shift: float) -> None:
+    """Against the definition in exact fractions: every float64 is one, and so is the kernel of two rows."""
+    x, y = normal(5, 2, 0) + shift, normal(6, 2, 1, mean=0.5) + shift
+    rows = [[[Fraction(v) for v in row] for row in z.tolist()] for z in (x, y)]
+
+    def mean(pairs: list[tuple[list[Fraction], list[Fraction]]]) -> Fraction:
+        kernels = [(sum((a * b for a, b in zip(u, v, strict=True)), Fraction()) / 2 + 1) ** 3 for u, v in pairs]
+        return sum(kernels, Fraction()) / len(kernels)
+
+    own = [mean([(u, v) for i, u in enumerate(z) for j, v in enumerate(z) if i != j]) for z in rows]
+    exact = sum(own, Fraction()) - 2 * mean(list(product(*rows)))
+    assert kernel_distance(x, y)[0] == pytest.approx(float(exact), rel=1e-9)
+
+
+@pytest.mark.parametrize("shift", [1e6, -1e8])
+def test_the_other_measures_do_not_depend_on_the_place(shift: float) -> None:
+    """The points far away, rounded to their last digit there, and the same points moved back."""
+    x, y = normal(60, 3, 0) + shift, normal(80, 3, 1, mean=0.8) + shift
+    assert precision_and_recall(x, y) == precision_and_recall(x - shift, y - shift)
+    assert frechet_distance(x, y) == pytest.approx(frechet_distance(x - shift, y - shift), rel=1e-6)
+
+
+def test_two_far_modes_are_two_manifolds() -> None:
+    """Their middle is the centre of nothing: the radii within a mode must keep their digits."""
+    near = [normal(60, 3, k, mean=0.8 * (k % 2)) for k in range(4)]
+    x, y = (torch.cat([near[k] + 1e8, near[k + 2] - 1e8]) for k in (0, 1))
+    rounded = [(torch.cat([z[:60] - 1e8 + 50, z[60:] + 1e8 - 50])) for z in (x, y)]
+    assert precision_and_recall(x, y) == precision_and_recall(rounded[0], rounded[1])
+
+
+def test_precision_and_recall_are_those_of_torch_fidelity() -> None:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    x, y = normal(150, 5, 0, mean=0.5), normal(120, 5, 1)
+    theirs = prc_features_to_metric(
+        x, y, prc_neighborhood=3, prc_batch_size=1000, save_cpu_ram=True, verbose=False
+    )  # float32 shares
+    assert precision_and_recall(x, y) == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)

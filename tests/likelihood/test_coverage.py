@@ -30,7 +30,7 @@ def interval(scoring: Scoring) -> tuple[float, float, dict]:
 
 def shares(found: list[tuple[float, float, dict]], truth: float) -> float:
     """How often the 95 % interval holds the truth."""
-    return float(np.mean([abs(mean - truth) < 1.96 * error for mean, error, _ in found]))
+    return float(np.mean([whole["interval95"][0] < truth < whole["interval95"][1] for _, _, whole in found]))
 
 
 @pytest.mark.wide

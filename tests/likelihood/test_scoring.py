@@ -22,10 +22,10 @@ from dfm.denoising.exact import MixtureDenoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
 from dfm.likelihood.error_bars import choose_steps
-from dfm.likelihood.estimator import Likelihood
+from dfm.likelihood.estimator import Budget, Likelihood
 from dfm.likelihood.evidence_bound import EvidenceBound
 from dfm.likelihood.ode import LADDER, OdeLikelihood
-from dfm.likelihood.scoring import Scoring
+from dfm.likelihood.scoring import NatsByLevel, Scoring
 from dfm.models.unet import UNet
 from dfm.sampling.grids import UniformGrid as UniformTimes
 
@@ -128,7 +128,7 @@ def test_the_pilot_takes_the_fewest_steps_that_do() -> None:
 def test_what_the_pilot_promises_holds() -> None:
     """Two modes, against a solve at 1e-8: the error of an example is the tolerance asked, root mean square, or less.
 
-    The change at twice the steps of a method of order two misses a quarter of the error: hence 4/3, and some room.
+    The error is estimated from twice the steps, so there is some room.
     """
     model, _ = small_images(0.3)
     peaks = mixture_of([[-0.4] * 16, [0.3] * 16], [0.02, 0.05], [0.5, 0.5])
@@ -141,7 +141,7 @@ def test_what_the_pilot_promises_holds() -> None:
         chosen = choose_steps(scoring, list(range(64)))
         tight = dataclasses.replace(scoring, likelihood=OdeLikelihood(solver="dopri5", rtol=1e-8, atol=1e-8))
         gap = (chosen.all(range(64)).nats - tight.all(range(64)).nats) / (16 * math.log(2))
-        assert float(gap.square().mean().sqrt()) < 1.4 * tolerance
+        assert float(gap.square().mean().sqrt()) < 1.1 * tolerance
 
 
 def exam(model: MixtureDenoiser, split: Split, **change: object) -> ScoringJob:
@@ -228,3 +228,18 @@ def test_memory_does_not_grow_with_the_number_of_examples() -> None:
     counts = [alive() for _ in scoring.batches(range(40), 0, 0, False)]
     assert len(counts) == 10
     assert counts[-1] <= counts[1]
+
+
+def test_the_error_of_a_part_that_hardly_varies() -> None:
+    """Parts near a million that differ in the sixth decimal, merged from uneven batches, against NumPy."""
+    values = 1e6 + 1e-6 * np.random.default_rng(0).normal(size=(37, 4))
+    parts = [
+        NatsByLevel.of(
+            Budget(edges=torch.zeros(3), bins=b[:, 1:3], prior=b[:, 3], decoder=b[:, 0]), torch.zeros(len(b))
+        )
+        for b in torch.from_numpy(values).split([1, 20, 7, 9])
+    ]
+    found = sum(parts[1:], parts[0])
+    assert found.count == 37
+    assert found.stderr[:4].numpy() == pytest.approx(values.std(0, ddof=1) / math.sqrt(37), rel=1e-3)
+    assert parts[0].stderr.tolist() == [0.0] * 5

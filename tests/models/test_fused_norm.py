@@ -1,15 +1,18 @@
 """Group norm and silu in one: against torch's own in double precision, to the second derivative."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dfm.models import fused_norm as norms
 from dfm.models.blocks import pointwise
 from dfm.models.fused_norm import norm_silu
+from dfm.models.unet import UNet
 
 SHAPE = (3, 8, 5, 4)
 
@@ -125,3 +128,96 @@ def test_a_linear_layer_at_every_place() -> None:
     x = given()[0]
     expected = layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     assert torch.allclose(pointwise(x, layer), expected, rtol=1e-12, atol=1e-12)
+
+
+# ---- torch.func ------------------------------------------------------------------------------------------------------
+
+
+def all_of_torch_func(
+    way: Way, x: Tensor, along: Tensor, norm: nn.GroupNorm, pair: tuple[Tensor, Tensor]
+) -> list[Tensor]:
+    """What every transform of torch.func gives for silu(norm(x)): all that users compose from them."""
+    one, weights = x[:1], along.flip(0)
+
+    def value(x: Tensor, scale: Tensor = pair[0], shift: Tensor = pair[1]) -> Tensor:
+        return way(x, norm, (scale, shift))
+
+    def number(x: Tensor) -> Tensor:
+        return (value(x) * weights).sum()
+
+    def of_one(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Of one sample, (C, H, W), with a layout that vmap leaves as it is."""
+        return value(x[None], scale[None], shift[None]).square().sum()
+
+    def of_parameters(weight: Tensor, bias: Tensor) -> Tensor:
+        twin = copy.deepcopy(norm)
+        return torch.func.functional_call(Called(way, twin, pair), {"norm.weight": weight, "norm.bias": bias}, (x,))
+
+    def small(x: Tensor) -> Tensor:
+        return (way(x, norm, (pair[0][:1], pair[1][:1])) * weights[:1]).sum(1)
+
+    outer = torch.func.grad(lambda x: torch.func.jvp(number, (x,), (along,))[1])(x)
+    return [
+        torch.func.grad(number)(x),
+        torch.func.jvp(value, (x, *pair), (along, *(p.flip(0) for p in pair)))[1],
+        torch.func.jvp(value, (x, *pair), (torch.zeros_like(x), pair[1], pair[0]))[1],
+        torch.func.vjp(value, x)[1](along)[0],
+        *torch.func.vmap(torch.func.grad(of_one, argnums=(0, 1)))(x, *pair),
+        torch.func.vmap(torch.func.grad(of_one), in_dims=(None, 0, None))(x[0], pair[0], pair[1][0]),
+        torch.func.vmap(lambda v: torch.func.jvp(value, (x,), (v,))[1])(torch.stack([along, weights])),
+        torch.func.jacrev(small)(one),
+        torch.func.jacfwd(small)(one),
+        *torch.func.jacrev(of_parameters, argnums=(0, 1))(norm.weight.detach(), norm.bias.detach()),
+        outer,
+        torch.func.jvp(torch.func.grad(number), (x,), (along,))[1],
+        torch.func.grad(lambda x: torch.func.grad(number)(x).square().sum())(x),
+    ]
+
+
+class Called(nn.Module):
+    def __init__(self, way: Way, norm: nn.GroupNorm, pair: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self.way, self.norm, self.pair = way, norm, pair
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.way(x, self.norm, self.pair)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "digits"), [(torch.float64, 1e-11), (torch.float32, 2e-4), (torch.bfloat16, 0.0)], ids=str
+)
+def test_every_transform_is_that_of_torchs_own_norm(
+    dtype: torch.dtype, digits: float, own_way_is_taken: list[int]
+) -> None:
+    """With gradients on. In bf16 torch's own way is taken, and must be taken inside the transforms, too."""
+    x, norm, pair = given(dtype)
+    x, pair = x.detach(), (pair[0].detach(), pair[1].detach())
+    along = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    along = along.to(dtype, memory_format=torch.channels_last)
+    ways: tuple[Way, ...] = (norm_silu, plain)
+    results = [all_of_torch_func(way, x, along, norm, pair) for way in ways]
+    assert bool(own_way_is_taken) is (dtype != torch.bfloat16)
+    for number, (mine, theirs) in enumerate(zip(*results, strict=True)):
+        assert mine.shape == theirs.shape
+        assert torch.allclose(mine, theirs, rtol=digits, atol=digits * float(theirs.detach().abs().max())), number
+
+
+def test_a_channels_last_network_under_torch_func() -> None:
+    """A whole U-Net with gradients on: the Jacobian's product in forward mode against that in reverse mode."""
+    torch.manual_seed(0)
+    net = UNet(
+        shape=(2, 8, 8), channels=8, channel_multipliers=(1, 2), blocks_per_level=1, groups=4, zero_init=False
+    ).double()
+    net = net.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64).to(memory_format=torch.channels_last)
+    time, v, w = torch.zeros(2, dtype=torch.float64), torch.randn_like(x), torch.randn_like(x)
+    forward = torch.func.jvp(lambda x: net(x, time, None), (x,), (v,))[1]
+    backward = torch.func.vjp(lambda x: net(x, time, None), x)[1](w)[0]
+    assert (forward * w).sum().item() == pytest.approx((backward * v).sum().item(), rel=1e-10)
+    each = torch.func.vmap(torch.func.grad(lambda x, t: net(x[None], t[None], None).square().sum()))(x, time)
+    whole = torch.func.grad(lambda x: net(x, time, None).square().sum())(x)
+    assert torch.allclose(each, whole, rtol=1e-9, atol=1e-9)
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        _, twice = torch.func.jvp(torch.func.grad(lambda x: (net(x, time, None) * w).sum()), (x,), (v,))
+        back = torch.func.grad(lambda x: (torch.func.vjp(lambda x: net(x, time, None), x)[1](w)[0] * v).sum())(x)
+    assert torch.allclose(twice, back, rtol=1e-9, atol=1e-9)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.integrate import quad, solve_ivp
 from support.cli import TINY, Command
 from support.oracles import SCHEDULES
 from torch import Tensor
@@ -19,8 +20,8 @@ from dfm.denoising.denoiser import EvaluationCount
 from dfm.denoising.exact import MixtureDenoiser
 from dfm.paths.schedule import Schedule
 from dfm.sampling.inverse_problems import MASKS, Colorize, Conditioned, Inpaint, Task, Upsample
-from dfm.sampling.samplers import GridSampler, start
-from dfm.sampling.steppers.ode import Heun
+from dfm.sampling.samplers import GridSampler
+from dfm.sampling.steppers.ode import RK4
 
 SHAPE = (3, 4, 4)
 TASKS = {
@@ -77,27 +78,52 @@ def test_the_posterior_of_an_isotropic_gaussian_is_exact(name: str, method: str,
         assert torch.allclose(a * data + b * noise, x, rtol=1e-9, atol=1e-9 * float(x.abs().max()))
 
 
-def posterior_means(method: str) -> tuple[float, float]:
-    """Mean of the free pixel where the known one is 1 and their correlation 0.9, by sampling: (exact, found)."""
+def mean_of_free_pixel(schedule: Schedule, method: str) -> float:
+    """Mean of the free pixel where the known one is 1 and their correlation 0.9, by the law of the means.
+
+    With y = x/a and s = nsr, dy/ds = (y - D(y, s))/s. For Gaussian data D is affine, so the mean of y obeys the same
+    equation, from 0 at t_max; scipy solves it. The last denoising is D at t_min.
+    """
+    covariance = np.array([[1.0, 0.9], [0.9, 1.0]])
+    ends = schedule.log_nsr(torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)).exp().tolist()
+
+    def data(s: float, y: np.ndarray) -> np.ndarray:
+        gain = covariance @ np.linalg.inv(covariance + s**2 * np.eye(2))
+        plain = gain @ y
+        if method == "replacement":
+            return np.array([plain[0], 1.0])
+        return plain + (1 + s**2) * gain[:, 1] * (1 - plain[1])  # s^2/r^2 = 1 + s^2 for variance 1
+
+    path = solve_ivp(lambda s, y: (y - data(s, y)) / s, ends, np.zeros(2), method="DOP853", rtol=1e-9, atol=1e-11)
+    return float(data(ends[1], path.y[:, -1])[0])
+
+
+# the figures of docs/guidance.md; a Gaussian's conditional mean is 0.9
+MEANS = {
+    ("linear", "replacement"): 0.447, ("vp", "replacement"): 0.445, ("edm", "replacement"): 0.443,
+    ("linear", "dps"): 0.846, ("vp", "dps"): 0.844, ("edm", "dps"): 0.841,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "method"), MEANS)
+def test_the_mean_of_the_free_pixel_is_the_exact_one(name: str, method: str) -> None:
+    """The sampler is affine here, too: the mean of its samples is the sample of the mean start, without any noise."""
     covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=torch.float64)
-    model = gaussian(SCHEDULES["edm"], covariance, mean=0.0, shape=(1, 1, 2))
-    truth = torch.tensor([[[[0.0, 1.0]]]], dtype=torch.float64).expand(2000, 1, 1, 2)
-    observed = Inpaint(mask="left", method=method).observe(model, truth)
+    model = gaussian(SCHEDULES[name], covariance, mean=0.0, shape=(1, 1, 2))
+    observed = Inpaint(mask="left", method=method).observe(model, torch.ones(1, 1, 1, 2, dtype=torch.float64))
     with torch.no_grad():
-        x = start(observed, 0, range(2000), torch.device("cpu"))
-        made = GridSampler(stepper=Heun(), steps=32).run(observed, x, 0, range(2000)).x
-    assert torch.allclose(made[:, 0, 0, 1].double(), torch.ones(2000, dtype=torch.float64), atol=0.02)
-    return 0.9, float(made[:, 0, 0, 0].mean())
+        made = GridSampler(stepper=RK4(), steps=96).run(observed, torch.zeros(1, 1, 1, 2, dtype=torch.float64)).x
+    exact = mean_of_free_pixel(SCHEDULES[name], method)
+    assert float(made[0, 0, 0, 0]) == pytest.approx(exact, abs=2e-4)
+    assert exact == pytest.approx(MEANS[name, method], abs=5e-4)
 
 
-def test_the_gradient_follows_correlations_better_than_replacement() -> None:
-    """Neither is exact here; both move the free pixel towards its conditional mean of 0.9."""
-    errors = {}
-    for method in ("replacement", "dps"):
-        exact, found = posterior_means(method)
-        assert 0.3 < found < 1.5
-        errors[method] = abs(found - exact)
-    assert errors["dps"] < errors["replacement"] / 2
+def test_the_exact_mean_of_replacement_is_an_integral() -> None:
+    """From all noise to none: 0.45 (0.19)^(1/4) int ((1.9 + v)(0.1 + v))^(-5/4) dv over v = nsr^2, with 1.9 and 0.1 the
+    variances along the two diagonals."""
+    integral, _ = quad(lambda v: ((1.9 + v) * (0.1 + v)) ** -1.25, 0, np.inf)
+    wide = replace(SCHEDULES["edm"], t_min=1e-4, t_max=1e4)
+    assert mean_of_free_pixel(wide, "replacement") == pytest.approx(0.45 * 0.19**0.25 * integral, abs=1e-4)
 
 
 def test_rows_labels_calls_and_schedules_reach_the_denoiser_inside() -> None:

@@ -62,7 +62,8 @@ def run(job: Job) -> None:
     save_png(side_by_side([stored(part, spec) for part in (data, back)], spec), job.directory / "grid.png")
     write_json(job.directory / "encode.json", facts)
     console.result(
-        f"{len(indices)} latents, {nfe:.0f} NFE; mean {facts['latent_mean']:.3f}, deviation {facts['latent_std']:.3f}; "
+        f"{len(indices)} latents, {nfe:.0f} NFE; mean {facts['latent_mean']:.3f}, deviation {facts['latent_std']:.3f} "
+        f"(the prior's: {facts['prior_mean']:.3f}, {facts['prior_std']:.3f}); "
         f"round trip: root mean square error {facts['round_trip_rms']:.2e}"
     )
 

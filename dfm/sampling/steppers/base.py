@@ -48,6 +48,10 @@ class Stepper(ABC):
     def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
         """Return x at s."""
 
+    def end(self, denoiser: Denoiser, x: Tensor, t: Tensor, trajectory: Trajectory) -> Tensor:
+        """Return the data for x at the last time t, in one call of the denoiser: E[data | x_t]."""
+        return denoiser.data(x, t)
+
 
 class OdeStepper(Stepper):
     """A stepper for dx/dt = field(x, t), in either direction of time."""

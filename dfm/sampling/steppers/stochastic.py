@@ -16,6 +16,7 @@ from dfm.paths.schedule import Schedule
 from dfm.sampling.steppers.base import OdeStepper, Stepper, Trajectory
 from dfm.sampling.steppers.ode import Heun
 
+EDGE = 1e-12
 Strength = float | str | Callable[[Tensor], Tensor]
 
 
@@ -89,6 +90,10 @@ class Churn(Stepper):
     With gamma = 0 the move equals the ODE's bit for bit. In nsr the rule is the same on every schedule: x/a gets noise
     of variance (nsr_new^2 - nsr^2) s_noise^2.
 
+    As in the paper, N is the number of noise levels: the moves and the last denoising, which is the paper's move to
+    nsr = 0. Noise is added at each of the N levels inside the window, the first and the last included. At the first
+    one, nsr goes above that of t_max. A schedule that is known up to t_max only (``ddpm``, ``custom``) stays there.
+
     Args:
         churn: S_churn in the paper.
         nsr_min, nsr_max: the window, S_tmin and S_tmax in the paper.
@@ -118,16 +123,25 @@ class Churn(Stepper):
         return self.churn > 0
 
     def move(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, trajectory: Trajectory) -> Tensor:
+        x, t = self._add_noise(denoiser, x, t, trajectory)
+        return self.ode.step(denoiser.velocity, x, t, s)
+
+    def end(self, denoiser: Denoiser, x: Tensor, t: Tensor, trajectory: Trajectory) -> Tensor:
+        return denoiser.data(*self._add_noise(denoiser, x, t, trajectory))
+
+    def _add_noise(self, denoiser: Denoiser, x: Tensor, t: Tensor, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+        """Return x with more noise, and the time at which it has that much; both unchanged outside the window."""
         schedule, log_nsr = denoiser.schedule, denoiser.schedule.log_nsr(t)
-        gamma = min(self.churn / trajectory.steps, math.sqrt(2) - 1)
+        gamma = min(self.churn / (trajectory.steps + 1), math.sqrt(2) - 1)
         if gamma > 0:
             denoiser.require_linear_path("sampler=churn")
-        if gamma > 0 and self.nsr_min <= float(log_nsr.exp()) <= self.nsr_max and float(t) < denoiser.t_max:
-            t_up = schedule.time_of_log_nsr(log_nsr + math.log1p(gamma)).clamp_max(denoiser.t_max)
-            (a, b), (a_up, b_up) = schedule.ab(t), schedule.ab(t_up)
-            std = a_up * ((b_up / a_up) ** 2 - (b / a) ** 2).sqrt() * self.s_noise
-            x, t = x * float(a_up / a) + float(std) * trajectory.noise(), t_up
-        return self.ode.step(denoiser.velocity, x, t, s)
+        nsr = float(log_nsr.exp())  # an edge of the window may be a level of the grid, known to rounding only
+        if gamma == 0 or not self.nsr_min * (1 - EDGE) <= nsr <= self.nsr_max * (1 + EDGE):
+            return x, t
+        t_up = schedule.time_of_log_nsr(log_nsr + math.log1p(gamma))
+        (a, b), (a_up, b_up) = schedule.ab(t), schedule.ab(t_up)
+        std = a_up * ((b_up / a_up) ** 2 - (b / a) ** 2).clamp_min(0).sqrt() * self.s_noise
+        return x * float(a_up / a) + float(std) * trajectory.noise(), t_up
 
 
 @dataclass(frozen=True, kw_only=True)

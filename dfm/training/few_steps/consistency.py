@@ -166,7 +166,7 @@ class Consistency(Objective):
         t = path.time_of_log_nsr(nsr.clamp_min(_smallest_nsr(path)).log()).clamp(path.t_min, path.t_max)
         with torch.random.fork_rng(devices=[data.device] if data.is_cuda else []):
             torch.manual_seed(seed)
-            return denoiser.data(path.mix(data, noise, t), t)
+            return denoiser.unchecked().data(path.mix(data, noise, t), t)
 
 
 def _smallest_nsr(path: Schedule) -> float:

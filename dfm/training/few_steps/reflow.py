@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
-from dfm.denoising.denoiser import device_of
+from dfm.denoising.arguments import device_of
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.paths.interpolating import Linear
 from dfm.sampling.draw import check_labels

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
+from dfm.basics.intervals import as_text, mean_interval
 from dfm.cli import console
 from dfm.cli.composition.config_dirs import options
 from dfm.cli.composition.unused_settings import refuse_unused
@@ -19,7 +20,7 @@ from dfm.data.dataset import Dataset
 from dfm.data.dequantization import UniformDequantization
 from dfm.denoising.exact import exact_denoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
-from dfm.evaluation.distances import energy_distance, energy_spread
+from dfm.evaluation.distances import PARTS, energy_distance, energy_spread
 from dfm.evaluation.known_law import exact_end, follow, law_at, rms, starting_points
 from dfm.likelihood.path_divergence import path_divergence
 from dfm.likelihood.scoring import examples
@@ -131,19 +132,21 @@ def measure(
         convert=lambda x: x,
     )
     samples = result.samples
+    distance, spread = energy_distance(samples, reference), energy_spread(samples, reference)
     shared = min(n, REFERENCE_SAMPLES)
     return {
         "sampler": name,
         "steps": steps,
         "nfe": result.nfe,
         "seconds": time.perf_counter() - start,
-        "energy_distance": energy_distance(samples, reference),
-        "energy_distance_stderr": energy_spread(samples, reference),
+        "energy_distance": distance,
+        "energy_distance_stderr": spread,
+        "energy_distance_interval95": mean_interval(distance, spread, PARTS),
         "ode_error": None if sampler.stochastic else rms(samples[:shared], ends[:shared]),
     }
 
 
-def exact_divergence(job: Job, denoiser: NetworkDenoiser, data: Dataset) -> dict[str, float] | None:
+def exact_divergence(job: Job, denoiser: NetworkDenoiser, data: Dataset) -> dict[str, Any] | None:
     """Return the path divergence from the exact law and a test of samples; None if there is no such law."""
     has_law = getattr(data, "mixture", None) is not None and denoiser.spec.num_classes == 0
     if not (has_law and denoiser.is_linear_path and denoiser.prior.gaussian and denoiser.independent):
@@ -154,11 +157,13 @@ def exact_divergence(job: Job, denoiser: NetworkDenoiser, data: Dataset) -> dict
     sampler = job.variant("sampler=euler_maruyama").sampler.with_steps(256)
     end = follow(denoiser, sampler, starting_points(denoiser, 1000, 1, double=False), 1)
     distance, p = law_at(exact, end.t).kolmogorov_smirnov(end.x)
+    interval = mean_interval(divergence.total, divergence.stderr, len(x))
     console.result(
-        f"path divergence from the exact process {divergence.total:.3g} +- {divergence.stderr:.2g} nats; 1000 SDE "
-        f"samples: Kolmogorov-Smirnov distance {distance:.3f}, p {p:.2g}"
+        f"path divergence from the exact process {divergence.total:.3g} +- {divergence.stderr:.2g} nats (95 %: "
+        f"{as_text(interval, '.3g')}); 1000 SDE samples: Kolmogorov-Smirnov distance {distance:.3f}, p {p:.2g}"
     )
-    return {"nats": divergence.total, "stderr": divergence.stderr, "ks_distance": distance, "ks_p": p}
+    facts = {"nats": divergence.total, "stderr": divergence.stderr, "interval95": interval}
+    return {**facts, "ks_distance": distance, "ks_p": p}
 
 
 def print_report(rows: list[dict[str, Any]], floor: float) -> None:
@@ -170,12 +175,15 @@ def print_report(rows: list[dict[str, Any]], floor: float) -> None:
             f"{row['nfe']:.0f}",
             f"{row['seconds']:.1f}",
             f"{row['energy_distance']:.4f} +- {row['energy_distance_stderr']:.4f}",
+            as_text(row["energy_distance_interval95"]),
             "-" if row["ode_error"] is None else f"{row['ode_error']:.4f}",
         )
         for row in rows
     ]
-    console.table("quality", ("sampler", "steps", "NFE", "seconds", "energy distance", "ode error"), cells)
-    console.result(f"energy distance of the same number of training examples: {floor:.4f}")
+    console.table("quality", ("sampler", "steps", "NFE", "seconds", "energy distance", "95 %", "ode error"), cells)
+    console.result(
+        f"energy distance of the same number of training examples: {floor:.4f} (of equal laws: 0 on average)"
+    )
 
 
 def picture(rows: list[dict[str, Any]], floor: float) -> Any:

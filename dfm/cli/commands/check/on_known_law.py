@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dfm.basics.files import write_json
+from dfm.basics.intervals import as_text
 from dfm.cli import console
 from dfm.cli.composition.config_dirs import options
 from dfm.cli.job import Job
@@ -111,9 +112,12 @@ def print_report(name: str, rows: list[dict[str, Any]], marginals: list[dict[str
         ("t", "distance", "p", "kept"),
         [(f"{r['t']:.4g}", f"{r['distance']:.3f}", f"{r['p']:.2g}", "yes" if r["kept"] else "NO") for r in marginals],
     )
-    console.result(f"likelihood bias {bias.mean:+.2e} +- {bias.stderr:.1e} nats")
     console.result(
-        f"path divergence: 0 along the path (exact scores), {gap.mean:.2e} +- {gap.stderr:.1e} nats at the start"
+        f"likelihood bias {bias.mean:+.2e} +- {bias.stderr:.1e} nats (95 %: {as_text(bias.interval95, '+.2e')})"
+    )
+    console.result(
+        f"path divergence: 0 along the path (exact scores), {gap.mean:.2e} +- {gap.stderr:.1e} nats at the "
+        f"start (95 %: {as_text(gap.interval95, '.2e')}{'' if gap.exact is None else f'; exactly {gap.exact:.2e}'})"
     )
 
 

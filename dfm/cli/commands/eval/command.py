@@ -3,6 +3,7 @@
 from typing import Any
 
 from dfm.basics.devices import check_precision
+from dfm.basics.intervals import as_text
 from dfm.cli import console
 from dfm.cli.commands.eval import inputs
 from dfm.cli.job import Job
@@ -52,8 +53,8 @@ def print_report(result: Quality, floor: Quality, facts: dict[str, Any]) -> None
     rows = [
         (
             f"{row.num_samples} {name}",
-            f"{row.frechet:.4f} +- {row.frechet_stderr:.4f}",
-            f"{row.kernel:.5f} +- {row.kernel_stderr:.5f}",
+            f"{row.frechet:.4f} +- {row.frechet_stderr:.4f}\n{as_text(row.frechet_interval95)}",
+            f"{row.kernel:.5f} +- {row.kernel_stderr:.5f}\n{as_text(row.kernel_interval95, '.5f')}",
             f"{row.precision:.3f}",
             f"{row.recall:.3f}",
         )
@@ -61,7 +62,7 @@ def print_report(result: Quality, floor: Quality, facts: dict[str, Any]) -> None
     ]
     console.table(
         f"compared with {result.num_references} {facts['split']} examples of {facts['dataset']}",
-        ("", "Frechet distance", "kernel distance", "precision", "recall"),
+        ("", "Frechet distance, 95 %", "kernel distance, 95 %", "precision", "recall"),
         rows,
     )
     features = facts["features"]

@@ -7,6 +7,7 @@ import torch
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically, write_json
+from dfm.basics.intervals import as_text, mean_interval
 from dfm.cli import console
 from dfm.cli.commands.nll.estimates import ScoringJob
 from dfm.cli.from_checkpoint import dataset_of, load_denoiser
@@ -69,16 +70,20 @@ def from_oracle(
     exact = oracle.log_density(a * x.double(), oracle.t_min) + x.shape[1] * math.log(a)
     gap = exact.cpu()[list(scores.indices)] + scores.nats
     kl, kl_error = float(gap.mean()), float(gap.std()) / math.sqrt(len(gap))
+    intervals = mean_interval(kl, kl_error, len(gap)), mean_interval(total, error, len(x))
     console.result(
-        f"KL(data, model) {kl:.4f} +- {kl_error:.4f} nats from the likelihood; path divergence {total:.4f} +- "
-        f"{error:.4f} nats ({start.mean:.4f} of them at the start), an upper bound of the KL of its SDE's samples"
+        f"KL(data, model) {kl:.4f} +- {kl_error:.4f} nats from the likelihood (95 %: {as_text(intervals[0])}); path "
+        f"divergence {total:.4f} +- {error:.4f} nats (95 %: {as_text(intervals[1])}; {start.mean:.4f} of them at the "
+        "start), an upper bound of the KL of its SDE's samples"
     )
     facts = {
         "path_divergence": total,
         "path_divergence_stderr": error,
+        "path_divergence_interval95": intervals[1],
         "start_gap": start.mean,
         "kl": kl,
         "kl_stderr": kl_error,
+        "kl_interval95": intervals[0],
         "n": len(x),
     }
     return facts, divergence
@@ -103,10 +108,12 @@ def from_model(job: Job, work: ScoringJob) -> tuple[dict[str, Any], PathDivergen
         for model in (work.denoiser, denoiser.on_schedule(work.denoiser.schedule))
     )
     gain = path_gain(mine, theirs, held_out(work), seed=work.seed)
+    interval = mean_interval(gain.total, gain.stderr, work.n)
     console.result(
-        f"with the same noise, {against} is {gain.total:+.4f} +- {gain.stderr:.4f} nats nearer to the path of the data"
+        f"with the same noise, {against} is {gain.total:+.4f} +- {gain.stderr:.4f} nats (95 %: "
+        f"{as_text(interval, '+.4f')}) nearer to the path of the data"
     )
-    return {"gain": gain.total, "gain_stderr": gain.stderr, "n": work.n}, gain
+    return {"gain": gain.total, "gain_stderr": gain.stderr, "gain_interval95": interval, "n": work.n}, gain
 
 
 def held_out(work: ScoringJob) -> torch.Tensor:

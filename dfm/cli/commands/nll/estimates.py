@@ -10,6 +10,7 @@ import torch
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
+from dfm.basics.intervals import mean_interval
 from dfm.basics.processes import World
 from dfm.cli import console
 from dfm.cli.commands.nll.report import print_report, write_csv, write_levels, write_table
@@ -136,7 +137,7 @@ def score_entry(work: ScoringJob, entry: Entry) -> tuple[Result, Scores]:
     result = {
         "estimator": entry.name,
         "dequantization": entry.dequantization.name if scoring.dequantizes else None,
-        **report(scores, audit, work.denoiser.spec),
+        **report(scores, audit, work.denoiser.spec, scoring.likelihood.change_to_error),
         **path_ends(scoring, subset),
         "likelihood": settings_for_json(scoring.likelihood),
         **hutchinson,
@@ -167,7 +168,16 @@ def against_hutchinson(scoring: Scoring, subset: list[int], audit: Audit, advanc
     gap = replace(scoring, likelihood=estimate).all(subset, advance).nats - audit.base
     stderr = float(gap.std()) / math.sqrt(len(gap))
     z = float(gap.mean()) / stderr if stderr > 0 else 0.0
-    return {"hutchinson": {"difference_nats": float(gap.mean()), "stderr_nats": stderr, "z": z, "n": len(gap)}}
+    interval = mean_interval(float(gap.mean()), stderr, len(gap))
+    return {
+        "hutchinson": {
+            "difference_nats": float(gap.mean()),
+            "stderr_nats": stderr,
+            "z": z,
+            "n": len(gap),
+            "interval95": interval,
+        }
+    }
 
 
 def path_ends(scoring: Scoring, subset: list[int]) -> dict[str, float | None]:

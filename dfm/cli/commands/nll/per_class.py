@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically, write_json
+from dfm.basics.intervals import as_text, mean_interval, share_interval
 from dfm.cli import console
 from dfm.cli.commands.nll.estimates import ScoringJob
 from dfm.data.dataset import DatasetSpec
@@ -52,9 +53,11 @@ def classify(work: ScoringJob, likelihood: Estimators, directory: Path) -> None:
     assert work.split.labels is not None
     truth = work.split.labels[: work.n]
     facts = {**summary(nats, truth, work.denoiser.spec), **work.facts}
+    percent = [100 * end for end in facts["accuracy_interval95"]]
     console.result(
         f"the likeliest class is the true one for {100 * facts['accuracy']:.1f} % +- "
-        f"{100 * facts['accuracy_stderr']:.1f} % of {work.n} examples; by chance {100 / count:.1f} %"
+        f"{100 * facts['accuracy_stderr']:.1f} % (95 %: {as_text(percent, '.1f')}) of {work.n} examples; "
+        f"by chance {100 / count:.1f} %"
     )
     write_atomically(directory / "per_class.csv", table(nats, truth).encode())
     write_json(directory / "per_class.json", facts)
@@ -63,17 +66,20 @@ def classify(work: ScoringJob, likelihood: Estimators, directory: Path) -> None:
 def summary(nats: Tensor, truth: Tensor, spec: DatasetSpec) -> dict[str, Any]:
     """Return the accuracy, and the likelihood without the class, from nats (n, C) and labels (n,)."""
     n, count = nats.shape
-    accuracy = float((nats.argmin(1) == truth).double().mean())
+    right = int((nats.argmin(1) == truth).sum())
+    accuracy = right / n
     marginal = math.log(count) - (-nats).logsumexp(1)
     mean, stderr = float(marginal.mean()), float(marginal.std()) / math.sqrt(n) if n > 1 else 0.0
     unit = unit_of(spec)
     return {
         "accuracy": accuracy,
         "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / n),
+        "accuracy_interval95": share_interval(right, n),
         "num_classes": count,
         "num_examples": n,
         "without_class": mean * unit.per_nat,
         "without_class_stderr": stderr * unit.per_nat,
+        "without_class_interval95": mean_interval(mean * unit.per_nat, stderr * unit.per_nat, n),
         "unit": unit.name,
     }
 

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from dfm.basics.files import write_atomically
+from dfm.basics.intervals import as_text
 from dfm.cli import console
 from dfm.data.dataset import DatasetSpec
 from dfm.data.pixel_levels import unit_of
@@ -58,11 +59,10 @@ def write_levels(path: Path, parts: NatsByLevel, n: int, spec: DatasetSpec) -> N
     The rows add up to the bound.
     """
     mean = parts.total / n
-    stderr = ((parts.squares / n - mean.square()).clamp_min(0) / max(1, n - 1)).sqrt()
     unit = unit_of(spec)
     rows = ["part,log_nsr_low,log_nsr_high,nats,stderr_nats,bits_per_dim"]
     edges, place = parts.edges.tolist(), 0
-    for name, value, error in zip(parts.names, mean.tolist(), stderr.tolist(), strict=True):
+    for name, value, error in zip(parts.names, mean.tolist(), parts.stderr.tolist(), strict=True):
         low, high = (f"{edges[place]:.8g}", f"{edges[place + 1]:.8g}") if name == "level" else ("", "")
         place += name == "level"
         bits = "" if spec.levels is None else f"{value * unit.per_nat:.8g}"
@@ -105,8 +105,8 @@ def print_report(results: list[dict[str, Any]], name: str, split: str) -> None:
     console.table(f"{name}, {split}, levels {first['levels'] or '-'}", (unit, *names), measures)
     value, stderr, solver = number(figure(first)), number(first["stderr"]), number(first["solver_error"])
     console.result(
-        f"{value} {unit} +- {stderr} (standard error) over {first['num_examples']} examples of {split}; "
-        f"solver error {solver}, {first['nfe']:.0f} NFE"
+        f"{value} {unit} +- {stderr} (standard error; 95 %: {as_text(first['interval95'])}) over "
+        f"{first['num_examples']} examples of {split}; solver error {solver}, {first['nfe']:.0f} NFE"
     )
     for result in results:
         warn(result)
@@ -130,6 +130,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 MEASURES = (
     "figure",
+    "95 % interval",
     "standard error",
     "  data",
     "  probe",
@@ -149,6 +150,7 @@ def cells(result: dict[str, Any]) -> tuple[str, ...]:
     errors = ("stderr", "stderr_data", "stderr_probe", "stderr_dequantization", "solver_error")
     return (
         number(figure(result)),
+        as_text(result["interval95"]),
         *(number(result[name]) for name in errors),
         "yes" if result["converged"] else "NO",
         str(result["num_examples"]),
