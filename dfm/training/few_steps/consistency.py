@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
+from dfm.basics.seeding import draw_seed, lent_seed
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.paths.schedule import Schedule
 from dfm.training.objectives.base import Loss, Objective, Outcome, draw_noise
@@ -143,7 +144,7 @@ class Consistency(Objective):
         upper, lower = self.pacing.pair(sigma, progress)
         noise = draw_noise(denoiser, data, generator)
         data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
-        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        seed = draw_seed(generator)
         prediction = self._data_end(denoiser, data, noise, upper / unit, seed)
         with torch.no_grad():
             at_data = per_sample(lower / unit <= _smallest_nsr(path), data) > 0
@@ -162,8 +163,7 @@ class Consistency(Objective):
         """Return f at a data + b noise with these noise-to-signal ratios (B,), or the nearest ones of the path."""
         path = denoiser.trained_schedule
         t = path.time_of_log_nsr(nsr.clamp_min(_smallest_nsr(path)).log()).clamp(path.t_min, path.t_max)
-        with torch.random.fork_rng(devices=[data.device] if data.is_cuda else []):
-            torch.manual_seed(seed)
+        with lent_seed(data.device, seed):
             return denoiser.data(path.mix(data, noise, t), t)
 
 

@@ -1,7 +1,7 @@
 """Objectives: what training minimises, a loss for each sample at random noise levels. The trainer takes the mean."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,15 +24,36 @@ class Loss:
         value: the losses to minimise, (B,), float32 or wider.
         error: the losses before importance and uncertainty rescale them, (B,).
         u: the noise levels as quantiles of the density, float64 (B,).
+        group: the group of each loss, int64 (B,), for an objective that keeps a mean of each; or None.
     """
 
     value: Tensor
     error: Tensor
     u: Tensor
+    group: Tensor | None = None
 
     def to(self, device: torch.device) -> "Loss":
         """Return the same losses on a device."""
-        return Loss(value=self.value.to(device), error=self.error.to(device), u=self.u.to(device))
+        return self._each(lambda tensor: tensor.to(device))
+
+    def detached(self) -> "Loss":
+        """Return the same losses without their graph."""
+        return self._each(Tensor.detach)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Loss":
+        group = None if self.group is None else change(self.group)
+        return Loss(value=change(self.value), error=change(self.error), u=change(self.u), group=group)
+
+    @staticmethod
+    def joined(parts: Sequence["Loss"]) -> "Loss":
+        """Return the losses of the parts of a batch as those of the batch, in the order of the parts."""
+        groups = [part.group for part in parts if part.group is not None]
+        return Loss(
+            value=torch.cat([part.value for part in parts]),
+            error=torch.cat([part.error for part in parts]),
+            u=torch.cat([part.u for part in parts]),
+            group=torch.cat(groups) if groups else None,
+        )
 
 
 Model = NetworkDenoiser | NoisyClassifier
@@ -149,8 +170,17 @@ class Objective(ABC):
             progress: the share of the run that is done, for an objective that changes during the run.
         """
 
+    @property
+    def adapts(self) -> bool:
+        """Whether ``observe`` must see the losses."""
+        return bool(density_memory(self.density_of_times()))
+
     def observe(self, loss: Loss) -> None:
-        """Give a training loss to the density, which may adapt to it."""
+        """Give the losses of a whole batch, of all its parts and processes, to the density, which may adapt to them.
+
+        This happens once a step, and never between two parts: the levels ``loss.u`` are quantiles of the density as it
+        was when they were drawn.
+        """
         density = self.density_of_times()
         if density is not None:
             density.observe(loss.u, loss.error)
