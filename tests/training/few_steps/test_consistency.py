@@ -75,13 +75,22 @@ def trained(path: str, pacing: EasyPacing | DoublingPacing, steps: int) -> Denoi
 @pytest.mark.wide
 @pytest.mark.parametrize(
     ("path", "pacing"),
-    [("edm", EasyPacing(stages=6)), pytest.param("linear", DoublingPacing(s1=80), marks=pytest.mark.faults)],
+    [
+        ("edm", EasyPacing(stages=6)),
+        ("linear", EasyPacing(stages=6)),
+        pytest.param("vp", EasyPacing(stages=6), marks=pytest.mark.faults),
+        pytest.param("linear", DoublingPacing(s1=80, high=None), marks=pytest.mark.faults),
+    ],
 )
 def test_on_gaussian_data_training_finds_the_map_of_the_ode(path: str, pacing: EasyPacing | DoublingPacing) -> None:
-    """f = m + S (y - m)/sqrt(S^2 + nsr^2) with y = x_t/a, and not the denoiser m + S^2 (y - m)/(S^2 + nsr^2)."""
+    """f = m + S (y - m)/sqrt(S^2 + nsr^2) with y = x_t/a, and not the denoiser m + S^2 (y - m)/(S^2 + nsr^2).
+
+    Up to the level at which a sampler starts.
+    """
     found = trained(path, pacing, 1500)
     z = torch.linspace(-1.5, 1.5, 7, dtype=torch.float64)[:, None]
-    for nsr in (0.5, 1.0, 3.0, 10.0):
+    highest = float(found.schedule.log_nsr(torch.tensor(found.t_max, dtype=torch.float64)).exp()) / 1.0001
+    for nsr in (0.5, 1.0, 3.0, 10.0, 30.0, highest):
         t = found.schedule.time_of_log_nsr(torch.tensor(nsr, dtype=torch.float64).log())
         a, _ = found.schedule.ab(t)
         spread = math.hypot(STD, nsr)

@@ -55,6 +55,7 @@ class TrainingRun:
         if resume:
             self._resume()
         else:
+            parts.objective.check_start(self.trainer.denoiser)
             load_initial_weights(self.trainer, job, self.spec)
         self._logged = (self.trainer.step, self.trainer.seconds)
         self.reported = self.trainer.step
