@@ -178,6 +178,7 @@ class Parts:
             "shape": spec.shape,
             "num_classes": spec.num_classes,
             "std": spec.std,
+            "centre": spec.centre,
             "grey_levels": spec.levels,
             "outputs": outputs,
             "two_times": two_times,

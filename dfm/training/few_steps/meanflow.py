@@ -158,8 +158,12 @@ class MeanFlow(Objective):
 
     @torch.no_grad()
     def target(self, denoiser: FlowMapDenoiser, x: Tensor, data: Tensor, noise: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Return v - (t - s) du/dt along the path of (data, noise) in the rows with s < t, v in the others: (B, *D)."""
-        velocity = denoiser.trained_schedule.velocity(data, noise, t)
+        """Return v - (t - s) du/dt along the path of (data, noise) in the rows with s < t, v in the others: (B, *D).
+
+        v and u are those of data - m, with m the centre of the data.
+        """
+        whole = denoiser.trained_schedule.velocity(data, noise, t)
+        velocity = denoiser.trained_schedule.velocity(data - denoiser.spec.centre, noise, t)
         rows = (s < t).nonzero().flatten()
         if len(rows) == 0:
             return velocity
@@ -169,8 +173,8 @@ class MeanFlow(Objective):
         with plain, sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's own warning, when it first loads forward mode
             _, change, *_ = torch.func.jvp(
-                lambda x, t: part.mean_velocity(x, t, end),
+                lambda x, t: part.mean_velocity_of_centred(x, t, end),
                 (x[rows], t[rows]),
-                (velocity[rows], torch.ones_like(t[rows])),
+                (whole[rows], torch.ones_like(t[rows])),
             )
         return velocity.index_add(0, rows, -per_sample(t[rows] - end, change) * change)

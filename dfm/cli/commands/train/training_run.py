@@ -1,5 +1,6 @@
 """A training run: its parts, the trainer, and everything beside the training steps."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ class TrainingRun:
         newest, messages = checkpoint.first_whole(checkpoint_files(str(directory)))
         for message in messages:
             console.warn(message)
+        if newest.spec == replace(self.spec, centre=newest.spec.centre) != self.spec:  # of dfm 0.1: nothing is taken
+            self.spec = newest.spec
+            self.trainer = self._make_trainer()
         if newest.spec != self.spec:
             raise UserError(
                 f"resume: the data are {self.spec}; allowed: the data with which this run started, {newest.spec}"
