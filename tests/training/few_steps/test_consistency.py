@@ -19,7 +19,7 @@ from dfm.denoising.predictions import Edm, Velocity
 from dfm.models.mlp import MLP
 from dfm.sampling.samplers import JumpSampler, start
 from dfm.training.few_steps.consistency import Consistency, DoublingPacing, EasyPacing
-from dfm.training.objectives.densities import LogNormalDensity, LogNsrDensity
+from dfm.training.objectives.densities import LogNormalDensity
 from dfm.training.trainer import Trainer, TrainerConfig
 
 MEAN, STD = 0.4, 0.5
@@ -65,7 +65,7 @@ def trained(path: str, pacing: EasyPacing | DoublingPacing, steps: int) -> Denoi
     """A consistency model of N(MEAN, STD^2) from scratch."""
     points = MEAN + STD * torch.randn(8192, 1, generator=torch.Generator().manual_seed(0))
     config = TrainerConfig(max_steps=steps, batch_size=256, lr=2e-3, ema_decay=0.98, warmup_steps=20)
-    objective = Consistency(density=LogNsrDensity(), pacing=pacing)
+    objective = Consistency(density=LogNormalDensity(floor=0.2), pacing=pacing)
     trainer = Trainer(config, model(path), objective, Split(values=points, labels=None), device=torch.device("cpu"))
     for _ in trainer.steps():
         pass

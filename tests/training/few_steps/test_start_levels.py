@@ -26,6 +26,7 @@ from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
 
 EDMS, PUBLISHED = LogNormalDensity(), LogNormalDensity(mean=-1.1, std=2.0)
+DEFAULT = LogNormalDensity(floor=0.2)
 
 
 def of(schedule: Schedule) -> NetworkDenoiser:
@@ -46,6 +47,9 @@ def test_shares_are_those_of_the_law(density: LogNormalDensity, path: str) -> No
     law = stats.truncnorm(*((end - density.mean) / density.std for end in (low, high)), density.mean, density.std)
     found = consistency(density, EasyPacing()).share_at_start(of(schedule))
     assert found == pytest.approx(law.sf(high - math.log(2)), abs=2**-15)
+    both = consistency(DEFAULT, EasyPacing()).share_at_start(of(schedule))
+    edms = stats.truncnorm(*((end + 1.2) / 1.2 for end in (low, high)), -1.2, 1.2).sf(high - math.log(2))
+    assert both == pytest.approx(0.2 * math.log(2) / (high - low) + 0.8 * edms, abs=2**-15)
     even = consistency(LogNsrDensity(), EasyPacing()).share_at_start(of(schedule))
     assert even == pytest.approx(math.log(2) / (high - low), abs=2**-15)
 
@@ -120,7 +124,7 @@ def one_call_deviation(path: str, density: Density, steps: int) -> float:
 @pytest.mark.parametrize("path", ["linear", "vp", "edm"])
 def test_one_call_from_the_start_has_the_deviation_of_the_data(path: str) -> None:
     """By the default density, up to the table's coarseness; by EDM's, the levels near the start stay as they began."""
-    assert one_call_deviation(path, LogNsrDensity(), 250) == pytest.approx(1, abs=0.3)
+    assert one_call_deviation(path, DEFAULT, 400) == pytest.approx(1, abs=0.3)
     assert one_call_deviation(path, EDMS, 20) < 0.1
 
 
