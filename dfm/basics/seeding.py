@@ -4,6 +4,10 @@ The numbers of sample k depend on (seed, k, purpose, step) only. The numbers of 
 part, purpose) only: a batch is divided into parts, and it does not matter which process computes which part. Both come
 from the counter-based generator Philox (Salmon et al. 2011). Its key and its counter are the arguments themselves, so
 streams never overlap and a run can resume without any stored state of a generator.
+
+Training draws its numbers from torch's generators, which are fast and which every objective takes. On the CPU that is a
+Mersenne twister, and its seed keeps 32 bits: after 77,000 steps two of them would probably have had the same noise. So
+Philox draws the whole state of the twister, 19,937 bits. On a GPU torch has Philox too, with a key of 64 bits.
 """
 
 import contextlib
@@ -37,6 +41,13 @@ class Purpose(IntEnum):
     HIDDEN_LABEL = 12
     RESAMPLE = 13
     PAIRS = 14
+    POINTS = 15
+
+
+# The version of the streams of training. A checkpoint keeps the one with which its run began. 1: that of dfm 0.1, where
+# torch's own seeding kept 32 bits on the CPU.
+STREAMS = 2
+TWISTER = 624  # words of 32 bits in the state of a Mersenne twister
 
 
 def stream(seed: int, index: int, purpose: Purpose, step: int = 0, part: int = 0) -> np.random.Generator:
@@ -94,10 +105,57 @@ def rademacher(seed: int, indices: Sequence[int], shape: tuple[int, ...], purpos
     return _rows([own.integers(0, 2, shape) * 2.0 - 1 for own in streams(seed, indices, purpose, step)], shape)
 
 
-def training_generator(device: torch.device, seed: int, step: int, part: int, purpose: Purpose) -> torch.Generator:
-    """Return a torch generator for the draws of one training step on one part of its batch."""
-    state = stream(seed, part, purpose, step).integers(0, 2**63, dtype=np.int64)
-    return torch.Generator(device=device).manual_seed(int(state))
+def training_generator(
+    device: torch.device, seed: int, step: int, part: int, purpose: Purpose, streams: int = STREAMS
+) -> torch.Generator:
+    """Return a torch generator for the draws of one training step on one part of its batch.
+
+    Args:
+        streams: the version of the streams.
+    """
+    own = stream(seed, part, purpose, step)
+    if streams == 1:
+        return ShortSeeded(device=device).manual_seed(_number(own))
+    return _generator(device, own)
+
+
+def wide_generator(seed: int, purpose: Purpose) -> torch.Generator:
+    """Return a generator on the CPU that heeds every bit of a seed; below 2^32 it is torch's own for this seed."""
+    if seed < 2**32:
+        return torch.Generator().manual_seed(seed)
+    return _generator(torch.device("cpu"), stream(seed, 0, purpose))
+
+
+class ShortSeeded(torch.Generator):
+    """A generator of version 1 of the streams."""
+
+
+def draw_seed(generator: torch.Generator) -> int:
+    """Draw a seed for ``lent_seed``."""
+    bits = 31 if isinstance(generator, ShortSeeded) else 62
+    return int(torch.randint(2**bits, (), generator=generator, device=generator.device))
+
+
+def _generator(device: torch.device, words: np.random.Generator) -> torch.Generator:
+    generator = torch.Generator(device=device)
+    if device.type != "cpu":
+        return generator.manual_seed(_number(words))
+    return generator.set_state(_twister(words))
+
+
+def _number(words: np.random.Generator) -> int:
+    return int(words.integers(0, 2**63, dtype=np.int64))
+
+
+def _twister(words: np.random.Generator) -> Tensor:
+    """Return a state of torch's generator on the CPU: its fresh state, with all words of the twister from ``words``.
+
+    The state is 64-bit words: the seed, flags, the next place, 624 words of 32 bits, and numbers that are kept for
+    later (``CPUGeneratorImplState`` in ATen/CPUGeneratorImpl.cpp).
+    """
+    state = torch.Generator().manual_seed(0).get_state()
+    state.view(torch.int64)[3 : 3 + TWISTER] = torch.from_numpy(words.integers(0, 2**32, TWISTER))
+    return state
 
 
 class Draws(ABC):
@@ -154,15 +212,42 @@ class GeneratorDraws(Draws):
 
 
 @contextlib.contextmanager
-def seeded(device: torch.device, seed: int, step: int, part: int, purpose: Purpose) -> Iterator[None]:
+def seeded(
+    device: torch.device, seed: int, step: int, part: int, purpose: Purpose, streams: int = STREAMS
+) -> Iterator[None]:
     """Set torch's global generators by the arguments inside this block, and restore them afterwards.
 
     This is for initial weights and dropout, which can draw from no other generator.
     """
-    own = training_generator(torch.device("cpu"), seed, step, part, purpose)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(own.initial_seed())
+    own = stream(seed, part, purpose, step)
+    with _restored(device):
+        if streams == 1:
+            torch.manual_seed(_number(own))
+        else:
+            _set_global(device, own)
         yield
+
+
+@contextlib.contextmanager
+def lent_seed(device: torch.device, seed: int) -> Iterator[None]:
+    """Set torch's global generators by a seed of ``draw_seed`` inside this block, and restore them afterwards."""
+    with _restored(device):
+        if seed < 2**31:  # of version 1 of the streams
+            torch.manual_seed(seed)
+        else:
+            _set_global(device, stream(seed, 0, Purpose.DROPOUT))
+        yield
+
+
+def _restored(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _set_global(device: torch.device, words: np.random.Generator) -> None:
+    torch.set_rng_state(_twister(words))
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(_number(words))
 
 
 def _rows(rows: list[np.ndarray], shape: tuple[int, ...]) -> Tensor:

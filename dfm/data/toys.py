@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
+from dfm.basics.seeding import Purpose, wide_generator
 from dfm.data.dataset import SPLITS, Dataset, Split
 from dfm.data.gaussian_mixture import Covariance, GaussianMixture, mixture_of
 
@@ -53,7 +54,7 @@ class Points(Dataset):
 
     def _split(self, n: int, index: int) -> Split:
         # seed * 3 + index: every (seed, split) has a stream of its own, so no seed's test is another seed's train
-        generator = torch.Generator().manual_seed(self.seed * len(SPLITS) + index)
+        generator = wide_generator(self.seed * len(SPLITS) + index, Purpose.POINTS)
         points, labels = self.draw(n, generator)
         return Split(values=points.float(), labels=labels)
 

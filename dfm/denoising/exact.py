@@ -134,7 +134,8 @@ class EmpiricalDenoiser(Denoiser):
 
 
 class Oracle(nn.Module):
-    """A network that is exact for a mixture: it maps y/sqrt(S^2 + nsr^2) and log nsr to E[data | y]/S.
+    """A network that is exact for a mixture: it maps (y - m)/sqrt(S^2 + nsr^2) and log nsr to
+    (E[data | y] - m)/S.
 
     Here y = data + nsr noise. The network has no parameters and is for ``prediction=data``. It can stand in the place
     of any trained network: its training loss is the smallest that the objective can reach, and its samples and
@@ -143,6 +144,7 @@ class Oracle(nn.Module):
     Args:
         shape: (d,).
         std: S, the standard deviation of the data, the unit of the network's inputs and outputs.
+        centre: m, which is taken from the data before the network sees them.
         weights, means, covariances: of the mixture, as in ``dataset=mixture``.
         num_classes: must be 0.
 
@@ -161,11 +163,12 @@ class Oracle(nn.Module):
         covariances: float | Sequence[Covariance] = 1.0,
         weights: Sequence[float] | None = None,
         num_classes: int = 0,
+        centre: float = 0.0,
     ) -> None:
         super().__init__()
         if num_classes:
             raise UserError(f"model=oracle knows no classes, the data have {num_classes}; try conditional=false")
-        self.mixture, self.std = mixture_of(means, covariances, weights), std
+        self.mixture, self.std, self.centre = mixture_of(means, covariances, weights), std, centre
         if (self.mixture.means.shape[1],) != tuple(shape):
             raise UserError(
                 f"model=oracle has a mixture in {self.mixture.means.shape[1]} dimensions; "
@@ -173,7 +176,7 @@ class Oracle(nn.Module):
             )
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return E[data | y]/S, (B, d), of x = y/sqrt(S^2 + nsr^2), (B, d), and c_time = log nsr, (B,)."""
+        """Return (E[data | y] - m)/S, (B, d), of x = (y - m)/sqrt(S^2 + nsr^2), (B, d), and c_time = log nsr, (B,)."""
         nsr = c_time.double().exp()
-        y = x.double() * (self.std**2 + nsr**2).sqrt()[:, None]
-        return (self.mixture.denoise(y, nsr) / self.std).to(x.dtype)
+        y = x.double() * (self.std**2 + nsr**2).sqrt()[:, None] + self.centre
+        return ((self.mixture.denoise(y, nsr) - self.centre) / self.std).to(x.dtype)

@@ -35,7 +35,17 @@ class FlowMapDenoiser(NetworkDenoiser):
         return self.call(x, self.unit_variance(x, t), times[0], self.label, times[1])
 
     def mean_velocity(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Return u(x_t, t, s), (B, *D), on the network's own path."""
+        """Return u(x_t, t, s), (B, *D), on the network's own path: of data - m, and m (a(t) - a(s))/(t - s) of m."""
+        velocity = self.mean_velocity_of_centred(x, t, s)
+        if not self.spec.centre:
+            return velocity
+        path, apart = self.trained_schedule, t != s
+        slope = (path.ab(t)[0] - path.ab(s)[0]) / torch.where(apart, t - s, 1.0)
+        slope = torch.where(apart, slope, path.derivatives(t)[0])
+        return velocity + per_sample(slope * self.spec.centre, x)
+
+    def mean_velocity_of_centred(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Return the mean velocity from t to s of x_t - a(t) m, (B, *D), with m the centre of the data."""
         return self.mean_output(x, t, s) * per_sample(self.scale(t), x)
 
     def jump(self, x: Tensor, t: Tensor | float, s: Tensor | float | None = None) -> Tensor:

@@ -17,7 +17,6 @@ from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.noise_end import NoiseEnd
-from dfm.denoising.predictions import data_and_noise
 from dfm.paths.interpolant_latents import InterpolantLatent
 
 
@@ -47,9 +46,8 @@ class InterpolantDenoiser(NetworkDenoiser):
         """Return (E[data|x_t], E[noise|x_t], E[z|x_t]) on the schedule in use, each (B, *D)."""
         x, tau = self.on_trained_path(x, t)
         out, z = self.heads(x, tau)
-        row = self.prediction.row(self.trained_schedule, tau, self.spec.std)
         rest = x - per_sample(self.latent.c(self.trained_schedule, tau), x) * z
-        data, noise = data_and_noise(row, self.trained_schedule.ab(tau), rest, out * per_sample(self.scale(tau), x))
+        data, noise = self.data_and_noise(rest, tau, out * per_sample(self.scale(tau), x))
         return data, noise, z
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,8 +29,9 @@ def same_point(x: Tensor, t: Tensor, schedule: Schedule, other: Schedule) -> tup
 class NetworkDenoiser(Denoiser):
     """A network that was trained to predict ``prediction`` on ``trained_schedule``; it works on any schedule.
 
-    The network sees c_in x and log nsr, never t. Here c_in = 1/sqrt(a^2 S^2 + b^2 N^2), with N the standard deviation
-    of the noise, so its input has variance one. Its output is in units of the target (``Prediction.scale``).
+    The network sees c_in (x - a m) and log nsr, never t. Here c_in = 1/sqrt(a^2 S^2 + b^2 N^2), with N the standard
+    deviation of the noise, so its input has variance one, and m is ``spec.centre``. Its output is the prediction's row
+    of data - m and noise, in units of the target (``Prediction.scale``).
 
     Args:
         can_omit_label: whether the network works without classes. A network with classes does so only if some of them
@@ -56,8 +57,19 @@ class NetworkDenoiser(Denoiser):
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         x, tau = self.on_trained_path(x, t)
         out = self.output(x, tau) * per_sample(self.scale(tau), x)
-        row = self.prediction.row(self.trained_schedule, tau, self.spec.std)
-        return data_and_noise(row, self.trained_schedule.ab(tau), x, out)
+        return self.data_and_noise(x, tau, out)
+
+    def data_and_noise(self, x: Tensor, t: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Return expected data and noise at x_t = x on the trained path, from an output of the prediction's row."""
+        row = self.prediction.row(self.trained_schedule, t, self.spec.std)
+        data, noise = data_and_noise(row, self.trained_schedule.ab(t), self.centred(x, t), out)
+        return (data + self.spec.centre if self.spec.centre else data), noise
+
+    def centred(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return x - a m on the trained path, with m the centre of the data."""
+        if not self.spec.centre:
+            return x
+        return x - per_sample(self.trained_schedule.ab(t)[0] * self.spec.centre, x)
 
     def on_trained_path(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (x, time) of the point on the trained path that has the same x/a and nsr."""
@@ -68,7 +80,7 @@ class NetworkDenoiser(Denoiser):
         return self.prediction.scale(self.trained_schedule, t, self.spec.std, self.prior.std)
 
     def input_variance(self, t: Tensor) -> Tensor:
-        """Return the variance of x on the trained path; the mean of the data is not removed from x."""
+        """Return the variance of x on the trained path."""
         a, b = self.trained_schedule.ab(t)
         return (a * self.spec.std) ** 2 + (b * self.prior.std) ** 2
 
@@ -115,8 +127,8 @@ class NetworkDenoiser(Denoiser):
         return self if self.label is None else replace(self, label=self.label[index.to(self.label.device)])
 
     def unit_variance(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return c_in x, the input of the network, (B, *D)."""
-        return x * per_sample(1 / self.input_variance(t).sqrt(), x)
+        """Return c_in (x - a m), the input of the network, (B, *D)."""
+        return self.centred(x, t) * per_sample(1 / self.input_variance(t).sqrt(), x)
 
     def check_input(self, x: Tensor) -> None:
         """Refuse samples and labels that the network does not take.

@@ -57,10 +57,12 @@ class NoisyClassifier:
         return self.network(*like_weights(self.network, *self.inputs(x, t), None)).to(x.dtype).log_softmax(1)
 
     def inputs(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the network's input at x_t = x: x scaled to variance one, (B, *D), and c_time = log nsr, (B,)."""
+        """Return the network's inputs at x_t = x: x - a m scaled to variance one, (B, *D), and log nsr, (B,)."""
         x, tau = same_point(x, t, self.schedule, self.trained_schedule)
         a, b = self.trained_schedule.ab(tau)
         c_in = 1 / ((a * self.spec.std) ** 2 + b**2).sqrt()
+        if self.spec.centre:
+            x = x - per_sample(a * self.spec.centre, x)
         return x * per_sample(c_in, x), self.trained_schedule.log_nsr(tau).to(x).expand(len(x))
 
     def module(self) -> nn.Module:

@@ -222,7 +222,7 @@ class ClassifierFeatures(Features):
 
 def _new_classifier(recipe: Recipe, spec: DatasetSpec) -> NoisyClassifier:
     """Return a classifier with fresh weights, a function of the recipe's seed."""
-    with seeded(torch.device("cpu"), recipe.seed, 0, 0, Purpose.INITIAL_WEIGHTS):
+    with seeded(torch.device("cpu"), recipe.seed, 0, 0, Purpose.INITIAL_WEIGHTS, streams=1):
         network = ImageClassifier(
             shape=spec.shape,
             num_classes=spec.num_classes,

@@ -149,7 +149,7 @@ class Parts:
     @contextmanager
     def _fresh(self, device: torch.device) -> Iterator[None]:
         """Make the weights of a network inside this block: on the device, from the seed of the training run."""
-        with device, seeded(CPU, int(self.config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS):
+        with device, seeded(CPU, int(self.config["trainer"]["seed"]), 0, 0, Purpose.INITIAL_WEIGHTS, streams=1):
             yield
 
     def denoiser(self, spec: DatasetSpec, device: torch.device = CPU) -> NetworkDenoiser:
@@ -178,6 +178,7 @@ class Parts:
             "shape": spec.shape,
             "num_classes": spec.num_classes,
             "std": spec.std,
+            "centre": spec.centre,
             "grey_levels": spec.levels,
             "outputs": outputs,
             "two_times": two_times,

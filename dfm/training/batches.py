@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
-from dfm.basics.seeding import Purpose, stream, training_generator
+from dfm.basics.seeding import STREAMS, Purpose, stream, training_generator
 from dfm.data.dataset import Split
 
 
@@ -61,21 +61,25 @@ class Augmentation:
                 f"label_dropout={self.label_dropout:g}; allowed: at least 0 and below 1, and 0 unless conditional=true"
             )
 
-    def __call__(self, batch: Batch, seed: int, step: int) -> Batch:
-        """Return the batch with the changes of this step."""
+    def __call__(self, batch: Batch, seed: int, step: int, streams: int = STREAMS) -> Batch:
+        """Return the batch with the changes of this step.
+
+        Args:
+            streams: the version of the streams of random numbers.
+        """
         values, labels = batch.values, batch.labels
         if self.flip:
-            mirror = self._choose(0.5, len(values), seed, step, Purpose.FLIP).to(values.device)
+            mirror = self._choose(0.5, len(values), seed, step, Purpose.FLIP, streams).to(values.device)
             values = torch.where(mirror.reshape(-1, 1, 1, 1), values.flip(-1), values)
         if self.label_dropout and labels is not None:
-            hidden = self._choose(self.label_dropout, len(labels), seed, step, Purpose.HIDDEN_LABEL).to(labels.device)
-            labels = torch.where(hidden, self.num_classes, labels)
+            hidden = self._choose(self.label_dropout, len(labels), seed, step, Purpose.HIDDEN_LABEL, streams)
+            labels = torch.where(hidden.to(labels.device), self.num_classes, labels)
         return Batch(values, labels, batch.indices)
 
     @staticmethod
-    def _choose(chance: float, n: int, seed: int, step: int, purpose: Purpose) -> Tensor:
+    def _choose(chance: float, n: int, seed: int, step: int, purpose: Purpose, streams: int) -> Tensor:
         """Choose each of n examples with this probability: bool (n,)."""
-        generator = training_generator(torch.device("cpu"), seed, step, 0, purpose)
+        generator = training_generator(torch.device("cpu"), seed, step, 0, purpose, streams)
         return torch.rand(n, generator=generator) < chance  # on the CPU, so that it is the same for all devices
 
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from dfm.basics.devices import check_precision, laid_out, products, recompute, tf32
 from dfm.basics.processes import World
-from dfm.basics.seeding import Purpose, seeded, training_generator
+from dfm.basics.seeding import STREAMS, Purpose, seeded, training_generator
 from dfm.data.dataset import Split
 from dfm.data.dequantization import Dequantization, UniformDequantization
 from dfm.training.batches import Augmentation, Batch, Batches
 from dfm.training.ema import Ema
 from dfm.training.learning_rate import LearningRate
-from dfm.training.objectives.base import Loss, Model, Objective, density_memory
+from dfm.training.objectives.base import Loss, Model, Objective
 from dfm.training.optimizers import optimizer
 from dfm.training.parallel.strategy import check_parallel, hold_network
 from dfm.training.step_failures import SkippedStep, diagnose, explain_failure, merge, too_many_skipped
@@ -81,6 +81,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.averaged_since, self.skipped_in_a_row = 0, 0
         self.rate = LearningRate(config)
+        self.streams = STREAMS
 
     def averaged(self, everywhere: bool = True) -> Any:
         """Return the denoiser (or classifier) with the averaged weights, from which samples and scores come.
@@ -147,7 +148,7 @@ class Trainer:
         with torch.no_grad():
             for k, first in enumerate(range(0, n, self.config.batch_size)):
                 rows = slice(first, min(first + self.config.batch_size, n))
-                generator = training_generator(self.device, self.config.seed, k, 0, Purpose.VALIDATE)
+                generator = training_generator(self.device, self.config.seed, k, 0, Purpose.VALIDATE, self.streams)
                 labels = None if split.labels is None else split.labels[rows]
                 total += float(self._losses(averaged, split.values[rows], labels, generator, 1.0).value.sum())
         return total / n
@@ -164,6 +165,7 @@ class Trainer:
             "averaged_since": self.averaged_since,
             "skipped_in_a_row": self.skipped_in_a_row,
             "rate": self.rate.state(),
+            "streams": self.streams,
             "network": gather(self.network.state_dict()),
             "ema": gather(self.ema.network.state_dict()),
             "objective": self.learned.state_dict(),
@@ -176,6 +178,7 @@ class Trainer:
         self.averaged_since = state.get("averaged_since", 0)
         self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
         self.rate.load_state(state.get("rate", {}))
+        self.streams = state.get("streams", 1)  # a run of dfm 0.1 goes on with its own draws
         self.network.load_state_dict(self._shards(state["network"]))
         self.ema.network.load_state_dict(self._shards(state["ema"]))
         self.learned.load_state_dict(state.get("objective", {}), strict="objective" in state)
@@ -199,7 +202,7 @@ class Trainer:
             self.averaged_since = self.step
         self.network.train()
         rate = self.rate.last = self.learning_rate()
-        batch = self.augmentation(batch.to(self.device), self.config.seed, self.step)
+        batch = self.augmentation(batch.to(self.device), self.config.seed, self.step, self.streams)
         losses = self._forward_and_back(batch, self.denoiser)
         loss = torch.stack([part.value.mean() for part in losses]).mean()
         self.world.all_mean([loss, *(p.grad for p in self.learned.parameters() if p.grad is not None)])
@@ -227,11 +230,10 @@ class Trainer:
 
     def _move(self, losses: Sequence[Loss], rate: float, grad_norm: Tensor) -> None:
         """Move the weights and their average, and show the losses to an objective that adapts."""
-        if density_memory(self.objective.density_of_times()):
+        if self.objective.adapts:
             shared = self.world.all_gather([part.to(torch.device("cpu")) for part in losses])
             losses = [part.to(self.device) for parts in zip(*shared, strict=True) for part in parts]
-        for part in losses:
-            self.objective.observe(part)
+        self.objective.observe(Loss.joined(losses))
         if self.config.clip_grad is not None:
             self.parallel.clip(self.parameters, self.config.clip_grad, grad_norm)
         if self.optimizer:
@@ -265,15 +267,16 @@ class Trainer:
         losses = []
         try:
             for k in own:
-                generator = training_generator(self.device, seed, self.step, k, Purpose.TRAIN)
+                generator = training_generator(self.device, seed, self.step, k, Purpose.TRAIN, self.streams)
                 sync = contextlib.nullcontext() if k == own[-1] else self.parallel.no_sync()
                 precision = tf32(self.config.precision == "tf32")
-                with seeded(self.device, seed, self.step, k, Purpose.DROPOUT), sync, precision:
+                dropout = seeded(self.device, seed, self.step, k, Purpose.DROPOUT, self.streams)
+                with dropout, sync, precision:
                     part = self._losses(denoiser, values[k], labels[k], generator, self.progress)
                     loss = part.value.mean() / len(own)  # the backward pass takes the mean over the processes
                     if loss.requires_grad:
                         loss.backward()
-                losses.append(Loss(value=part.value.detach(), error=part.error.detach(), u=part.u))
+                losses.append(part.detached())
         except RuntimeError as error:
             raise explain_failure(error, self.config, self.device, self.world) from None
         return losses

@@ -11,18 +11,19 @@ et al. 2023, theorem 2). A ``Pacing`` gives the distance of t and r in the cours
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
+from dfm.basics.seeding import draw_seed, lent_seed
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.paths.schedule import Schedule
-from dfm.training.objectives.base import Loss, Objective, Outcome, draw_noise
+from dfm.training.objectives.base import LEAST_AT_START, Loss, Objective, Outcome, draw_noise
 from dfm.training.objectives.couplings import Coupling, IndependentCoupling
-from dfm.training.objectives.densities import Density
+from dfm.training.objectives.densities import Density, LogNsrDensity
 
 # The papers give noise levels for data of this standard deviation; we scale ours to it.
 PAPERS_STD = 0.5
@@ -39,6 +40,10 @@ class Pacing(ABC):
             sigma: noise levels, drawn from the training density, float64 (B,).
             progress: the share of the run that is done, from 0 to 1.
         """
+
+    def up_to(self, start: float) -> "Pacing":
+        """Return this rule for samples that start at a noise level, in the papers' unit."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,12 @@ class DoublingPacing(Pacing):
 
     (Song and Dhariwal 2024, section 3.4, with their rho = 7 grid from ``low`` to ``high``.)
 
+    Args:
+        s0, s1: numbers of levels at first and at the end.
+        low: the lowest level.
+        high: the highest level; None: the one at which sampling starts.
+        rho: of the grid.
+
     Raises:
         UserError: 1 <= s0 <= s1 or 0 < low < high does not hold.
     """
@@ -80,15 +91,18 @@ class DoublingPacing(Pacing):
     s0: int = 10
     s1: int = 1280
     low: float = 0.002
-    high: float = 80.0
+    high: float | None = 80.0
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.s0 <= self.s1 and 0 < self.low < self.high):
+        if not (1 <= self.s0 <= self.s1 and 0 < self.low < (self.high or math.inf)):
             raise UserError(
-                f"pacing doubling: s0={self.s0}, s1={self.s1}, low={self.low:g}, high={self.high:g}; "
-                "allowed: 1 <= s0 <= s1, 0 < low < high"
+                f"pacing doubling: s0={self.s0}, s1={self.s1}, low={self.low:g}, high={self.high}; "
+                "allowed: 1 <= s0 <= s1, 0 < low < high, or high=null"
             )
+
+    def up_to(self, start: float) -> "DoublingPacing":
+        return replace(self, high=start) if self.high is None else self
 
     def count(self, progress: float) -> int:
         """Return N, the number of noise levels of the grid."""
@@ -97,6 +111,7 @@ class DoublingPacing(Pacing):
 
     def pair(self, sigma: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         share = torch.linspace(0, 1, self.count(progress), dtype=torch.float64, device=sigma.device)
+        assert self.high is not None  # by up_to
         ends = self.low ** (1 / self.rho), self.high ** (1 / self.rho)
         noise_levels = (ends[0] + share * (ends[1] - ends[0])) ** self.rho
         upper = torch.searchsorted(noise_levels, sigma).clamp(1, len(noise_levels) - 1)
@@ -112,7 +127,8 @@ class Consistency(Objective):
     from a teacher's weights, without it from scratch.
 
     Args:
-        density: of the noise levels.
+        density: of the noise levels. One call leads from the highest level of the path to data, so the levels must
+            reach it (``check_start``).
         pacing: gives the noise level with which each one is compared.
         coupling: pairs data and noise inside a batch.
         huber: 0.00054 in the papers, for data of standard deviation 0.5.
@@ -141,18 +157,38 @@ class Consistency(Objective):
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
         path, unit = denoiser.trained_schedule, PAPERS_STD / denoiser.spec.std
         u = self.density.uniforms(len(data), generator)
-        sigma = path.log_nsr(self.density.time(u, path)).exp() * unit
-        upper, lower = self.pacing.pair(sigma, progress)
+        upper, lower = self.pair(u, denoiser, progress)
         noise = draw_noise(denoiser, data, generator)
         data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
-        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        seed = draw_seed(generator)
         prediction = self._data_end(denoiser, data, noise, upper / unit, seed)
         with torch.no_grad():
-            at_data = per_sample(lower / unit <= _smallest_nsr(path), data) > 0
+            at_data = per_sample(lower / unit <= _nsr(path, path.t_min), data) > 0
             target = torch.where(at_data, data, self._data_end(denoiser, data, noise, lower / unit, seed))
         distance = self._distance(prediction, target, denoiser.spec.std)
         error = distance / (upper - lower).to(distance)
         return Loss(value=error * self.density.importance(u).to(error), error=error, u=u)
+
+    def pair(self, u: Tensor, denoiser: NetworkDenoiser, progress: float) -> tuple[Tensor, Tensor]:
+        """Return the (upper, lower) noise levels at the quantiles u (B,) of the density, in the papers' unit."""
+        path, unit = denoiser.trained_schedule, PAPERS_STD / denoiser.spec.std
+        sigma = path.log_nsr(self.density.time(u, path)).exp() * unit
+        return self.pacing.up_to(_nsr(path, path.t_max) * unit).pair(sigma, progress)
+
+    def levels_of_jumps(self, u: Tensor, denoiser: NetworkDenoiser) -> Tensor:
+        path, unit = denoiser.trained_schedule, PAPERS_STD / denoiser.spec.std
+        upper = self.pair(u, denoiser, progress=1.0)[0] / unit
+        return path.time_of_log_nsr(upper.log()).clamp(path.t_min, path.t_max)
+
+    def start_remedy(self, denoiser: NetworkDenoiser) -> str:
+        wide = replace(self, density=LogNsrDensity())
+        tries = {"density=log_nsr": wide}
+        if isinstance(self.pacing, DoublingPacing):
+            high = replace(self.pacing, high=None)
+            tries["pacing.high=null"] = replace(self, pacing=high)
+            tries["density=log_nsr pacing.high=null"] = replace(wide, pacing=high)
+        enough = (words for words, each in tries.items() if each.share_at_start(denoiser) >= LEAST_AT_START)
+        return next(enough, "another pacing")
 
     def _distance(self, x: Tensor, y: Tensor, std: float) -> Tensor:
         """Return sqrt(|x - y|^2 + c^2) - c, (B,), of x, y (B, *D)."""
@@ -163,12 +199,11 @@ class Consistency(Objective):
     def _data_end(denoiser: NetworkDenoiser, data: Tensor, noise: Tensor, nsr: Tensor, seed: int) -> Tensor:
         """Return f at a data + b noise with these noise-to-signal ratios (B,), or the nearest ones of the path."""
         path = denoiser.trained_schedule
-        t = path.time_of_log_nsr(nsr.clamp_min(_smallest_nsr(path)).log()).clamp(path.t_min, path.t_max)
-        with torch.random.fork_rng(devices=[data.device] if data.is_cuda else []):
-            torch.manual_seed(seed)
+        t = path.time_of_log_nsr(nsr.clamp_min(_nsr(path, path.t_min)).log()).clamp(path.t_min, path.t_max)
+        with lent_seed(data.device, seed):
             return denoiser.unchecked().data(path.mix(data, noise, t), t)
 
 
-def _smallest_nsr(path: Schedule) -> float:
-    """Return nsr at t_min."""
-    return float(path.log_nsr(torch.tensor(path.t_min, dtype=torch.float64)).exp())
+def _nsr(path: Schedule, t: float) -> float:
+    """Return nsr at a time."""
+    return float(path.log_nsr(torch.tensor(t, dtype=torch.float64)).exp())

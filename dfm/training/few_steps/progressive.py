@@ -65,6 +65,9 @@ class Progressive(TaughtInRounds):
         steps = self.steps if number is None else self.start >> (number + 1)
         return Outcome(has_ode=False, few_steps=True, steps=steps)
 
+    def levels_of_jumps(self, u: Tensor, denoiser: NetworkDenoiser) -> Tensor:
+        return self.teacher_times(denoiser)[2 * self._step(u)]
+
     def count(self) -> int:
         """Return N, the number of the student's steps in this round."""
         return self.start >> (self.rounds.number + 1)
@@ -74,13 +77,16 @@ class Progressive(TaughtInRounds):
         u = self.density.uniforms(len(data), generator)
         noise = draw_noise(denoiser, data, generator)
         data, noise = self.coupling.pair(data, noise, denoiser.label, generator)
-        step = (u * self.count()).long().clamp_max(self.count() - 1)
+        step = self._step(u)
         t, x = self.noisy(denoiser, data, noise, step)
         out = denoiser.output(x, t)
         with torch.no_grad():
             data, noise = self.target(self.teacher.as_denoiser(denoiser), x, step)
         error = self.row_error(denoiser, out, data, noise, t)
         return Loss(value=self.uncertainty(error, denoiser.trained_schedule.log_nsr(t)), error=error, u=u)
+
+    def _step(self, u: Tensor) -> Tensor:
+        return (u * self.count()).long().clamp_max(self.count() - 1)
 
     def teacher_times(self, denoiser: NetworkDenoiser) -> Tensor:
         """Return the 2N times at which the teacher is called, float64, decreasing."""

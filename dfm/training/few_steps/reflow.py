@@ -99,6 +99,10 @@ class Reflow(TaughtInRounds):
         steps = 1 if self.one_step and last else None
         return Outcome(has_ode=not self.one_step, independent=False, few_steps=True, steps=steps)
 
+    def levels_of_jumps(self, u: Tensor, denoiser: NetworkDenoiser) -> Tensor:
+        path = denoiser.trained_schedule
+        return torch.full_like(u, path.t_max) if self.one_step else self.density.time(u, path)
+
     def _start_round(self, teacher: NetworkDenoiser, number: int) -> dict[str, float]:
         self.pairs_of_round.clear()
         straightness = self.measure(teacher)

@@ -15,6 +15,8 @@ from dfm.basics.errors import UserError
 from dfm.paths.schedule import Schedule
 from dfm.sampling.grids import Grid
 
+PLACES = 2**12 + 1  # where the distribution function of a density of two laws is computed
+
 
 def stratified_uniform(offset: Tensor, n: int) -> Tensor:
     """Return n points u_i = (offset + i/n) mod 1, float64 (n,): each is uniform, and together they cover [0, 1] evenly.
@@ -87,19 +89,37 @@ class LogNsrDensity(Density):
 class LogNormalDensity(Density):
     """The density with log nsr ~ N(mean, std^2), cut to the schedule's range (Karras et al. 2022, table 1: -1.2, 1.2).
 
+    Args:
+        mean, std: of log nsr.
+        floor: the share of draws that are uniform in log nsr instead, so that every level of the schedule is visited.
+
     Raises:
-        UserError: std is not above 0.
+        UserError: std is not above 0, or floor is outside [0, 1].
     """
 
     mean: float = -1.2
     std: float = 1.2
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         _check_positive(self.std, "density lognormal")
+        if not 0 <= self.floor <= 1:
+            raise UserError(f"density lognormal: floor={self.floor:g}; allowed: from 0 to 1")
 
     def time(self, u: Tensor, schedule: Schedule) -> Tensor:
         low, high = _at_ends(schedule.log_nsr, u, schedule)
-        return _inside(schedule.time_of_log_nsr(_normal_between(u, self.mean, self.std, low, high)), schedule)
+        log_nsr = self._of_both(u, low, high) if self.floor else _normal_between(u, self.mean, self.std, low, high)
+        return _inside(schedule.time_of_log_nsr(log_nsr), schedule)
+
+    def _of_both(self, u: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Return the u-quantile of both laws together, by their distribution function at ``PLACES`` levels."""
+        share = torch.linspace(0, 1, PLACES, dtype=torch.float64, device=u.device)
+        levels = low + (high - low) * share
+        below = torch.special.ndtr((levels - self.mean) / self.std)
+        normal = (below - below[0]) / (below[-1] - below[0])
+        both = self.floor * share + (1 - self.floor) * normal
+        k = torch.searchsorted(both, u).clamp(1, PLACES - 1)
+        return levels[k - 1] + (levels[k] - levels[k - 1]) * (u - both[k - 1]) / (both[k] - both[k - 1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,10 +65,13 @@ class Regression(Objective):
         return self.row_error(denoiser, out, data, noise, t)
 
     def row_error(self, denoiser: NetworkDenoiser, out: Tensor, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return w |scale out - (p data + q noise)|^2 / d, (B,), for an output in units of its scale."""
+        """Return w |scale out - (p (data - m) + q noise)|^2 / d, (B,), for an output in units of its scale.
+
+        m is the centre of the data, which the network does not see (``DatasetSpec.centre``).
+        """
         p, q = denoiser.prediction.row(denoiser.trained_schedule, t, denoiser.spec.std)
         scale = denoiser.scale(t)
-        target = weighted_sum((p / scale, q / scale), data, noise)
+        target = weighted_sum((p / scale, q / scale), data - denoiser.spec.centre, noise)
         weight = self.weight(t, denoiser.trained_schedule, denoiser.prediction, denoiser.spec.std) * scale**2
         return (out - target).square().flatten(1).mean(1) * weight.to(out)
 

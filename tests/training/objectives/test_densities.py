@@ -67,6 +67,23 @@ def test_drawn_times_have_the_stated_density(kind: type, stratified: bool, sched
         assert distance.pvalue > 1e-3
 
 
+@pytest.mark.parametrize("floor", [0.05, 0.2, 1.0])
+def test_a_floor_mixes_the_uniform_law_in(floor: float, schedule: Schedule) -> None:
+    """The distribution function of the levels at the u-quantile is u, by scipy's."""
+    density = densities.LogNormalDensity(floor=floor)
+    u = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    values = schedule.log_nsr(density.time(u, schedule)).numpy()
+    low, high = (
+        float(v) for v in schedule.log_nsr(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
+    )
+    ends = ((end - density.mean) / density.std for end in (low, high))
+    normal = stats.truncnorm(*ends, loc=density.mean, scale=density.std)
+    both = floor * stats.uniform(low, high - low).cdf(values) + (1 - floor) * normal.cdf(values)
+    assert np.abs(both - u.numpy()).max() < 1e-6
+    with pytest.raises(UserError, match="floor"):
+        densities.LogNormalDensity(floor=-0.1)
+
+
 def test_draws_repeat_with_the_generator(schedule: Schedule) -> None:
     draws = [densities.UniformDensity().draw(8, schedule, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])

@@ -1,5 +1,6 @@
 """A training run: its parts, the trainer, and everything beside the training steps."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class TrainingRun:
         if resume:
             self._resume()
         else:
+            parts.objective.check_start(self.trainer.denoiser)
             load_initial_weights(self.trainer, job, self.spec)
         self._logged = (self.trainer.step, self.trainer.seconds)
         self.reported = self.trainer.step
@@ -111,6 +113,9 @@ class TrainingRun:
         newest, messages = checkpoint.first_whole(checkpoint_files(str(directory)))
         for message in messages:
             console.warn(message)
+        if newest.spec == replace(self.spec, centre=newest.spec.centre) != self.spec:  # of dfm 0.1: nothing is taken
+            self.spec = newest.spec
+            self.trainer = self._make_trainer()
         check_same_data(newest, self.spec, self.parts.dataset, directory)
         before = {key: newest.config["trainer"].get(key) for key in ("max_steps", "max_minutes")}
         now = {key: self.job.config["trainer"].get(key) for key in before}
