@@ -30,9 +30,9 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     _sync_directory(path.parent)
 
 
-def remove_unfinished(run: Path) -> None:
-    """Remove the temporary files that a killed process left below a run's directory."""
-    for path in run.rglob(".*.tmp"):
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in a folder, but not those in the folders inside it."""
+    for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 

@@ -1,7 +1,6 @@
 """Start a command: compose its configuration with Hydra, import its module, run it, report mistakes in one line."""
 
 import atexit
-import contextlib
 import importlib
 import os
 import shutil
@@ -9,18 +8,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
+from typing import NoReturn
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.processes import world
-from dfm.cli import console
+from dfm.cli import console, directories
 from dfm.cli.composition.config_dirs import SEARCH_PATH, check_config_dirs, config_dir, config_dirs
 from dfm.cli.composition.help import help_text
 from dfm.cli.composition.hydra_errors import explain
 from dfm.cli.job import job_of
+from dfm.cli.multirun import JobEnd, closing, job_end
 from dfm.cli.settings import COMMANDS
 from dfm.runs.directory import is_run, write_overrides
 
@@ -36,16 +39,21 @@ def launch(command: str) -> None:
     show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
     jobs: list[str] = []
 
-    def run_and_report(cfg: DictConfig) -> None:
+    def run_and_report(cfg: DictConfig) -> JobEnd | None:
         jobs.append(command)
+        if HydraConfig.get().mode == RunMode.MULTIRUN and world().size == 1:
+            return job_end(lambda: run_job(command, cfg), command, show_all)
         try:
-            run_job(command, cfg)
+            code = run_job(command, cfg)
         except UserError as error:
             if show_all:
                 raise
             stop(error)
+        if code:
+            raise SystemExit(code)
+        return None
 
-    _register_resolvers()
+    directories.register_resolvers()
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print_help(command, show_all)
         return
@@ -55,11 +63,19 @@ def launch(command: str) -> None:
         stop(error)
     start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(run_and_report)
     try:
-        with _raising():
+        with _raising(), closing():
             start()
     except KeyboardInterrupt:
         console.error("interrupted")
         raise SystemExit(130) from None
+    except SystemExit as end:
+        if isinstance(end.code, UserError):
+            stop(end.code)
+        raise
+    except UserError as error:
+        if show_all:
+            raise
+        stop(error)
     except Exception as error:
         message = explain(error, command)
         if message is None and not jobs:  # Hydra cannot read this command line
@@ -94,26 +110,26 @@ def is_override(word: str, before: str) -> bool:
     return "=" in word and word[0] != "-" and before not in ("-cd", "--config-dir") and not word.startswith(SEARCH_PATH)
 
 
-def run_job(command: str, cfg: DictConfig) -> None:
-    """Run one job of a command.
+def run_job(command: str, cfg: DictConfig) -> int:
+    """Run one job of a command in its directory, which nobody else uses meanwhile; return the exit code.
 
     The directory of a training run keeps the overrides with which the run was started.
 
     Raises:
-        SystemExit: the exit code of the command is not 0.
+        UserError: a mistake of the user. If nothing was computed yet, it leaves the directory as it was.
     """
-    job = job_of(command, cfg)
-    if len(job.trusted) > 1 and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # the user's own package may be in the working directory
-    if job.world.first and not is_run(job.directory):
-        write_overrides(job.directory, job.overrides)
-    code = importlib.import_module(f"dfm.cli.commands.{COMMANDS[command].module}").run(job)
-    console.result(f"run directory: {job.directory}")
-    if code:
-        raise SystemExit(code)
+    with directories.claimed(cfg) if world().first else nullcontext():
+        job = job_of(command, cfg)
+        if len(job.trusted) > 1 and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # the user's own package may be in the working directory
+        if job.world.first and not is_run(job.directory):
+            write_overrides(job.directory, job.overrides)
+        code: int = importlib.import_module(f"dfm.cli.commands.{COMMANDS[command].module}").run(job) or 0
+        console.result(f"run directory: {job.directory}")
+        return code
 
 
-def stop(error: Exception) -> None:
+def stop(error: Exception) -> NoReturn:
     """Report an error in one line and exit with code 1.
 
     Under torchrun, the first process reports an error that all processes share, and the others are ended. A process
@@ -149,7 +165,7 @@ def _enter_world(command: str) -> None:
         ]
 
 
-@contextlib.contextmanager
+@contextmanager
 def _raising() -> Iterator[None]:
     """Make Hydra raise its errors, so that we can report them in one line. By itself it prints many lines and exits."""
     before = os.environ.get("HYDRA_FULL_ERROR")
@@ -161,12 +177,3 @@ def _raising() -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
-
-
-def _register_resolvers() -> None:
-    # A resumed run goes on in its own directory. Every other job, also with a resume= that is no run, gets a new one.
-    OmegaConf.register_new_resolver(
-        "dfm.run_dir",
-        lambda resume, fresh: str(Path(str(resume))) if resume and is_run(Path(str(resume))) else fresh,
-        replace=True,
-    )

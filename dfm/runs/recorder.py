@@ -15,32 +15,31 @@ import numpy as np
 from dfm.basics.files import remove_unfinished
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint
-from dfm.runs.directory import checkpoints, lock_run, step_of
+from dfm.runs.directory import checkpoints, step_of
 from dfm.runs.loggers import Logger
 from dfm.runs.metrics import MetricsFile, best_step
 from dfm.runs.pictures.images import save_png
 
 log = logging.getLogger("dfm")
 
+FOLDERS = (".", "checkpoints", "samples", "pairs")  # where a run writes its files
+
 
 class Recorder:
-    """The files of a run while it trains, and the lock on its directory.
+    """The files of a run while it trains. The directory is claimed already (``dfm.runs.claim``).
 
     Args:
         directory: the directory of the run.
         logger: a further place for numbers and pictures.
         keep: how many checkpoints stay, beside the one with the lowest validation loss.
-
-    Raises:
-        UserError: another process is working in the directory.
     """
 
     def __init__(self, directory: Path, logger: Logger, keep: int) -> None:
         self.directory, self.logger, self.keep = directory, logger, keep
-        self._lock = lock_run(directory)
         self._metrics: MetricsFile | None = None
         self.step = 0
-        remove_unfinished(directory)
+        for folder in FOLDERS:  # another command may be at work in any other folder of the run
+            remove_unfinished(directory / folder)
 
     def open(self, step: int) -> None:
         """Go on after optimiser step ``step``. Lines of later steps are dropped."""
@@ -81,11 +80,10 @@ class Recorder:
         self._try("weights", lambda: checkpoint.save_weights(content, self.directory))
 
     def close(self) -> None:
-        """Close the files and release the lock on the directory."""
+        """Close the files."""
         if self._metrics is not None:
             self._try("metrics", self._metrics.close)
         self._try("logger's numbers", self.logger.close)
-        self._lock.close()
 
     def _save(self, content: Checkpoint) -> None:
         steps = [step_of(file) for file in checkpoints(self.directory)]
