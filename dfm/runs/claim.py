@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -159,7 +160,7 @@ def override(key: str, path: Path) -> str:
     text = str(path)
     if all(character.isascii() and (character.isalnum() or character in "/._-+:@%") for character in text):
         return f"{key}={text}"
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = re.sub(r'(\\+)(?="|$)', r"\1\1", text).replace('"', r"\"")  # a backslash is special before a quote only
     return shlex.quote(f'{key}="{escaped}"')
 
 
