@@ -92,7 +92,7 @@ class Jobs(Callback):
             SystemExit: as ``on_run_start``.
         """
         with suppress(OmegaConfBaseException, HydraException), _exit_on_mistake():
-            varied = varied_keys(config)
+            self.varied = varied = varied_keys(config)
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.overrides.hydra.append(f"hydra.callbacks.jobs.varied={json.dumps(varied)}")
             self.directory = Path(os.path.abspath(config.hydra.sweep.dir))
@@ -157,7 +157,7 @@ class Jobs(Callback):
         self._keep_sweep_files(bool(used))
         remove_empty(self.made)
         if records:
-            print_table(records)
+            print_table(records, self.varied)
         if used:
             console.result(f"run directory: {self.directory}")
         return records

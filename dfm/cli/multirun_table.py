@@ -27,12 +27,19 @@ class JobRecord:
     error: str | None
 
 
+FOLD = 48
 COLUMNS = ("overrides", "loss", "bits/dim or nats", "Frechet distance", "nfe", "path, or why it failed")
 
 
-def print_table(records: Sequence[JobRecord]) -> None:
-    """Print a row for each job: overrides, loss, bits/dim (or nats), Frechet distance, NFE, path or error."""
-    shared = set.intersection(*(set(each.overrides) for each in records)) if len(records) > 1 else set()
+def print_table(records: Sequence[JobRecord], varied: Sequence[str]) -> None:
+    """Print a row for each job: overrides, loss, bits/dim (or nats), Frechet distance, NFE, path or error.
+
+    Args:
+        varied: the keys that differ between the jobs of the multirun. Of a job alone, only these are shown.
+    """
+    shared = set.intersection(*(set(each.overrides) for each in records))
+    if len(records) == 1:
+        shared = {text for text in shared if text.partition("=")[0].lstrip("+~") not in varied}
     rows = [row(each, shared) for each in records]
     columns = [name for name in COLUMNS if any(cells[name] != "-" for cells in rows)]
     console.table("jobs of this multirun", columns, [[cells[name] for name in columns] for cells in rows])
@@ -52,7 +59,7 @@ def row(record: JobRecord, shared: set[str]) -> dict[str, str]:
     figure = "-" if value is None else f"{value:.4f} +- {nll['stderr'] or 0:.4f}"
     nfe = sample.get("nfe", quality.get("nfe", nll.get("nfe")))
     cells = (
-        "\n".join(text for text in record.overrides if text not in shared),
+        "\n".join(part for text in record.overrides if text not in shared for part in folded(text)),
         f"{lines[-1]:.4f}" if lines and lines[-1] is not None else "-",
         figure,
         f"{quality['frechet']:.4f} +- {quality['frechet_stderr']:.4f}" if quality else "-",
@@ -60,6 +67,11 @@ def row(record: JobRecord, shared: set[str]) -> dict[str, str]:
         "\n".join([*([str(job)] if job.is_dir() else []), *([f"failed: {record.error}"] if record.error else [])]),
     )
     return dict(zip(COLUMNS, cells, strict=True))
+
+
+def folded(text: str) -> list[str]:
+    """Return a text in pieces of at most ``FOLD`` characters, so that it leaves room for the other columns."""
+    return [text[start : start + FOLD] for start in range(0, len(text), FOLD)]
 
 
 def _json(path: Path) -> dict[str, Any]:
