@@ -15,8 +15,12 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically
 from dfm.runs.directory import LOCK, checkpoints, is_run, lock_run
 
-# What a command may write before it has computed anything, as patterns below its directory.
-PREAMBLE = ("overrides.txt", "config.yaml", "environment.json", "*.log", "tensorboard/*")
+# What a command may write before it has computed anything, as patterns below its directory. The picture of step 0 is
+# that of a network which has not been trained yet.
+PREAMBLE = (
+    *("overrides.txt", "config.yaml", "environment.json", "*.log"),
+    *("tensorboard/*", "samples/step_00000000.png"),
+)
 TRIES = 20  # to make a directory, while other commands that end may remove its empty parents
 Stamps = dict[Path, tuple[int, int]]
 
@@ -73,9 +77,10 @@ class Claim:
         self._lock.close()
 
     def has_results(self) -> bool:
-        """Whether a result is new or changed since the claim. An empty file is no result."""
-        now = self._stamps(self._results)
-        return any(stamp[1] and stamp != self._results_before.get(path) for path, stamp in now.items())
+        """Whether a result is new or changed since the claim. An empty file is none, nor is one of the preamble."""
+        now, preamble = self._stamps(self._results), self._stamps(self._preamble)
+        changed = (path for path, stamp in now.items() if stamp[1] and stamp != self._results_before.get(path))
+        return any(path not in preamble for path in changed)
 
     def _take(self, goes_on: bool) -> None:
         """Make the directory, lock it, and note what is there."""

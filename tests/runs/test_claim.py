@@ -30,7 +30,8 @@ def refused(directory: Path, command: str = "sample") -> str:
 
 def begin(directory: Path) -> None:
     """What a command writes before it has computed anything."""
-    for name in ("overrides.txt", "config.yaml", ".hydra/hydra.yaml", "tensorboard/events", "a.log", "metrics.jsonl"):
+    preamble = ("overrides.txt", "config.yaml", ".hydra/hydra.yaml", "tensorboard/events", "samples/step_00000000.png")
+    for name in (*preamble, "a.log", "metrics.jsonl"):
         (directory / name).parent.mkdir(exist_ok=True)
         with (directory / name).open("ab") as file:
             file.write(b"" if name == "metrics.jsonl" else b"new\n")
