@@ -69,9 +69,11 @@ def launch(command: str) -> None:
         console.error("interrupted")
         raise SystemExit(130) from None
     except SystemExit as end:
-        if isinstance(end.code, UserError):
-            stop(end.code)
-        raise
+        if not isinstance(end.code, UserError):
+            raise
+        if show_all:
+            raise end.code from None
+        stop(end.code)
     except UserError as error:
         if show_all:
             raise

@@ -113,17 +113,16 @@ class Claim:
             raise UserError(self._refusal(held))
 
     def _refusal(self, held: Sequence[Path]) -> str:
-        here = self.directory
-        elsewhere = f"another {self.key}=DIR"
-        if self.key == "hydra.run.dir":
-            elsewhere = override(self.key, _free_place(here, self.command))
+        here, alone = self.directory, self.key == "hydra.run.dir"
+        elsewhere = override(self.key, _free_place(here, self.command)) if alone else f"another {self.key}=DIR"
         if not is_run(here):
             names = [str(path.relative_to(here)) for path in held]
             return f"{here} already holds results ({', '.join(names[:3])}), which stay as they are; try {elsewhere}"
         if self.command != "train":
             return f"{here} already holds a run, which stays as it is; try {elsewhere}"
         if checkpoints(here):
-            return f"{here} already holds a run; try {override('resume', here)}, or {elsewhere}"
+            again = override("resume", here) if alone else "resume=auto as well"
+            return f"{here} already holds a run; try {again}, or {elsewhere}"
         return f"{here} already holds a run without a checkpoint; try resume=auto as well, or {elsewhere}"
 
     def _undo(self) -> None:
