@@ -81,7 +81,7 @@ class Jobs(Callback):
             SystemExit: its code is the error. Hydra lets nothing else that a callback raises end the program.
         """
         if world().first:
-            # an OmegaConf error is left to Hydra, which meets it next and raises it
+            # an error of OmegaConf is left to Hydra, which meets it next and raises it
             with suppress(OmegaConfBaseException), _exit_on_mistake():
                 directories.claim_run(config)
 
@@ -91,24 +91,26 @@ class Jobs(Callback):
         Raises:
             SystemExit: as ``on_run_start``.
         """
+        # an error of Hydra or OmegaConf is left to Hydra, which meets it next and raises it
         with suppress(OmegaConfBaseException, HydraException), _exit_on_mistake():
             self.varied = varied = varied_keys(config)
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.overrides.hydra.append(f"hydra.callbacks.jobs.varied={json.dumps(varied)}")
             self.directory = Path(os.path.abspath(config.hydra.sweep.dir))
+            self.records = self.directory / f".jobs-{self.sweep}"
             self.made = missing(self.directory)
-            Jobs.running = self
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self.before = set(folders_below(self.directory))
+                self.records.mkdir()
                 self.earlier = set_aside(self.directory / SWEEP_FILE)
             except OSError as error:
-                Jobs.running = None
-                remove_empty(self.made)
+                remove_empty([self.records, *self.made])
                 raise UserError(
                     f"{self.directory}: no multirun can write there ({error.strerror or error}); allowed: a directory "
                     "that can be made and written; try another hydra.sweep.dir=DIR"
                 ) from None
+            Jobs.running = self
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the record of a job of a multirun, in whichever process it ran.
@@ -125,10 +127,7 @@ class Jobs(Callback):
             directory=str(config.hydra.runtime.output_dir),
             error=f"stopped by signal {end.code - 128}" if end.code > 128 else end.error,
         )
-        # a job may work in its own directory, but the multirun's is relative to where the command was typed
-        folder = Path(config.hydra.runtime.cwd, config.hydra.sweep.dir, f".jobs-{self.sweep}")
-        folder.mkdir(exist_ok=True)
-        write_json(folder / f"{record.number}.json", asdict(record))
+        write_json(self.records / f"{record.number}.json", asdict(record))
         if end.code > 128:
             raise SystemExit(end.code)
 
@@ -148,10 +147,9 @@ class Jobs(Callback):
     def close(self) -> list[JobRecord]:
         """Print the table of the jobs that have ended, and remove what no job has used; return the records."""
         Jobs.running = None
-        folder = self.directory / f".jobs-{self.sweep}"
-        contents = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+        contents = [json.loads(path.read_text(encoding="utf-8")) for path in self.records.glob("*.json")]
         records = sorted((JobRecord(**content) for content in contents), key=lambda record: record.number)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.records, ignore_errors=True)
         remove_empty(set(folders_below(self.directory)) - self.before)
         used = set(folders_below(self.directory)) - self.before or any(not record.error for record in records)
         self._keep_sweep_files(bool(used))

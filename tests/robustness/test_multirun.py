@@ -189,11 +189,25 @@ def test_long_overrides_leave_room_for_the_path(capsys: pytest.CaptureFixture[st
         assert table(out).replace(" ", "").count("long/" * 40) == out.count("failed:")
 
 
-def test_a_multirun_that_cannot_be_written_names_its_directory(command: Command) -> None:
-    Path("file").touch()
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_multirun_that_cannot_be_written_names_its_directory(
+    read_only: bool, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is in the way, or the directory is there and refuses (as superuser no permission would stop us)."""
+    real = Path.mkdir
+
+    def mkdir(self: Path, *rest: object, **more: object) -> None:
+        if ".jobs" in self.name:
+            raise PermissionError(13, "Permission denied", str(self))
+        real(self, *rest, **more)  # type: ignore[arg-type]
+
+    Path("file").mkdir() if read_only else Path("file").touch()
+    if read_only:
+        monkeypatch.setattr(Path, "mkdir", mkdir)
     refused = command(*FAST, "trainer.seed=0,1", "hydra.sweep.dir=file/sweep", code=1)
     assert refused.problem.startswith(f"error: {Path.cwd() / 'file' / 'sweep'}: no multirun can write there")
     assert "try another hydra.sweep.dir=DIR" in refused.problem
+    assert [path.name for path in Path.cwd().rglob("*")] == ["file"]
 
 
 @pytest.mark.wide

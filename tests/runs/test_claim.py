@@ -112,7 +112,7 @@ def test_a_run_is_gone_on_with_and_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step_00000001.pt").touch()
     assert f"try resume={tmp_path}, or hydra.run.dir=" in refused(tmp_path, command="train")
-    with pytest.raises(UserError, match="try resume=auto as well, or another hydra.sweep.dir=DIR"):
+    with pytest.raises(UserError, match=r"try resume=auto as well, or another hydra\.sweep\.dir=DIR"):
         Claim(tmp_path, RESULTS, command="train", key="hydra.sweep.dir")
     with claim(tmp_path, goes_on=True, command="train"):
         pass
