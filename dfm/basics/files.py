@@ -81,9 +81,9 @@ def read_text(path: Path) -> str:
     return path.read_text("utf-8", "surrogateescape")
 
 
-def remove_unfinished(run: Path) -> None:
-    """Remove the temporary files that a killed process left below a run's directory."""
-    for path in run.rglob(".*.tmp"):
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in a folder, but not those in the folders inside it."""
+    for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 

@@ -1,7 +1,6 @@
 """Start a command: compose its configuration with Hydra, import its module, run it, report mistakes in one line."""
 
 import atexit
-import contextlib
 import importlib
 import os
 import shutil
@@ -9,17 +8,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from dfm.basics.errors import ProcessError, UserError
-from dfm.basics.locations import located, typed_in
+from dfm.basics.locations import typed_in
 from dfm.basics.processes import world
-from dfm.cli import console
+from dfm.cli import console, directories
 from dfm.cli.composition.config_dirs import SEARCH_PATH, check_config_dirs, config_dir, config_dirs
 from dfm.cli.composition.help import help_text
 from dfm.cli.composition.hydra_errors import explain
@@ -27,6 +28,7 @@ from dfm.cli.composition.loader import use_loader
 from dfm.cli.composition.own_code import find_own_code, rewritten
 from dfm.cli.composition.stored_run import primary_config
 from dfm.cli.job import job_of
+from dfm.cli.multirun import JobEnd, closing, job_end
 from dfm.cli.settings import COMMANDS
 from dfm.cli.surroundings.endings import one_line_ends
 from dfm.runs.directory import is_run, write_overrides
@@ -44,17 +46,21 @@ def launch(command: str) -> None:
     show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
     jobs: list[str] = []
 
-    def run_and_report(cfg: DictConfig) -> None:
+    def run_and_report(cfg: DictConfig) -> JobEnd | None:
         jobs.append(command)
+        if HydraConfig.get().mode == RunMode.MULTIRUN and world().size == 1:
+            return job_end(lambda: run_job(command, cfg), command, show_all)
         try:
-            with one_line_ends(), typed_in(Path(HydraConfig.get().runtime.cwd)):  # it may work in its own directory
-                run_job(command, cfg)
+            code = run_job(command, cfg)
         except UserError as error:
             if show_all:
                 raise
             stop(error)
+        if code:
+            raise SystemExit(code)
+        return None
 
-    _register_resolvers()
+    directories.register_resolvers()
     use_loader()
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print_help(command, show_all)
@@ -66,8 +72,14 @@ def launch(command: str) -> None:
         stop(error)
     start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(run_and_report)
     try:
-        with _raising(), one_line_ends():
+        with _raising(), closing(), one_line_ends():
             start()
+    except SystemExit as end:
+        if not isinstance(end.code, UserError):
+            raise
+        if show_all:
+            raise end.code from None
+        stop(end.code)
     except UserError as error:
         if show_all:
             raise
@@ -106,22 +118,23 @@ def is_override(word: str, before: str) -> bool:
     return "=" in word and word[0] != "-" and before not in ("-cd", "--config-dir") and not word.startswith(SEARCH_PATH)
 
 
-def run_job(command: str, cfg: DictConfig) -> None:
-    """Run one job of a command.
+def run_job(command: str, cfg: DictConfig) -> int:
+    """Run one job of a command in its directory, which nobody else uses meanwhile; return the exit code.
 
     The directory of a training run keeps the overrides with which the run was started.
 
     Raises:
-        SystemExit: the exit code of the command is not 0.
+        UserError: a mistake of the user. If nothing was computed yet, it leaves the directory as it was.
     """
-    job = job_of(command, cfg)
-    find_own_code(job.trusted)
-    if job.world.first and not is_run(job.directory):
-        write_overrides(job.directory, job.overrides)
-    code = importlib.import_module(f"dfm.cli.commands.{COMMANDS[command].module}").run(job)
-    console.result(f"run directory: {job.directory}")
-    if code:
-        raise SystemExit(code)
+    here = Path(HydraConfig.get().runtime.cwd)  # the job may work in a directory of its own
+    with typed_in(here), directories.claimed(cfg) if world().first else nullcontext(), one_line_ends():
+        job = job_of(command, cfg)
+        find_own_code(job.trusted)
+        if job.world.first and not is_run(job.directory):
+            write_overrides(job.directory, job.overrides)
+        code: int = importlib.import_module(f"dfm.cli.commands.{COMMANDS[command].module}").run(job) or 0
+        console.result(f"run directory: {job.directory}")
+        return code
 
 
 def stop(error: Exception) -> NoReturn:
@@ -160,7 +173,7 @@ def _enter_world(command: str) -> None:
         ]
 
 
-@contextlib.contextmanager
+@contextmanager
 def _raising() -> Iterator[None]:
     """Make Hydra raise its errors, so that we can report them in one line. By itself it prints many lines and exits."""
     before = os.environ.get("HYDRA_FULL_ERROR")
@@ -172,12 +185,3 @@ def _raising() -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
-
-
-def _register_resolvers() -> None:
-    # A resumed run goes on in its own directory. Every other job, also with a resume= that is no run, gets a new one.
-    OmegaConf.register_new_resolver(
-        "dfm.run_dir",
-        lambda resume, fresh: str(located(str(resume))) if resume and is_run(located(str(resume))) else fresh,
-        replace=True,
-    )

@@ -1,51 +1,58 @@
-"""The table at the end of a multirun, read from the files of its jobs."""
+"""The table at the end of a multirun: what each job reports, and the results in its directory."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
 
 from dfm.basics.files import read_text
 from dfm.cli import console
 from dfm.runs.metrics import read_metrics
 
 
-class Table(Callback):
-    """A table of the jobs of a sweep: overrides, loss, bits/dim (or nats), Frechet distance, NFE, path.
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """What a job of a multirun reports when it ends.
 
-    It reads the directories of the jobs, so any launcher, process or machine may have run them.
+    Args:
+        number: its place in the multirun, from 0.
+        overrides: its overrides of the command line.
+        directory: its directory, which may be gone if the job failed.
+        error: why it failed, in one line; None if it did not.
     """
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table. Hydra calls this after the last job."""
-        sweep = Path(config.hydra.sweep.dir)
-        jobs = sorted((p for p in sweep.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
-        texts = {job: overrides(job) for job in jobs}
-        shared = set.intersection(*map(set, texts.values())) if len(jobs) > 1 else set()
-        rows = [row(job, texts[job], shared) for job in jobs]
-        columns = [name for name in COLUMNS if any(cells[name] != "-" for cells in rows)]
-        console.table("jobs of this multirun", columns, [[cells[name] for name in columns] for cells in rows])
-        console.result(f"run directory: {sweep}")
+    number: int
+    overrides: Sequence[str]
+    directory: str
+    error: str | None
 
 
-COLUMNS = ("overrides", "loss", "bits/dim or nats", "Frechet distance", "nfe", "path")
+FOLD = 48
+COLUMNS = ("overrides", "loss", "bits/dim or nats", "Frechet distance", "nfe", "path, or why it failed")
 
 
-def overrides(job: Path) -> list[str]:
-    """Return the overrides of a job, or its number if the job ended before it wrote them."""
-    path = job / "overrides.txt"
-    return read_text(path).splitlines() if path.exists() else [job.name]
+def print_table(records: Sequence[JobRecord], varied: Sequence[str]) -> None:
+    """Print a row for each job: overrides, loss, bits/dim (or nats), Frechet distance, NFE, path or error.
+
+    Args:
+        varied: the keys that differ between the jobs of the multirun. Of a job alone, only these are shown.
+    """
+    shared = set.intersection(*(set(each.overrides) for each in records))
+    if len(records) == 1:
+        shared = {text for text in shared if text.partition("=")[0].lstrip("+~") not in varied}
+    rows = [row(each, shared) for each in records]
+    columns = [name for name in COLUMNS if any(cells[name] != "-" for cells in rows)]
+    console.table("jobs of this multirun", columns, [[cells[name] for name in columns] for cells in rows])
 
 
-def row(job: Path, texts: list[str], shared: set[str]) -> dict[str, str]:
+def row(record: JobRecord, shared: set[str]) -> dict[str, str]:
     """Return {column: cell} for a job, with a dash where the job has no such file.
 
     Args:
-        texts: the overrides of the job.
         shared: overrides that all jobs have, which are left out.
     """
+    job = Path(record.directory)
     losses = job / "metrics.jsonl"
     lines = [line["loss"] for line in read_metrics(losses) if "loss" in line] if losses.exists() else []
     nll, sample, quality = (_json(job / name) for name in ("nll.json", "sample.json", "eval.json"))
@@ -53,14 +60,19 @@ def row(job: Path, texts: list[str], shared: set[str]) -> dict[str, str]:
     figure = "-" if value is None else f"{value:.4f} +- {nll['stderr'] or 0:.4f}"
     nfe = sample.get("nfe", quality.get("nfe", nll.get("nfe")))
     cells = (
-        "\n".join(text for text in texts if text not in shared),
+        "\n".join(part for text in record.overrides if text not in shared for part in folded(text)),
         f"{lines[-1]:.4f}" if lines and lines[-1] is not None else "-",
         figure,
         f"{quality['frechet']:.4f} +- {quality['frechet_stderr']:.4f}" if quality else "-",
         "-" if nfe is None else f"{nfe:.0f}",
-        str(job),
+        "\n".join([*([str(job)] if job.is_dir() else []), *([f"failed: {record.error}"] if record.error else [])]),
     )
     return dict(zip(COLUMNS, cells, strict=True))
+
+
+def folded(text: str) -> list[str]:
+    """Return a text in pieces of at most ``FOLD`` characters, so that it leaves room for the other columns."""
+    return [text[start : start + FOLD] for start in range(0, len(text), FOLD)]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -144,6 +144,7 @@ class Command:
         example: a command line that works.
         module: the module below ``dfm.cli.commands``; it has a function ``run(job)``.
         settings: the class of the command's own keys.
+        results: patterns of the files that it leaves in its directory, beside ``dfm.runs.claim.PREAMBLE``.
         shared: whether the processes of torchrun share its work.
     """
 
@@ -151,6 +152,7 @@ class Command:
     example: str
     module: str
     settings: type
+    results: tuple[str, ...]
     shared: bool = False
 
 
@@ -160,6 +162,10 @@ COMMANDS = {
         example="dfm train experiment=digits_flow",
         module="train.command",
         settings=TrainSettings,
+        results=(
+            *("checkpoints/*.pt*", "weights.safetensors", "metrics.jsonl", "samples/*.png", "pairs/*.safetensors"),
+            *("nll.*", "levels*.*", "estimators.csv", "classifier.*"),
+        ),
         shared=True,
     ),
     "sample": Command(
@@ -167,6 +173,7 @@ COMMANDS = {
         example="dfm sample ckpt=latest sampler=heun sampler.steps=18",
         module="sample.command",
         settings=SampleSettings,
+        results=("sample.json", "samples.npz", "grid.png", "task.png", "png/*.png"),
         shared=True,
     ),
     "encode": Command(
@@ -174,36 +181,42 @@ COMMANDS = {
         example="dfm encode ckpt=latest n=64",
         module="encode",
         settings=EncodeSettings,
+        results=("encode.json", "latents.npz", "grid.png"),
     ),
     "decode": Command(
         summary="latents to data, and interpolation",
         example="dfm decode ckpt=latest latents=RUN_OF_ENCODE interpolate=8",
         module="decode",
         settings=DecodeSettings,
+        results=("decode.json", "samples.npz", "grid.png"),
     ),
     "compare": Command(
         summary="the same latents through two models",
         example="dfm compare ckpt=RUN_A other=RUN_B",
         module="compare",
         settings=CompareSettings,
+        results=("compare.json", "samples.npz", "grid.png"),
     ),
     "check": Command(
         summary="is it the sampler or the network? errors on a known law",
         example="dfm check sampler=heun schedule=vp",
         module="check.command",
         settings=CheckSettings,
+        results=("check.json", "error_against_nfe.png", "quality_against_nfe.png"),
     ),
     "eval": Command(
         summary="how good samples are: Frechet and kernel distance, precision, recall",
         example="dfm eval ckpt=latest n=1000",
         module="eval.command",
         settings=EvalSettings,
+        results=("eval.json", "samples.npz", "grid.png"),
     ),
     "nll": Command(
         summary="score held-out data: bits/dim or nats",
         example="dfm nll ckpt=latest",
         module="nll.command",
         settings=NllSettings,
+        results=("nll.*", "levels*.*", "estimators.csv", "per_class.*", "path.*"),
         shared=True,
     ),
 }

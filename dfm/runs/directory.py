@@ -13,6 +13,8 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import lock, write_text
 from dfm.basics.locations import located
 
+OVERRIDES = "overrides.txt"
+LOCK = ".lock"  # the file that a command locks while it works in a directory
 CHECKPOINT_NAME = re.compile(r"step_(\d{8})\.pt")
 
 
@@ -23,7 +25,7 @@ def outputs() -> Path:
 
 def write_overrides(directory: Path, overrides: Sequence[str]) -> None:
     """Write ``overrides.txt``: the overrides of the command line, one per line."""
-    write_text(directory / "overrides.txt", "".join(f"{text}\n" for text in overrides))
+    write_text(directory / OVERRIDES, "".join(f"{text}\n" for text in overrides))
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -96,17 +98,26 @@ def _time_written(path: Path) -> int:
         return 0
 
 
-def lock_run(run: Path) -> IO[bytes]:
+def lock_run(run: Path, key: str = "hydra.run.dir") -> IO[bytes]:
     """Lock a run's directory until the returned file is closed or the process ends in any way.
+
+    Args:
+        run: the directory, which is made if it does not exist.
+        key: the key of the command line that chooses it, for the message.
 
     Raises:
         UserError: another process holds the lock.
+        OSError: nothing can be written there.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    try:
-        return lock(run / ".lock", wait=False)
-    except BlockingIOError:
-        raise UserError(f"{run}: another process is working in it; try another hydra.run.dir=DIR, or wait") from None
+    while True:
+        run.mkdir(parents=True, exist_ok=True)
+        try:
+            file = lock(run / LOCK, wait=False)
+        except BlockingIOError:
+            raise UserError(f"{run}: another process is working in it; try another {key}=DIR, or wait") from None
+        if (run / LOCK).exists() and os.path.samestat(os.fstat(file.fileno()), (run / LOCK).stat()):
+            return file
+        file.close()  # a refused command has removed this file before it was locked
 
 
 def checkpoint_files(ckpt: str | None, key: str = "ckpt") -> Iterator[Path]:

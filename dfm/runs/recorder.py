@@ -8,7 +8,6 @@ import logging
 import math
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import FULL, remove_unfinished
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint
-from dfm.runs.directory import checkpoints, lock_run, step_of
+from dfm.runs.directory import checkpoints, step_of
 from dfm.runs.loggers import Logger, NoLogger
 from dfm.runs.metrics import MetricsFile, best_step
 from dfm.runs.pictures.images import save_png
@@ -27,27 +26,26 @@ from dfm.runs.pictures.images import save_png
 log = logging.getLogger("dfm")
 LOGGER = "logger's entry"
 
+FOLDERS = (".", "checkpoints", "samples", "pairs")  # where a run writes its files
+
 
 class Recorder:
-    """The files of a run while it trains, and the lock on its directory.
+    """The files of a run while it trains. The directory is claimed already (``dfm.runs.claim``).
 
     Args:
         directory: the directory of the run.
         logger: a further place for numbers and pictures.
         keep: how many checkpoints stay, beside the one with the lowest validation loss.
-
-    Raises:
-        UserError: another process is working in the directory.
     """
 
     def __init__(self, directory: Path, logger: Logger, keep: int) -> None:
         self.directory, self.logger, self.keep = directory, logger, keep
-        self._lock = lock_run(directory)
         self._metrics: MetricsFile | None = None
         self.step = 0
         self.saved: int | None = None  # the step of the newest checkpoint that is known to be whole
         self._failing: set[str] = set()
-        remove_unfinished(directory)
+        for folder in FOLDERS:  # another command may be at work in any other folder of the run
+            remove_unfinished(directory / folder)
 
     def open(self, step: int) -> None:
         """Go on after optimiser step ``step``. Lines of later steps are dropped.
@@ -100,13 +98,11 @@ class Recorder:
         self._try("weights", lambda: checkpoint.save_weights(content, self.directory))
 
     def close(self) -> None:
-        """Close the files and release the lock on the directory."""
+        """Close the files."""
         if self._metrics is not None:
             self._try("metrics", self._metrics.close)
         self._try(LOGGER, self.logger.close)
         threading.excepthook = threading.__excepthook__
-        with suppress(OSError):
-            self._lock.close()
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
         """Warn once of a failure in a thread of the logger, in place of Python's traceback."""

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -227,7 +228,7 @@ finally:
 def growth_with_n(ckpt: str, out: Path) -> Iterator[str]:
     """Yield time and memory of whole commands; they include the start of Python and its memory."""
     for n in (64, 256, 1024):
-        run = out / f"n{n}"
+        run = out / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-n{n}"
         options = ("split=train", f"n={n}", "batch_size=64", "audit=8", "likelihood.steps=6", f"hydra.run.dir={run}")
         seconds, peak = run_command("nll", f"ckpt={ckpt}", *options)
         yield f"| n = {n} | {seconds:.1f} s | {peak:.0f} MiB |"

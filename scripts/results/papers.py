@@ -47,7 +47,13 @@ def make(name: str, out: Path, steps: int) -> None:
     run.mkdir(parents=True, exist_ok=True)
     teacher = [f"init={out / 'flow' / 'train'}"] if name == "rectified" else []
     train = run / "train"
-    options = [f"experiment=digits_{name}", f"trainer.max_steps={steps}", "trainer.sample_every=0", *teacher]
+    options = [
+        f"experiment=digits_{name}",
+        f"trainer.max_steps={steps}",
+        "trainer.sample_every=0",
+        "resume=auto",
+        *teacher,
+    ]
     dfm(train, "nll.json", "train", *options)
     how = "likelihood=bound_sde" if name == "vdm" else "likelihood.solver=dopri5"
     dfm(run / "nll", "nll.json", "nll", f"ckpt={train}", how)

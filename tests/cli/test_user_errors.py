@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import TINY, Command, Dfm
+from support.runs import contents
 
 MISTAKES = {
     "trian": ["trian"],
@@ -62,6 +63,7 @@ MISTAKES = {
 def test_a_mistake_is_one_line(name: str, command: Command) -> None:
     outcome = command(*MISTAKES[name], code=1)
     assert outcome.problem
+    assert list(Path.cwd().iterdir()) == [], "a refused command leaves nothing"
 
 
 @pytest.mark.parametrize(
@@ -91,9 +93,11 @@ def test_a_mistake_is_one_line(name: str, command: Command) -> None:
 def test_a_mistake_with_a_checkpoint_is_one_line(
     arguments: list[str], says: str, tiny_run: Path, command: Command
 ) -> None:
+    before = contents(Path.cwd())
     outcome = command(*arguments, "ckpt=latest", code=1)
     assert outcome.problem
     assert says in outcome.err
+    assert contents(Path.cwd()) == before, "a refused command leaves nothing"
 
 
 @pytest.mark.wide

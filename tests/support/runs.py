@@ -45,3 +45,8 @@ def content(step: int) -> Checkpoint:
     spec = DatasetSpec(name="x", shape=(2,), levels=None, num_classes=0, mean=0.0, std=1.0)
     weights = {"w": torch.full((1000,), float(step))}
     return Checkpoint(config={"a": 1}, spec=spec, state={"step": step, "ema": weights})
+
+
+def contents(directory: Path) -> dict[Path, bytes | None]:
+    """Everything below a directory: the bytes of the files, and None for the directories."""
+    return {path: path.read_bytes() if path.is_file() else None for path in directory.rglob("*")}

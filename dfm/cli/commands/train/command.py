@@ -29,7 +29,9 @@ def run(job: Job) -> int:
         except (UserError, OSError) as error:  # an OSError: the data cannot be read any more
             # The weights are still those from before the error. If they are sharded, saving needs all processes, and
             # only GivenUpError is raised in all of them.
-            if isinstance(error, GivenUpError) or not training.trainer.parallel.is_sharded:
+            # Without a new step there is nothing to save.
+            in_all = isinstance(error, GivenUpError) or not training.trainer.parallel.is_sharded
+            if in_all and training.trainer.step > first:
                 training.save_if_reported()
             raise
         finally:

@@ -10,34 +10,12 @@ from dfm.basics.errors import UserError
 from dfm.cli.composition.command_line import choices, overrides, variant
 from dfm.cli.composition.own_code import key_of
 from dfm.cli.composition.printed_command import printed, setting
+from dfm.cli.composition.resumable_keys import CHANGEABLE_GROUPS, may_change
 from dfm.cli.composition.stored_run import OF_THE_COMMAND_LINE, chosen_groups, read_config
 from dfm.runs.directory import checkpoints, is_run, latest_run, outputs
 from dfm.runs.parts import Parts
 from dfm.runs.places import absolute, movable_keys, with_absolute_places
 
-# What may change on resume, beside where the data lie: a key, or with a dot at the end all keys below it.
-CHANGEABLE = (
-    "trainer.max_steps",
-    "trainer.max_minutes",
-    "trainer.rate_on_resume",
-    "trainer.accumulate",
-    "trainer.parallel",
-    "trainer.checkpoint_every",
-    "trainer.keep_checkpoints",
-    "trainer.sample_every",
-    "trainer.validate_every",
-    "trainer.log_every",
-    "trainer.max_skipped",
-    "trainer.device",
-    "trainer.num_workers",
-    "trainer.compile",
-    "trainer.channels_last",
-    "trainer.activation_checkpointing",
-    "logger.",
-    "nll.",
-    "samples.",
-)
-CHANGEABLE_GROUPS = ("logger",)
 # A change of these gives the weights another meaning, so that another run cannot start with them (``init=``).
 OF_THE_WEIGHTS = ("model", "prediction", "schedule", "prior", "latent", "objective", "dataset", "conditional")
 Config = dict[str, Any]
@@ -133,11 +111,7 @@ def override_keys() -> set[str]:
 def changeable_keys(keys: Collection[str], stored: Config, trusted: Sequence[str]) -> set[str]:
     """Return those of the dotted keys that may change on resume: they change no number of the training."""
     movable = movable_keys(stored, trusted)
-    return {
-        key
-        for key in keys
-        if key in movable or any(key.startswith(name) if name[-1] == "." else key == name for name in CHANGEABLE)
-    }
+    return {key for key in keys if key in movable or may_change(key)}
 
 
 def find_changes(stored: Config, config: Config, keys: set[str] | None) -> dict[str, Change]:

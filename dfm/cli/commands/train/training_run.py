@@ -20,7 +20,7 @@ from dfm.cli.settings import TrainSettings
 from dfm.data.dataset import SPLITS, Split
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
-from dfm.runs.directory import checkpoint_files, checkpoints, environment
+from dfm.runs.directory import checkpoint_files, environment
 from dfm.runs.pictures.images import picture
 from dfm.runs.places import private_keys
 from dfm.runs.recorder import Recorder
@@ -44,7 +44,8 @@ class TrainingRun:
     def __init__(self, job: Job) -> None:
         self.job, self.parts, resume = job, job.parts, bool(job.settings.resume)
         parts, wanted = self.parts, self.settings
-        self.recorder = self._open_directory(resume)
+        keep = parts.trainer.keep_checkpoints
+        self.recorder = Recorder(job.directory, parts.logger, keep) if job.world.first else None
         if not resume:
             check_objective_groups(parts)
             check_settings(parts.likelihood, "likelihood")
@@ -92,15 +93,6 @@ class TrainingRun:
         """The keys of ``dfm train``."""
         settings: TrainSettings = self.job.settings
         return settings
-
-    def _open_directory(self, resume: bool) -> Recorder | None:
-        """Lock the directory. Refuse a fresh run in a directory that has a run already."""
-        directory, first = self.job.directory, self.job.world.first
-        recorder = Recorder(directory, self.parts.logger, self.parts.trainer.keep_checkpoints) if first else None
-        if not resume and checkpoints(directory):
-            again = printed("train", setting("resume", directory))
-            raise UserError(f"{directory} already holds a run; to go on, try {again}, or another hydra.run.dir=DIR")
-        return recorder
 
     def _resume(self) -> None:
         """Load the newest whole checkpoint of the run.
