@@ -41,9 +41,8 @@ def check_model(job: Job) -> None:
     small but its energy distance is large, then the network is the problem, not the sampler.
     """
     wanted: CheckSettings = job.settings
-    refuse_unused(("sampler", "likelihood"), "on a check of a checkpoint, which has samplers=[heun,ddim]")
-    if job.names("dataset"):
-        refuse_unused(("dataset",), "on a check of a checkpoint, which has its own data")
+    idle = ("sampler", "likelihood", *(("dataset",) if job.names("dataset") else ()))
+    refuse_unused(idle, "on a check of a checkpoint, which has its own data, and samplers=[heun,ddim]")
     # the command's default path is meant for the known law; a checkpoint has its own path unless the user names one
     by_user = any(text.partition("=")[0].split(".")[0] == "schedule" for text in job.overrides)
     own_path = replace(job, config={**job.config, "schedule": job.config["schedule"] if by_user else None})
