@@ -43,7 +43,7 @@ MISTAKES = {
     "nested addition": ["train", "+samples.m=1"],
     "unknown addition": ["train", "+model.foo=1"],
     "formula": ["train", "schedule=custom", "schedule.drift=1+x"],
-    "brackets": ["train", "schedule=custom", "schedule.drift=exp(-t)"],
+    "brackets": ["train", "schedule=custom", "schedule.drift=exp(-t"],
     "a formula's code": ["train", "schedule=custom", "schedule.drift=t.__class__"],
     "no noise": ["train", "schedule=custom", "schedule.diffusion=0"],
     "potential alone": ["train", "dataset=moons", "model=mlp", "prior=double_well"],

@@ -37,10 +37,10 @@ def applied(words: Sequence[str], message: str, fill: Mapping[str, str]) -> list
 
 def with_words(words: list[str], tokens: Sequence[str], message: str, fill: Mapping[str, str]) -> list[str]:
     """The command line with new words; each takes the place of the word with its key, or of the one in question."""
+    pairs = [token.partition("=") for token in tokens]
+    tokens = [f"{key}{equals}{fill[value] if PLACEHOLDER.match(value) else value}" for key, equals, value in pairs]
     for token in tokens:
-        key, _, value = token.partition("=")
-        if PLACEHOLDER.match(value):
-            token = f"{key}={fill[value]}"
+        key = token.partition("=")[0]
         words = [word for word in words if word.lstrip("+").partition("=")[0] != key.lstrip("+")]
         words.append(token)
     # the word in question has another key, or is a flag whose value stood beside it

@@ -76,7 +76,7 @@ def _refuse_misplaced_options() -> None:
     for text in overrides():
         key, _, value = text.partition("=")
         group = key.rpartition(".")[2]
-        if key != group and value in options(group):
+        if "@" not in key and key != group and value in options(group):
             place = next((name for name in choices if name.startswith(f"{group}@") and name.endswith(key)), group)
             raise UserError(f"{text}: {key} is a part, not an option; allowed: {place}=OPTION; try {place}={value}")
 

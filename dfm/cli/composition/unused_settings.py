@@ -74,7 +74,7 @@ def check_objective_groups(parts: Parts) -> None:
         if node and node not in in_use and target_of(str(node["_target_"]), group, parts.trusted) is not neutral:
             raise UserError(
                 f"{group}: {node['_target_']} has no effect on {name}, which uses no {group}; "
-                f"allowed: {group}={option}, or another objective"
+                f"allowed: {group}={option}, or another objective; try {group}={option}"
             )
     unused = [group for group in OF_OBJECTIVE if config.get(group) is None or config[group] not in in_use]
     refuse_unused([*unused, *(OF_DENOISERS if parts.objective.trains == "classifier" else ())], f"on {name}")
