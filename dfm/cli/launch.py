@@ -72,7 +72,7 @@ def launch(command: str) -> None:
         stop(error)
     start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(run_and_report)
     try:
-        with _raising(), closing(), one_line_ends():
+        with _raising(), one_line_ends(), closing():
             start()
     except SystemExit as end:
         if not isinstance(end.code, UserError):
