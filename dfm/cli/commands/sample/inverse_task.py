@@ -12,7 +12,8 @@ from dfm.cli.from_checkpoint import Drawing, examples_of
 from dfm.cli.job import Job
 from dfm.data.dataset import Split
 from dfm.data.pixel_levels import centres
-from dfm.runs.pictures.images import grid, nhwc, read_mask, save_png
+from dfm.runs.pictures.images import grid, nhwc, save_png
+from dfm.runs.pictures.masks import read_mask
 from dfm.sampling.draw import stored
 from dfm.sampling.inverse_problems import Conditioned
 
