@@ -99,10 +99,20 @@ def agree(world: World, interruption: Interruption) -> Signals | None:
 
 
 def share_batches(config: dict[str, Any], world: World) -> dict[str, Any]:
-    """Return the configuration with one part of each batch per process, unless ``trainer.accumulate`` is set."""
-    if world.size > 1 and config["trainer"]["accumulate"] == 1:
-        return {**config, "trainer": {**config["trainer"], "accumulate": world.size}}
-    return config
+    """Return the configuration with one part of each batch per process, unless ``trainer.accumulate`` is set.
+
+    Raises:
+        UserError: a batch cannot be split into equal parts, one per process.
+    """
+    trainer, size = config["trainer"], world.size
+    if size == 1 or trainer["accumulate"] != 1:
+        return config
+    if trainer["batch_size"] % size:
+        raise UserError(
+            f"trainer.batch_size={trainer['batch_size']} for {size} processes, which share each batch in equal parts; "
+            f"allowed: multiples of {size}; try trainer.batch_size={size * max(1, trainer['batch_size'] // size)}"
+        )
+    return {**config, "trainer": {**trainer, "accumulate": size}}
 
 
 def is_due(step: int, every: int, last: bool) -> bool:

@@ -44,7 +44,7 @@ class TrainingRun:
         if not resume:
             check_objective_groups(parts)
             check_settings(parts.likelihood, "likelihood")
-        check_count(wanted.samples.n, wanted.nll.batch_size)
+        check_count(wanted.samples.n, wanted.nll.batch_size, ("samples.n", "nll.batch_size"))
         self.device = resolve_device(parts.trainer.device, job.world.local)
         if self.recorder is not None:
             parts.objective.rounds.directory = job.directory
