@@ -161,6 +161,13 @@ def dataset_of(checkpoint: Checkpoint, config: Mapping[str, Any], trusted: Seque
         return Parts({"dataset": {**checkpoint.config["dataset"], **config["dataset"]}}, trusted).dataset
 
 
+def how_many(n: int | None, split: Split, name: str) -> int:
+    """Return how many of a split's examples a command takes: n, or all if n is None. Say so if there are fewer."""
+    if n is not None and n > len(split):
+        console.warn(f"n={n}: split={name} has {len(split)} examples; all of them are taken")
+    return len(split) if n is None else min(n, len(split))
+
+
 def examples_of(checkpoint: Checkpoint, job: Job, name: str) -> Split:
     """Return a split of the checkpoint's data set, with the keys that the command replaces.
 

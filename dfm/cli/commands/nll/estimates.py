@@ -52,22 +52,7 @@ class ScoringJob:
         Raises:
             UserError: the dequantisation or the decoder does not suit the data.
         """
-        spec = self.denoiser.spec
-        if spec.levels is None and len(spec.shape) > 1:
-            raise UserError(
-                f"{spec.name}: images of {spec.shape} without a number of pixel levels, so bits/dim is not defined; "
-                "allowed: integer images, whose spec gives the number of levels"
-            )
-        if spec.levels is None and self.chosen is not None:
-            raise UserError(f"dequantization=: {spec.name} has no integer levels; try without dequantization=")
-        entries = likelihood.entries(spec, self.own, self.chosen)
-        entries = [replace(e, likelihood=e.likelihood.adapt(spec, e.dequantization)) for e in entries]
-        if self.chosen is not None and entries[0].likelihood.discrete(spec):
-            raise UserError(
-                f"dequantization=: likelihood={entries[0].name} with this decoder scores the integers themselves; "
-                "allowed: likelihood=ode, or likelihood.decoder=gaussian; or try without dequantization="
-            )
-        return entries
+        return suited_entries(self.denoiser, likelihood, self.own, self.chosen)
 
     def subset(self) -> list[int]:
         """Return the examples that are scored again, evenly spread over all of them."""
@@ -85,6 +70,37 @@ class ScoringJob:
             dequantization=entry.dequantization,
             world=self.world,
         )
+
+
+def suited_entries(
+    denoiser: Denoiser, likelihood: Estimators, own: Dequantization, chosen: Dequantization | None = None
+) -> list[Entry]:
+    """Return the lines of a result, each with its estimator adapted to the data. This is asked before any long work.
+
+    Args:
+        own, chosen: as in ``ScoringJob``.
+
+    Raises:
+        UserError: the dequantisation, the decoder or the prior does not suit the estimator or the data.
+    """
+    spec = denoiser.spec
+    if spec.levels is None and len(spec.shape) > 1:
+        raise UserError(
+            f"{spec.name}: images of {spec.shape} without a number of pixel levels, so bits/dim is not defined; "
+            "allowed: integer images, whose spec gives the number of levels"
+        )
+    if spec.levels is None and chosen is not None:
+        raise UserError(f"dequantization=: {spec.name} has no integer levels; try without dequantization=")
+    entries = likelihood.entries(spec, own, chosen)
+    entries = [replace(e, likelihood=e.likelihood.adapt(spec, e.dequantization)) for e in entries]
+    if chosen is not None and entries[0].likelihood.discrete(spec):
+        raise UserError(
+            f"dequantization=: likelihood={entries[0].name} with this decoder scores the integers themselves; "
+            "allowed: likelihood=ode, or likelihood.decoder=gaussian; or try without dequantization="
+        )
+    if any(entry.likelihood.exact for entry in entries):
+        denoiser.noise_end.log_density(torch.zeros(1, *spec.shape, dtype=torch.float64))  # refuses an unknown density
+    return entries
 
 
 def score(work: ScoringJob, likelihood: Estimators, directory: Path) -> Scores:

@@ -10,6 +10,7 @@ from dfm.basics.devices import resolve_device
 from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.files import write_atomically, write_json
 from dfm.cli import console
+from dfm.cli.commands.nll.estimates import suited_entries
 from dfm.cli.commands.train.initial_weights import load_initial_weights
 from dfm.cli.composition.unused_settings import check_objective_groups, check_settings
 from dfm.cli.job import Job
@@ -51,7 +52,7 @@ class TrainingRun:
         _ = (parts.sampler, parts.likelihood)  # mistakes in them are reported before the data are read
         self.spec = parts.spec(wanted.conditional or parts.objective.trains == "classifier")
         self.trainer = self._make_trainer()
-        parts.dataset.split(wanted.nll.split)  # a misspelt split is refused now, not at the end
+        self._check_report()
         if resume:
             self._resume()
         else:
@@ -80,6 +81,13 @@ class TrainingRun:
             label_dropout=self.settings.label_dropout,
             world=self.job.world,
         )
+
+    def _check_report(self) -> None:
+        """Refuse now what the report at the end would refuse: a misspelt split, an estimator that does not suit."""
+        parts, wanted = self.parts, self.settings.nll
+        split = parts.dataset.split(wanted.split)
+        if wanted.n and len(split) and parts.objective.trains == "denoiser" and parts.objective.outcome({}).has_ode:
+            suited_entries(self.trainer.denoiser, parts.likelihood, parts.dequantization)
 
     @property
     def settings(self) -> TrainSettings:
