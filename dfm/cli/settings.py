@@ -23,6 +23,7 @@ class LikelihoodSettings:
     seed: int
     batch_size: int
     audit: int
+    max_minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ class NllSettings:
     against: str | None
     per_class: bool
     device: str
+    max_minutes: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dfm.basics.files import write_json
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.composition.unused_settings import check_settings
 from dfm.cli.from_checkpoint import examples_of, how_many, load_denoiser
 from dfm.cli.job import Job
@@ -38,9 +38,10 @@ def run(job: Job) -> None:
     noise = Parts(checkpoint.config, job.trusted).dequantization
     data = examples(split, spec, indices, wanted.seed, noise, ends(denoiser, None)[0])
     start, conditional = time.perf_counter(), denoiser.with_labels(labels)
-    end = in_batches(encode_batch, conditional, data, flow, wanted.batch_size)
-    latents, nfe = end.x, end.nfe
-    back = in_batches(decode_batch, conditional, latents, flow, wanted.batch_size).x
+    with progress.task("encode and back", 2 * len(data), "examples") as task:
+        end = in_batches(encode_batch, conditional, data, flow, wanted.batch_size, task.advance)
+        latents, nfe = end.x, end.nfe
+        back = in_batches(decode_batch, conditional, latents, flow, wanted.batch_size, task.advance).x
     facts = {
         "n": len(indices),
         "nfe": nfe,

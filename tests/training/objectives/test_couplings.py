@@ -85,7 +85,7 @@ def test_the_plan_does_not_depend_on_the_order_of_the_batch() -> None:
 def test_too_few_iterations_are_told_with_the_regularisation_that_works() -> None:
     data, noise, _ = batch(64, 0)
     cost = squared_distances(data, noise)
-    with pytest.raises(UserError, match="reg=0.001 needs more than iterations=30") as caught:
+    with pytest.raises(UserError, match=r"reg=0\.001 needs more than iterations=30") as caught:
         EntropicTransport(reg=1e-3, iterations=30).plan(cost)
     works = float(re.findall(r"coupling\.reg=([\d.e-]+),", str(caught.value))[0])
     EntropicTransport(reg=works, iterations=30).plan(cost)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dfm.basics.files import write_json
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.composition.config_dirs import options
 from dfm.cli.job import Job
 from dfm.cli.settings import CheckSettings
@@ -39,10 +39,13 @@ def check_sampler(job: Job) -> None:
     bias = likelihood_bias(oracle, likelihood, few, wanted.seed)
     gap = start_gap(oracle, few, wanted.seed)
     print_report(job.choice("sampler"), rows, marginals, bias, gap)
-    series = {
-        name: sampler_rows(oracle, job.variant(f"sampler={name}").sampler, wanted)
-        for name in wanted.samplers or options("sampler")
-    }
+    samplers = {name: job.variant(f"sampler={name}").sampler for name in wanted.samplers or options("sampler")}
+    series = {}
+    with progress.task("check", len(samplers), "samplers") as task:
+        for name, sampler in samplers.items():
+            task.note(name)
+            series[name] = sampler_rows(oracle, sampler, wanted)
+            task.advance()
     draw(series, job.directory / "error_against_nfe.png")
     facts = {
         "sampler": job.choice("sampler"),

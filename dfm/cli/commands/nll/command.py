@@ -36,11 +36,14 @@ def run(job: Job) -> None:
         audit=wanted.audit,
         device=job.device,
         world=job.world,
+        max_minutes=wanted.max_minutes,
         facts={"split": wanted.split, "checkpoint": str(checkpoint.path), "checkpoint_step": checkpoint.step},
     )
     other = None if wanted.against is None else load_other(job, work, checkpoint)
     if wanted.per_class:
         check_classes(work)
+        if wanted.max_minutes is not None:
+            raise UserError(f"per_class=true with max_minutes={wanted.max_minutes:g}; allowed: one of them; try n=100")
     scores = score(work, likelihood, job.directory)
     if wanted.per_class:
         classify(work, likelihood, job.directory)

@@ -30,6 +30,7 @@ CHANGEABLE = (
     "trainer.activation_checkpointing",
     "nll.n",
     "nll.batch_size",
+    "nll.max_minutes",
 )
 NOT_OF_THE_RUN = ("resume", "trust")  # keys that belong to the command line
 Config = dict[str, Any]

@@ -15,12 +15,40 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME = 2.0
 
 
+class StoppedError(BaseException):
+    """The end of work that may stop at any place. Like KeyboardInterrupt it is no Exception, so that nothing hides it.
+
+    Args:
+        signal: the signal that asked to stop.
+    """
+
+    def __init__(self, signal: Signals) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
 @dataclass
 class Interruption:
     """The signal that asked to stop, or None, and when it came (monotonic seconds)."""
 
     signal: Signals | None = None
     since: float = 0.0
+    immediate: bool = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a signal end this block at once, also one that came before it.
+
+        Raises:
+            StoppedError: a signal has come.
+        """
+        self.immediate = True
+        try:
+            if self.signal is not None:
+                raise StoppedError(self.signal)
+            yield
+        finally:
+            self.immediate = False
 
 
 def exit_code(signal_number: Signals) -> int:
@@ -40,6 +68,8 @@ def watch_signals() -> Iterator[Interruption]:
     def record(number: int, frame: FrameType | None) -> None:
         if interruption.signal is None:
             interruption.signal, interruption.since = Signals(number), time.monotonic()
+            if interruption.immediate:
+                raise StoppedError(interruption.signal)
         elif time.monotonic() - interruption.since > SAME:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
