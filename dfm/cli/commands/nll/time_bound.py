@@ -89,8 +89,8 @@ def audit_cost(scoring: Scoring) -> int:
 def cost(scoring: Scoring, order: Sequence[int], wanted: float, left: float, seconds: float) -> float:
     """Return the seconds that an example takes, the longest among the processes.
 
-    A few examples cost more each than a full batch does. So more are timed, twice as many each time, until ``wanted``
-    of them fit into ``left``, a batch is full, or a twentieth of ``seconds`` is used.
+    A few examples cost more each than a full batch does. So more are timed, four times as many each time, until
+    ``wanted`` of them fit into ``left``, a batch is full, or a tenth of ``seconds`` is used.
     """
     size, used = FIRST, 0.0
     while True:
@@ -100,9 +100,9 @@ def cost(scoring: Scoring, order: Sequence[int], wanted: float, left: float, sec
         used += took
         each = max(took, 1e-9) / min(len(order), size * scoring.world.size)
         full = size >= min(scoring.batch_size, len(order))
-        if wanted * each <= left or full or used > seconds / 20:
+        if wanted * each <= left or full or used > seconds / 10:
             return each
-        size *= 2
+        size = min(4 * size, scoring.batch_size)
 
 
 def _fitting(subset: list[int], order: Sequence[int], count: float) -> list[int]:
