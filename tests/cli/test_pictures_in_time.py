@@ -12,7 +12,7 @@ from support.cli import TINY, Command
 from dfm.basics.processes import World
 from dfm.cli import console, progress
 from dfm.cli.commands.train import pictures as module
-from dfm.cli.commands.train.pictures import FREE, ROW, SHARE, Pictures
+from dfm.cli.commands.train.pictures import FREE, LAST, ROW, SHARE, Pictures
 from dfm.cli.commands.train.signals import Interruption
 from dfm.data.dataset import DatasetSpec
 from dfm.runs.metrics import read_metrics
@@ -75,8 +75,10 @@ def test_pictures_stay_within_their_share(cost: float, tmp_path: Path, monkeypat
     simulation = Simulation(tmp_path, monkeypatch, 64, cost)
     simulation.train(600, 1.0)
     assert len([text for text in told if "pictures take at most 5 s and 5%" in text]) == (cost >= 0.05)
+    before = simulation.now
     simulation.pictures.draw_last()
-    assert simulation.stored[600] == 64, "the last one is whole"
+    assert simulation.stored[600] == {1e-3: 64, 0.05: 64, 0.5: 64, 2.0: 24, 20.0: 8}[cost], "a row at least"
+    assert simulation.now - before <= max(LAST, ROW * cost)
     if cost == 1e-3:
         assert simulation.stored == dict.fromkeys(range(0, 601, 10), 64), "quick ones are all there"
     if cost == 0.5:

@@ -1,8 +1,8 @@
 """The pictures of a training run, and the time that they may take.
 
 All pictures before the last take at most ``FREE`` seconds and ``SHARE`` of the time of the training steps. A picture
-for which there is no time shows fewer samples, or waits. The last picture is drawn in full. Pictures have no effect on
-the weights, so a clock may decide.
+for which there is no time shows fewer samples, or waits. The last one takes at most ``LAST`` seconds or ``SHARE``, and
+has a row in any case. Pictures have no effect on the weights, so a clock may decide.
 """
 
 import time
@@ -19,7 +19,8 @@ from dfm.cli.progress import Clock, Work
 from dfm.runs.pictures.images import picture
 from dfm.sampling.draw import Moment, batch_of, check_labels, draw_samples, stored
 
-FREE, SHARE = 5.0, 0.05  # seconds, and share of the time of the training steps
+FREE, LAST = 5.0, 60.0  # seconds: for all pictures before the last, and for the last
+SHARE = 0.05  # of the time of the training steps, for the ones and for the other
 ROW = 8  # samples that a picture has at least
 
 
@@ -73,19 +74,23 @@ class Pictures:
         self._waiting = self._agree(self._first and not self._draw(averaged, allowed))
 
     def draw_last(self) -> None:
-        """Draw the whole picture of the last step, unless it is there. All processes must call this together."""
+        """Draw the picture of the last step, unless it is there. All processes must call this together."""
         if not self._drawing or not self._agree(self.run.trainer.step > self._begun or self._missing()):
             return
         averaged = self.run.trainer.averaged(everywhere=False)
         if self._first:
-            self._draw(averaged, None)
+            self._draw(averaged, max(LAST, SHARE * self.run.trainer.seconds), last=True)
 
     def _missing(self) -> bool:
         """Whether there is no picture of the present step yet."""
         return not (self.run.directory / "samples" / f"step_{self.run.trainer.step:08d}.png").exists()
 
-    def _draw(self, averaged: Any, limit: float | None) -> bool:
-        """Draw and store a picture, in at most ``limit`` seconds; return whether there is one."""
+    def _draw(self, averaged: Any, limit: float, last: bool = False) -> bool:
+        """Draw and store a picture, in at most ``limit`` seconds; return whether there is one.
+
+        Args:
+            last: whether the first row is drawn however long it takes.
+        """
         n, start = self.run.settings.samples.n, self._clock()
         samples: list[Tensor] = []
         try:
@@ -95,14 +100,12 @@ class Pictures:
                     task.note(f"step {moment.state.step}")
                     if moment.state.final:
                         task.advance(len(moment.indices))
-                    if limit is not None and self._clock() - start > limit:
+                    if self._clock() - start > limit and not (last and not samples):
                         raise _TooLongError
 
                 samples.append(self._samples(averaged, range(min(ROW, n)), watch))
-                count = n
-                if limit is not None:
-                    each = (self._clock() - start) / len(samples[0])
-                    count = min(n, int(limit / max(each, 1e-9)) // ROW * ROW)
+                each = (self._clock() - start) / len(samples[0])
+                count = min(n, int(limit / max(each, 1e-9)) // ROW * ROW)
                 if count > len(samples[0]):
                     samples.append(self._samples(averaged, range(len(samples[0]), count), watch))
         except _TooLongError:
@@ -111,11 +114,13 @@ class Pictures:
             return False  # the training loop sees the signal
         self._spent += self._clock() - start
         if not samples:
-            self._needed = 2 * (limit or 0.0)
+            self._needed = 2 * limit
             self._tell("a picture is left out")
             return False
         shown = torch.cat(samples)
-        if len(shown) < n:
+        if len(shown) < n and last:
+            console.say(f"the last picture has {len(shown)} of {n} samples; for more, try dfm sample ckpt=RUN")
+        elif len(shown) < n:
             self._tell(f"a picture has {len(shown)} of {n} samples")
         assert self.run.recorder is not None
         self.run.recorder.picture(self.run.trainer.step, picture(shown, self.run.spec))
@@ -146,6 +151,6 @@ class Pictures:
         if not self._told and self._first:
             self._told = True
             console.say(
-                f"{what}: pictures take at most {FREE:g} s and {SHARE:.0%} of the training's time; the last one is "
-                f"drawn in full; try samples.n={ROW} for quicker ones"
+                f"{what}: pictures take at most {FREE:g} s and {SHARE:.0%} of the training's time, the last one "
+                f"{LAST:g} s or {SHARE:.0%}; try samples.n={ROW} for quicker ones"
             )
