@@ -73,17 +73,14 @@ class Work:
         self._bars, self._lines, self._clock = bars, lines, clock
 
     @contextmanager
-    def task(
-        self, name: str, total: int, unit: str, *, done: int = 0, lines: bool = True, brief: bool = False
-    ) -> Iterator[Task]:
+    def task(self, name: str, total: int, unit: str, *, done: int = 0, brief: bool = False) -> Iterator[Task]:
         """Show a task while this block runs.
 
         Args:
             done: how many parts are done already.
-            lines: whether to print lines where there is no terminal.
             brief: whether the bar goes away at the end.
         """
-        task = Task(self._bars, name, total, unit, done=done, lines=lines and self._lines, clock=self._clock)
+        task = Task(self._bars, name, total, unit, done=done, lines=self._lines, clock=self._clock)
         try:
             yield task
         finally:

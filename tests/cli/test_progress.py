@@ -110,3 +110,9 @@ def test_every_long_command_shows_its_progress(
     monkeypatch.setattr(progress, "FIRST", 0.0)
     other = [f"other={tiny_run}"] if words[0] == "compare" else []
     assert re.search(says, command(words[0], f"ckpt={tiny_run}", *other, *words[1:]).err)
+
+
+def test_slow_steps_are_told_between_the_lines_of_the_log(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "FIRST", 0.0)
+    said = command("train", *TINY, "trainer.log_every=1000", "nll.n=0").err
+    assert re.search(r"train: 1 of 2 steps, .* steps/s, .* left", said)

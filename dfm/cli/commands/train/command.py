@@ -94,7 +94,7 @@ def train(run: TrainingRun, interruption: Interruption) -> Signals | None:
     signal: Signals | None = None
     with (
         progress.work() as shown,
-        shown.task("train", config.max_steps, "steps", done=trainer.step, lines=False) as bar,
+        shown.task("train", config.max_steps, "steps", done=trainer.step) as bar,
     ):
         pictures = Pictures(run, interruption, shown)
         if trainer.progress < 1:

@@ -1,6 +1,5 @@
 """A training run: its parts, the trainer, and everything beside the training steps."""
 
-import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +28,6 @@ from dfm.training.trainer import Trainer
 
 VALIDATED, LEAST_VALIDATED = 512, 16  # examples of a validation, at most and at least
 VALIDATION_SHARE = 0.05  # of the time of the training steps
-QUIET = 30.0  # seconds without a line, at most, where steps are quick enough
 
 
 class TrainingRun:
@@ -67,7 +65,6 @@ class TrainingRun:
             load_initial_weights(self.trainer, job, self.spec)
         self._logged = (self.trainer.step, self.trainer.seconds)
         self.reported = self.trainer.step
-        self._said = time.monotonic()
         if self.recorder is not None:
             self._describe()
             self.recorder.open(self.trainer.step)
@@ -170,21 +167,13 @@ class TrainingRun:
         }
         self._logged = (report.step, report.seconds)
         self._numbers(line)
-        if not console.interactive():
-            self._say_line(report, line)
+        if not console.interactive() and report.step % (10 * config.log_every) == 0:
+            left = report.seconds / max(self.trainer.progress, 1e-9) - report.seconds
+            console.say(
+                f"step {report.step}/{config.max_steps}  loss {line['loss']:.4f}  "
+                f"{line['images_per_second']:.0f} images/s  {duration(left)} left"
+            )
         return line
-
-    def _say_line(self, report: StepReport, line: dict[str, float]) -> None:
-        """Print a line now and then: every tenth one, or after ``QUIET`` seconds."""
-        config, now = self.parts.trainer, time.monotonic()
-        if report.step % (10 * config.log_every) and now - self._said < QUIET:
-            return
-        self._said = now
-        left = report.seconds / max(self.trainer.progress, 1e-9) - report.seconds
-        console.say(
-            f"step {report.step}/{config.max_steps}  loss {line['loss']:.4f}  "
-            f"{line['images_per_second']:.0f} images/s  {duration(left)} left"
-        )
 
     def log_skipped(self, report: StepReport) -> None:
         """Write a line of metrics and a warning about a step that was not taken."""
