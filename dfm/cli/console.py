@@ -6,8 +6,18 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 WIDTH = 120  # of a table in a file or a pipe; rich would take 80 columns
 ON_STDOUT = {"on_stdout": True}  # marks a log record that is on stdout already
@@ -96,20 +106,28 @@ def interactive() -> bool:
     return _err.is_terminal
 
 
-def bar(fields: str = "", quiet: bool = False) -> Progress:
-    """Return a live progress bar with the time left.
+Bars = Progress
 
-    If stderr is not a terminal, nothing is drawn, and commands print lines instead.
 
-    Args:
-        fields: a format for further fields, e.g. ``{task.fields[loss]}``.
-        quiet: draw nothing.
+class _Rate(ProgressColumn):
+    """The number of parts that are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if not speed else f"{speed:.3g} {task.fields['unit']}/s")
+
+
+def bars(quiet: bool = False) -> Bars:
+    """Return live bars with rate and time left, for ``dfm.cli.progress``.
+
+    Each task has the fields ``note`` and ``unit``. If stderr is not a terminal, nothing is drawn.
     """
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        *([TextColumn(fields)] if fields else []),
+        TextColumn("{task.fields[note]}"),
+        _Rate(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

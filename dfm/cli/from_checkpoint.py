@@ -212,6 +212,13 @@ def warn_other_data(checkpoint: Checkpoint, data: Dataset, name: str) -> None:
         )
 
 
+def how_many(n: int | None, split: Split, name: str) -> int:
+    """Return how many of a split's examples a command takes: n, or all if n is None. Say so if there are fewer."""
+    if n is not None and n > len(split):
+        console.warn(f"n={n}: split={name} has {len(split)} examples; all of them are taken")
+    return len(split) if n is None else min(n, len(split))
+
+
 def examples_of(checkpoint: Checkpoint, job: Job, name: str) -> Split:
     """Return a split of the checkpoint's data set, with the keys that the command replaces.
 

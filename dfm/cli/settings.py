@@ -25,6 +25,7 @@ class LikelihoodSettings:
     seed: int
     batch_size: int
     audit: int
+    max_minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class NllSettings:
     against: PathText | None
     per_class: bool
     device: str
+    max_minutes: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

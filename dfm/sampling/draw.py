@@ -30,13 +30,16 @@ PIXELS = {"cpu": 1 << 16, "cuda": 1 << 19}  # in a batch; CPU: measured (docs/pe
 MOST = 8192  # samples in a batch
 
 
-def check_count(n: int, batch_size: int | None) -> None:
+def check_count(n: int, batch_size: int | None, names: tuple[str, str] = ("n", "batch_size")) -> None:
     """Refuse a number of samples or a batch size below one.
+
+    Args:
+        names: the keys of the two numbers, for the message.
 
     Raises:
         UserError: n or batch_size is below one, or is no whole number.
     """
-    for name, value in (("n", n), ("batch_size", batch_size)):
+    for name, value in zip(names, (n, batch_size), strict=True):
         if value is not None and not (isinstance(value, int) and value >= 1):
             raise UserError(f"{name}={value}; allowed: a whole number of at least 1")
 

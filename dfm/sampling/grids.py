@@ -124,9 +124,11 @@ class IntegersGrid(Grid):
     """
 
     def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
-        if len(share) - 1 > t_max - t_min:
+        whole = max(0, math.floor(t_max) - math.ceil(t_min) + 1)
+        if len(share) > whole:
+            fewer = f"{len(share) - whole} fewer, " if whole > 1 else ""
             raise UserError(
-                f"grid integers: steps={len(share) - 1} over the times {t_min:g} to {t_max:g}; allowed: at most "
-                f"{int(t_max - t_min)}; try schedule=ddpm or random_walk, whose time counts steps, or another grid"
+                f"grid integers: {len(share)} times; allowed: at most {whole}, the whole numbers from {t_min:g} to "
+                f"{t_max:g}; try {fewer}schedule=ddpm or random_walk, whose time counts steps, or another grid"
             )
         return (t_max + (t_min - t_max) * share).round()

@@ -163,8 +163,8 @@ class Inpaint(Task):
     Args:
         mask: the missing pixels: ``left``, ``right``, ``top``, ``bottom`` (this half), ``center`` (the middle half of
             height and width), ``outside`` (all but the center), or ``random`` (each pixel with probability 1/2, the
-            same pixels in all images).
-        known: your own mask (H, W), 1 where a pixel is known; it replaces ``mask``.
+            same pixels in all images); or a picture file (``dfm.runs.pictures.masks``).
+        known: the mask of the file (H, W), 1 where a pixel is known; it replaces the name.
     """
 
     takes_mask: ClassVar[bool] = True
@@ -174,7 +174,8 @@ class Inpaint(Task):
 
     @property
     def mask_file(self) -> str | None:
-        return self.mask if self.mask is not None and self.mask.lower().endswith(".png") else None
+        named = self.mask is None or self.mask in MASKS or not set("./\\") & set(self.mask)
+        return None if named else self.mask
 
     def with_known_pixels(self, known: Tensor) -> "Inpaint":
         return replace(self, known=known)
@@ -183,17 +184,30 @@ class Inpaint(Task):
         """Return the mask float64 (H, W): 1 where a pixel is known, else 0.
 
         Raises:
-            UserError: there is no mask, it has an unknown name, or it has another size than the images.
+            UserError: there is no mask, it has an unknown name, it has another size than the images, or all pixels or
+                none are known.
         """
-        if self.known is not None:
-            if self.known.shape != (height, width):
-                size = " x ".join(map(str, self.known.shape))
-                raise UserError(f"mask={self.mask} has {size} pixels; allowed: {height} x {width}, as the images")
-            return self.known
+        known = self._named(height, width) if self.known is None else self.known
+        if known.shape != (height, width):
+            size = " x ".join(map(str, known.shape))
+            raise UserError(
+                f"mask={self.mask}: {size} pixels (height x width); allowed: {height} x {width}, as the images; try to "
+                "scale the picture to this size"
+            )
+        for value, what, problem in ((1, "every", "nothing is left to fill in"), (0, "no", "nothing is given")):
+            if bool((known == value).all()):
+                raise UserError(
+                    f"mask={self.mask}: {what} pixel is known, so {problem}; allowed: both kinds (white: known, black: "
+                    "missing; or opaque: known, transparent: missing); try mask=left"
+                )
+        return known
+
+    def _named(self, height: int, width: int) -> Tensor:
+        """Return the mask of this name, float64 (H, W)."""
         if self.mask is None:
             raise UserError(f"task=inpaint: which pixels are missing? try mask=left; allowed: {', '.join(MASKS)}")
         if self.mask not in MASKS:
-            raise unknown("mask", self.mask, MASKS)
+            raise unknown("mask", self.mask, (*MASKS, "FILE.png"))
         known = torch.ones(height, width, dtype=torch.float64)
         middle = (slice(height // 4, height - height // 4), slice(width // 4, width - width // 4))
         if self.mask == "random":

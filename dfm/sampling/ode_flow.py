@@ -195,9 +195,18 @@ def _public(
 
 
 def in_batches(
-    follow: Callable[[Denoiser, Tensor, OdeMap], OdeEnd], denoiser: Denoiser, x: Tensor, flow: OdeMap, batch_size: int
+    follow: Callable[[Denoiser, Tensor, OdeMap], OdeEnd],
+    denoiser: Denoiser,
+    x: Tensor,
+    flow: OdeMap,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> OdeEnd:
-    """Solve the ODE from x (n, *D), a batch at a time on the denoiser's device; return the ends on the CPU."""
+    """Solve the ODE from x (n, *D), a batch at a time on the denoiser's device; return the ends on the CPU.
+
+    Args:
+        advance: is called with the number of rows done after each batch.
+    """
     device, ends, evaluations = device_of(denoiser), [], 0.0
     for first in range(0, len(x), batch_size):
         index = torch.arange(first, min(first + batch_size, len(x)))
@@ -206,4 +215,5 @@ def in_batches(
         end = follow(part, x[first : first + batch_size].to(device), flow)
         ends.append(end.x.cpu())
         evaluations += end.nfe * len(index)
+        advance(len(index))
     return OdeEnd(x=torch.cat(ends), nfe=evaluations / len(x)) if ends else OdeEnd(x=x.clone(), nfe=0.0)

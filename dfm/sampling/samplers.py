@@ -120,8 +120,9 @@ class GridSampler(Sampler):
 
     Args:
         stepper: makes one move.
-        steps: number of moves.
-        grid: places the times between the moves.
+        steps: number of steps. The denoising at the end is the last of them if the stepper ``ends_in_data``; else it
+            comes after them (docs/groups.md has the number of evaluations of each sampler).
+        grid: places the times between the steps.
         times: explicit times instead of grid and steps. They decrease inside [t_min, t_max] of the denoiser; the
             sampler starts from x at the first of them.
         noise: from Python only: your own standard normal draws for stochastic steppers, instead of those of the seed.
@@ -165,7 +166,11 @@ class GridSampler(Sampler):
             UserError: explicit times do not decrease, or lie outside the denoiser's range.
         """
         if self.times is None:
-            return self.grid.times(self.steps, denoiser.schedule, denoiser.t_min, denoiser.t_max)
+            ends_in_data = self.stepper.ends_in_data
+            if ends_in_data and self.steps == 1:
+                return torch.tensor([denoiser.t_max], dtype=torch.float64)
+            moves = self.steps - 1 if ends_in_data and self.steps > 1 else self.steps
+            return self.grid.times(moves, denoiser.schedule, denoiser.t_min, denoiser.t_max)
         times = torch.tensor(list(self.times), dtype=torch.float64)
         inside = len(times) > 1 and float(times[0]) <= denoiser.t_max and float(times[-1]) >= denoiser.t_min
         if not inside or not bool((times[1:] < times[:-1]).all()):

@@ -111,3 +111,8 @@ def test_a_mistake_in_a_process_of_its_own(dfm: Dfm, tmp_path: Path) -> None:
     assert done.stderr.strip().count("\n") == 0
     assert "did you mean 'trainer.lr'" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_count_of_training_has_its_whole_name(command: Command) -> None:
+    assert "samples.n=0; allowed" in command("train", *TINY, "samples.n=0", code=1).problem
+    assert "nll.batch_size=0; allowed" in command("train", *TINY, "nll.batch_size=0", code=1).problem

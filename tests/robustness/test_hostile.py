@@ -210,17 +210,17 @@ def test_a_mount_that_vanishes_costs_what_is_written_not_the_run(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every access to the run's directory fails from step 2 on."""
-    from dfm.cli.commands.train.training_run import TrainingRun
+    from dfm.cli.commands.train.pictures import Pictures
 
-    real = TrainingRun.draw
+    real = Pictures.draw_if_possible
 
-    def draw(self: TrainingRun) -> None:
-        if self.trainer.step == 2:
-            self.directory.rename("gone")
-            self.directory.write_text("stale file handle")
+    def draw(self: Pictures) -> None:
+        if self.run.trainer.step == 2:
+            self.run.directory.rename("gone")
+            self.run.directory.write_text("stale file handle")
         real(self)
 
-    monkeypatch.setattr(TrainingRun, "draw", draw)
+    monkeypatch.setattr(Pictures, "draw_if_possible", draw)
     words = [*TINY, "trainer.max_steps=3", "trainer.checkpoint_every=1", "trainer.sample_every=1", "nll.n=0"]
     outcome = command("train", *words, "hydra.run.dir=run")
     assert "checkpoint of step 2 not written" in outcome.err

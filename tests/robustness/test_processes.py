@@ -235,7 +235,7 @@ def test_parts_that_cannot_be_shared_are_refused_in_one_line(tmp_path: Path) -> 
     assert done.returncode != 0
     told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(told) == 1
-    assert "not divisible" in told[0]
+    assert "trainer.batch_size=7 for 2 processes" in told[0]
 
 
 @pytest.mark.wide

@@ -82,7 +82,7 @@ def network(num_classes: int = 3, seed: int = 0) -> NetworkDenoiser:
 SAMPLERS = {
     "heun": GridSampler(stepper=Heun(), steps=4),
     "churn": GridSampler(stepper=Churn(), steps=4),
-    "ddim": GridSampler(stepper=Ddim(eta=1.0), steps=4),
+    "ddim": GridSampler(stepper=Ddim(eta=1.0), steps=5),
     "bosh3": AdaptiveSampler(solver=BogackiShampine(rtol=1e-2, atol=1e-2)),
 }
 

@@ -196,6 +196,7 @@ def test_a_picture_of_the_images_what_is_known_and_the_samples(tiny_run: Path, c
         (["task=inpaint", "mask=nowhere.png"], "nowhere.png"),
         (["task=inpaint", "mask=small.png"], "8 x 8"),
         (["task=inpaint", "mask=left", "n=5000"], "try n=300 or less"),
+        (["task=inpaint", "mask=left", "index=5000"], "try index=299 or less"),
         (["task=inpaint", "mask=left", "split=tset"], "did you mean 'test'"),
         (["task=inpaint", "mask=left", "task.scale=-1"], "at least 0"),
         (["task=inpaint", "mask=left", "task.method=repaint"], "replacement"),

@@ -215,7 +215,7 @@ def test_nfe_counts_every_evaluation(mixture: GaussianMixture) -> None:
     denoiser = oracle(mixture, Linear())
     x = start(denoiser, 0, range(3), double=True)
     costs = (
-        (Euler(), 1), (Midpoint(), 2), (Heun(), 2), (RK4(), 4), (EulerMaruyama(), 1), (Ddim(eta=1.0), 1),
+        (Euler(), 1), (Midpoint(), 2), (Heun(), 2), (RK4(), 4), (EulerMaruyama(), 1),
         (DpmSolver2M(), 1), (DpmSolver2M(strength=1.0), 1), (UniPC(), 1), (AdamsBashforth(order=1), 1),
         (PredictorCorrector(corrections=2), 3), (Churn(), 2),
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """``dfm compare``: the same latents through two models."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.basics.seeding import NumberedDraws
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.composition.unused_settings import check_settings
 from dfm.cli.from_checkpoint import load_denoiser, refuse_unread
 from dfm.cli.job import Job
@@ -35,7 +36,8 @@ def run(job: Job) -> None:
     spec = pair[0][0].spec
     latents = pair[0][1].prior.draw(NumberedDraws(wanted.seed, range(wanted.n)), spec.shape).float()
     start = time.perf_counter()
-    ends = [follow(job, checkpoint, denoiser, latents) for checkpoint, denoiser in pair]
+    with progress.task("decode with both", 2 * wanted.n, "latents") as task:
+        ends = [follow(job, checkpoint, denoiser, latents, task.advance) for checkpoint, denoiser in pair]
     seconds = time.perf_counter() - start
     samples = [stored(end.x, spec) for end in ends]
     arrays = [nhwc(values) if spec.levels is not None else values.numpy() for values in samples]
@@ -78,10 +80,13 @@ def check_pair(first: Checkpoint, second: Checkpoint) -> None:
         )
 
 
-def follow(job: Job, checkpoint: Checkpoint, denoiser: NetworkDenoiser, latents: Tensor) -> OdeEnd:
+def follow(
+    job: Job, checkpoint: Checkpoint, denoiser: NetworkDenoiser, latents: Tensor, advance: Callable[[int], None]
+) -> OdeEnd:
     """Decode the latents. For a conditional model, latent k has class k modulo the number of classes."""
     labels = check_labels(checkpoint.spec, None, range(len(latents)))
-    return in_batches(decode_batch, denoiser.with_labels(labels), latents, job.parts.flow, job.settings.batch_size)
+    conditional, batch_size = denoiser.with_labels(labels), job.settings.batch_size
+    return in_batches(decode_batch, conditional, latents, job.parts.flow, batch_size, advance)
 
 
 def distances(first: Tensor, second: Tensor) -> dict[str, Any]:

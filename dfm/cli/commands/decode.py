@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.composition.unused_settings import check_settings
 from dfm.cli.from_checkpoint import load_denoiser, refuse_unread
 from dfm.cli.job import Job
@@ -37,7 +37,8 @@ def run(job: Job) -> None:
     if wanted.interpolate:
         latents, labels = interpolate(latents, labels, wanted.interpolate)
     start = time.perf_counter()
-    end = in_batches(decode_batch, denoiser.with_labels(labels), latents, flow, wanted.batch_size)
+    with progress.task("decode", len(latents), "latents") as task:
+        end = in_batches(decode_batch, denoiser.with_labels(labels), latents, flow, wanted.batch_size, task.advance)
     facts = {
         "n": len(end.x),
         "nfe": end.nfe,

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dfm.basics.files import write_json
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.composition.unused_settings import check_settings
-from dfm.cli.from_checkpoint import examples_of, load_denoiser
+from dfm.cli.from_checkpoint import examples_of, how_many, load_denoiser
 from dfm.cli.job import Job
 from dfm.cli.settings import EncodeSettings
 from dfm.data.dataset import DatasetSpec
@@ -33,14 +33,15 @@ def run(job: Job) -> None:
     check_count(wanted.n, wanted.batch_size)
     checkpoint, denoiser = load_denoiser(job, wanted.ckpt)
     split, spec = examples_of(checkpoint, job, wanted.split), checkpoint.spec
-    indices = range(min(wanted.n, len(split)))
+    indices = range(how_many(wanted.n, split, wanted.split))
     labels = split.labels[list(indices)] if split.labels is not None and spec.num_classes else None
     noise = Parts(checkpoint.config, job.trusted).dequantization
     data = examples(split, spec, indices, wanted.seed, noise, ends(denoiser, None)[0])
     start, conditional = time.perf_counter(), denoiser.with_labels(labels)
-    end = in_batches(encode_batch, conditional, data, flow, wanted.batch_size)
-    latents, nfe = end.x, end.nfe
-    back = in_batches(decode_batch, conditional, latents, flow, wanted.batch_size).x
+    with progress.task("encode and back", 2 * len(data), "examples") as task:
+        end = in_batches(encode_batch, conditional, data, flow, wanted.batch_size, task.advance)
+        latents, nfe = end.x, end.nfe
+        back = in_batches(decode_batch, conditional, latents, flow, wanted.batch_size, task.advance).x
     facts = {
         "n": len(indices),
         "nfe": nfe,

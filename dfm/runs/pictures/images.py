@@ -1,4 +1,4 @@
-"""Pictures: grids of samples, clouds of points, single images. Only this module and data/image_folder.py use Pillow."""
+"""Pictures: grids of samples, clouds of points, single images."""
 
 import io
 import math
@@ -85,19 +85,6 @@ def read_images(folder: Path, channels: int) -> np.ndarray:
             raise UserError(f"{path}: {pixels.shape[:2]} pixels; allowed: {images[0].shape[:2]}, as in the first file")
         images.append(pixels.reshape(*pixels.shape[:2], channels))
     return np.stack(images)
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """Read a picture as a mask, float64 (H, W): 1 where it is bright (above 127), else 0.
-
-    Raises:
-        UserError: the file is not a picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            return (np.asarray(picture.convert("L")) > 127).astype(np.float64)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"mask={path}: cannot be read as a picture ({error}); allowed: a PNG") from None
 
 
 def picture(samples: Tensor, spec: DatasetSpec, columns: int | None = None) -> np.ndarray:

@@ -35,9 +35,13 @@ class Stepper(ABC):
     Attributes:
         order: the power of the step size in the error: in the solution for an ODE method, in its law (weak order) for
             an SDE method.
+        ends_in_data: whether the method's own step from any time to the data gives E[data | x_t]. The denoising at the
+            end is then the last of its N steps, as in DDPM and DDIM: N steps are N evaluations. For the other methods
+            the denoising comes after the N steps.
     """
 
     order: ClassVar[int]
+    ends_in_data: ClassVar[bool] = False
 
     @property
     def stochastic(self) -> bool:

@@ -88,13 +88,15 @@ class Ddim(Stepper):
     """DDIM: a_s D + sqrt(b_s^2 - r^2) E[noise|x_t] + r z with r = eta b_s sqrt(1 - (nsr_s/nsr_t)^2).
 
     (Song et al. 2021, DDIM, eqs. 12 and 16.) eta = 0 is deterministic, and is the first step of DPM-Solver++. eta = 1
-    is the posterior of DDPM, that is, ancestral sampling.
+    is the posterior of DDPM, that is, ancestral sampling. The move to a = 1, b = 0 gives D, so N steps start from N
+    noise levels, and 1000 steps of ancestral sampling are the 1000 evaluations of DDPM.
 
     Raises:
         UserError: eta is not in [0, 1].
     """
 
     order: ClassVar[int] = 1
+    ends_in_data: ClassVar[bool] = True
     eta: float = 0.0
 
     def __post_init__(self) -> None:

@@ -1,6 +1,8 @@
 """Pairs of data and noise that a teacher's ODE makes, and the files that store them."""
 
 import hashlib
+import logging
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from dfm.sampling.samplers import GridSampler
 from dfm.sampling.steppers.ode import Heun
 
 BATCH = 256
+QUIET = 30.0  # seconds between two lines on how far the pairs are
+log = logging.getLogger("dfm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,12 @@ def make_pairs(teacher: NetworkDenoiser, n: int, steps: int, seed: int, device: 
     sampler = GridSampler(stepper=Heun(), steps=steps, grid=RhoGrid())
     labels = check_labels(teacher.spec, None, range(n))
     data, noise = [], []
+    log.info(f"making {n} pairs of noise and data with the teacher")
+    said = time.monotonic()
     for first in range(0, n, BATCH):
+        if time.monotonic() - said > QUIET:
+            said = time.monotonic()
+            log.info(f"{first} of {n} pairs")
         part = range(first, min(first + BATCH, n))
         draws = NumberedDraws(seed, part, Purpose.PAIRS)
         x = teacher.noise_end.from_latent(teacher.prior.draw(draws, teacher.spec.shape)).to(device, torch.float32)

@@ -32,9 +32,14 @@ def check_parallel(config: TrainerConfig, shardable: bool, world: World) -> None
             ``muon`` or the objective.
     """
     if config.accumulate % world.size:
+        size, batch = world.size, config.batch_size
+        fitting = next((parts for parts in range(size, batch + 1, size) if batch % parts == 0), None)
+        fewer = next(k for k in range(size, 0, -1) if config.accumulate % k == 0)
+        fix = f"trainer.accumulate={fitting}" if fitting else f"torchrun with {fewer} in place of {size} processes"
         raise UserError(
-            f"trainer.accumulate={config.accumulate} on {world.size} processes, which share the parts of a batch; "
-            f"allowed: multiples of {world.size}"
+            f"the {config.accumulate} parts of a batch (trainer.accumulate, or the number of processes with which this "
+            f"run began) for {size} processes, which share them; allowed: multiples of {size} that divide "
+            f"trainer.batch_size={batch}; try {fix}"
         )
     if config.parallel != "fsdp":
         return

@@ -10,7 +10,7 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.basics.intervals import as_text, mean_interval
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.composition.config_dirs import options
 from dfm.cli.composition.unused_settings import refuse_unused
 from dfm.cli.from_checkpoint import dataset_of, load_denoiser, warn_other_data
@@ -71,16 +71,20 @@ def sampler_rows(job: Job, denoiser: NetworkDenoiser, reference: Tensor) -> list
     """Return a row of results for each sampler and number of steps. Warn of samplers that do not suit the model."""
     wanted: CheckSettings = job.settings
     ends = ode_ends(denoiser, wanted.seed, job.device)
+    names = wanted.samplers or [name for name in DEFAULT_SAMPLERS if name in options("sampler")]
+    samplers = {name: job.variant(f"sampler={name}").sampler for name in names}
     rows = []
-    for name in wanted.samplers or [name for name in DEFAULT_SAMPLERS if name in options("sampler")]:
-        sampler = job.variant(f"sampler={name}").sampler
-        for steps in [None] if sampler.adaptive else wanted.steps:
-            one = sampler if steps is None else sampler.with_steps(steps)
-            try:
-                rows.append(measure(name, steps, one, denoiser, reference, ends, wanted, job.device))
-            except UserError as problem:
-                console.warn(f"{name}: {problem}")
-                break
+    with progress.task("check", len(samplers), "samplers") as task:
+        for name, sampler in samplers.items():
+            for steps in [None] if sampler.adaptive else wanted.steps:
+                task.note(name if steps is None else f"{name}, {steps} steps")
+                one = sampler if steps is None else sampler.with_steps(steps)
+                try:
+                    rows.append(measure(name, steps, one, denoiser, reference, ends, wanted, job.device))
+                except UserError as problem:
+                    console.warn(f"{name}: {problem}")
+                    break
+            task.advance()
     return rows
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from dfm.basics.files import write_json
 from dfm.basics.intervals import as_text
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.composition.config_dirs import options
 from dfm.cli.job import Job
 from dfm.cli.settings import CheckSettings
@@ -33,17 +33,20 @@ def check_sampler(job: Job) -> None:
     """
     wanted: CheckSettings = job.settings
     parts, data = job.parts, job.parts.dataset
-    oracle = exact_denoiser(data, parts.schedule)
+    oracle, likelihood = exact_denoiser(data, parts.schedule), parts.likelihood.single()
     rows = sampler_rows(oracle, parts.sampler, wanted)
     marginals = marginal_rows(oracle, parts.sampler, wanted)
     few = data.split("test").values[: min(wanted.n, 500)].double()
-    bias = likelihood_bias(oracle, parts.likelihood.single(), few, wanted.seed)
+    bias = likelihood_bias(oracle, likelihood, few, wanted.seed)
     gap = start_gap(oracle, few, wanted.seed)
     print_report(job.choice("sampler"), rows, marginals, bias, gap)
-    series = {
-        name: sampler_rows(oracle, job.variant(f"sampler={name}").sampler, wanted)
-        for name in wanted.samplers or options("sampler")
-    }
+    samplers = {name: job.variant(f"sampler={name}").sampler for name in wanted.samplers or options("sampler")}
+    series = {}
+    with progress.task("check", len(samplers), "samplers") as task:
+        for name, sampler in samplers.items():
+            task.note(name)
+            series[name] = sampler_rows(oracle, sampler, wanted)
+            task.advance()
     draw(series, job.directory / "error_against_nfe.png")
     facts = {
         "sampler": job.choice("sampler"),

@@ -9,7 +9,7 @@ from dfm.cli.commands.eval import inputs
 from dfm.cli.job import Job
 from dfm.cli.settings import EvalSettings
 from dfm.evaluation.sample_quality import Quality, quality
-from dfm.sampling.draw import check_count
+from dfm.sampling.draw import check_count, check_labels
 
 
 def run(job: Job) -> None:
@@ -20,11 +20,15 @@ def run(job: Job) -> None:
     checkpoint, drawing = inputs.find_source(job)
     data = inputs.find_references(job, checkpoint)
     references = inputs.examples(data, wanted.split, wanted.label)
+    train = inputs.examples(data, "train", wanted.label)
     features = inputs.find_features(job, data)
+    stored = None if drawing else inputs.read(job, data.spec)  # a mistake is told before the features are trained
+    if drawing:
+        check_labels(drawing.denoiser.spec, wanted.label, range(1))
     inputs.prepare(features)
 
-    samples = inputs.draw(job, drawing) if drawing else inputs.read(job, data.spec)
-    train = inputs.examples(data, "train", wanted.label)
+    samples = inputs.draw(job, drawing) if drawing else stored
+    assert samples is not None
     real = inputs.choose(train, len(samples.values), wanted.seed)
     reference_features = features.of(references)
     result, floor = (quality(features.of(v), reference_features, seed=wanted.seed) for v in (samples.values, real))

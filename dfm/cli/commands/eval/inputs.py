@@ -1,5 +1,6 @@
 """The inputs of ``dfm eval``: samples that are drawn or stored, held-out examples, and the features of both."""
 
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from dfm.basics.devices import check_precision, products
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.basics.seeding import Purpose, stream
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.composition.unused_settings import refuse_unused
 from dfm.cli.from_checkpoint import Drawing, dataset_of, load_drawing, read_checkpoint, warn_other_data
 from dfm.cli.job import Job
@@ -20,7 +21,7 @@ from dfm.data.dataset import Dataset, DatasetSpec
 from dfm.evaluation.features import Features, kind_for
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.sample_files import read_labels, read_samples, store_samples
-from dfm.sampling.draw import as_data, batch_of, check_labels, draw_samples, spread
+from dfm.sampling.draw import Moment, as_data, batch_of, check_labels, draw_samples, spread
 
 DEFAULT_N = 1000
 DRAWING_KEYS = ("sampler", "grid", "guidance", "schedule", "batch_size", "precision")
@@ -103,11 +104,13 @@ def find_features(job: Job, data: Dataset) -> Features:
 def prepare(features: Features) -> None:
     """Train the classifier of the features with a progress bar, unless there is one already."""
     start, steps = time.perf_counter(), 0
-    with console.bar() as bar:
-        task = bar.add_task("classifier", total=features.steps, visible=False)
-        for report in features.prepare():
-            steps = report.step
-            bar.update(task, completed=steps, visible=True)
+    with progress.work() as work:
+        reports = features.prepare()
+        if (first := next(reports, None)) is not None:  # else the classifier is there already
+            with work.task("classifier for the features", features.steps, "steps") as task:
+                for report in itertools.chain([first], reports):
+                    steps = report.step
+                    task.update(steps)
     if steps:
         console.say(f"classifier trained in {time.perf_counter() - start:.0f} s and stored for the next time")
 
@@ -118,8 +121,15 @@ def draw(job: Job, drawing: Drawing) -> Samples:
     n = DEFAULT_N if wanted.n is None else wanted.n
     labels = check_labels(spec, wanted.label, range(n))
     start = time.perf_counter()
-    with console.bar() as bar, products(check_precision(wanted.precision, job.device), job.device):
-        task = bar.add_task("sample", total=n)
+    with (
+        progress.task("sample", n, "samples") as task,
+        products(check_precision(wanted.precision, job.device), job.device),
+    ):
+
+        def watch(moment: Moment) -> None:
+            task.note(f"step {moment.state.step}")
+            task.advance(len(moment.indices) if moment.state.final else 0)
+
         result = draw_samples(
             drawing.denoiser,
             drawing.sampler,
@@ -129,7 +139,7 @@ def draw(job: Job, drawing: Drawing) -> Samples:
             labels=labels,
             device=job.device,
             convert=lambda x: as_data(x, spec),
-            watch=lambda moment: bar.advance(task, len(moment.indices) if moment.state.final else 0),
+            watch=watch,
         )
     facts = {
         **drawing.facts,

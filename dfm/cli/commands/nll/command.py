@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dfm.basics.errors import UserError
-from dfm.cli.commands.nll.compare_paths import compare_paths
+from dfm.cli.commands.nll.compare_paths import compare_paths, load_other
 from dfm.cli.commands.nll.estimates import ScoringJob, score
 from dfm.cli.commands.nll.per_class import check_classes, classify
 from dfm.cli.composition.unused_settings import check_settings
-from dfm.cli.from_checkpoint import examples_of, load_denoiser
+from dfm.cli.from_checkpoint import examples_of, how_many, load_denoiser
 from dfm.cli.job import Job
 from dfm.cli.settings import NllSettings
 from dfm.runs.parts import Parts
@@ -30,21 +30,25 @@ def run(job: Job) -> None:
         split=split,
         own=Parts(checkpoint.config, job.trusted).dequantization,
         chosen=chosen,
-        n=len(split) if wanted.n is None else min(wanted.n, len(split)),
+        n=how_many(wanted.n, split, wanted.split),
         seed=wanted.seed,
         batch_size=wanted.batch_size,
         audit=wanted.audit,
         device=job.device,
         world=job.world,
+        max_minutes=wanted.max_minutes,
         facts={"split": wanted.split, "checkpoint": str(checkpoint.path), "checkpoint_step": checkpoint.step},
     )
+    other = None if wanted.against is None else load_other(job, work, checkpoint)
     if wanted.per_class:
         check_classes(work)
+        if wanted.max_minutes is not None:
+            raise UserError(f"per_class=true with max_minutes={wanted.max_minutes:g}; allowed: one of them; try n=100")
     scores = score(work, likelihood, job.directory)
     if wanted.per_class:
         classify(work, likelihood, job.directory)
-    if wanted.against is not None and job.world.first:
-        compare_paths(job, work, checkpoint, scores)
+    if other is not None and job.world.first:
+        compare_paths(job, work, other, scores)
 
 
 def refuse_augmentation(config: Mapping[str, Any]) -> None:

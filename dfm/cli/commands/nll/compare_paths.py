@@ -1,7 +1,7 @@
 """``dfm nll against=``: the divergence of a model's path from the path of the oracle or of another model."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -12,7 +12,9 @@ from dfm.cli import console
 from dfm.cli.commands.nll.estimates import ScoringJob
 from dfm.cli.from_checkpoint import dataset_of, load_denoiser
 from dfm.cli.job import Job
-from dfm.denoising.exact import exact_denoiser
+from dfm.denoising.denoiser import Denoiser
+from dfm.denoising.exact import MixtureDenoiser, exact_denoiser
+from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.evaluation.known_law import start_gap
 from dfm.likelihood.estimator import ends
 from dfm.likelihood.path_divergence import PathDivergence, path_divergence, path_gain
@@ -22,23 +24,37 @@ from dfm.runs.pictures.charts import curves
 from dfm.runs.pictures.images import save_png
 
 
-def compare_paths(
-    job: Job,
-    work: ScoringJob,
-    checkpoint: Checkpoint,
-    scores: Scores,
-) -> None:
-    """Write ``path.json``, ``path.csv`` and ``path.png``, and print the result.
+def load_other(job: Job, work: ScoringJob, checkpoint: Checkpoint) -> Denoiser:
+    """Return the denoiser that ``against=`` names, on the model's schedule. This is called before any scoring.
+
+    Args:
+        checkpoint: of the model that is scored.
 
     Raises:
         UserError: the law of the data is not known, or the other model was trained on other data.
     """
+    if job.settings.against == "oracle":
+        if work.denoiser.spec.num_classes:
+            raise UserError(
+                "against=oracle: the exact law covers all classes together, but this model is conditional on the "
+                "class; allowed: a model trained with conditional=false"
+            )
+        return exact_denoiser(dataset_of(checkpoint, job.trusted), work.denoiser.schedule)
+    return load_model(job, work).on_schedule(work.denoiser.schedule)
+
+
+def compare_paths(job: Job, work: ScoringJob, other: Denoiser, scores: Scores) -> None:
+    """Write ``path.json``, ``path.csv`` and ``path.png``, and print the result.
+
+    Args:
+        other: the result of ``load_other``.
+    """
     against, directory = job.settings.against, job.directory
     if against == "oracle":
-        facts, divergence = from_oracle(job, work, checkpoint, scores)
+        facts, divergence = from_oracle(work, cast(MixtureDenoiser, other), scores)
         kind = "path divergence from the oracle"
     else:
-        facts, divergence = from_model(job, work)
+        facts, divergence = from_model(against, work, other)
         kind = "nats that the other model saves on the path"
     rows = ["log_nsr,nats_per_unit"]
     rows += [f"{x:.8g},{y:.10g}" for x, y in zip(divergence.log_nsr.tolist(), divergence.density.tolist(), strict=True)]
@@ -49,19 +65,11 @@ def compare_paths(
     save_png(curves(series, "log nsr", "nats per unit of log nsr", title, log=False), directory / "path.png")
 
 
-def from_oracle(
-    job: Job, work: ScoringJob, checkpoint: Checkpoint, scores: Scores
-) -> tuple[dict[str, Any], PathDivergence]:
+def from_oracle(work: ScoringJob, oracle: MixtureDenoiser, scores: Scores) -> tuple[dict[str, Any], PathDivergence]:
     """Return the path divergence from the exact law (Girsanov), and facts with KL(data, model) from the scores.
 
     The KL is the mean of log p(x) - log p_model(x) over the scored examples, in nats.
     """
-    if work.denoiser.spec.num_classes:
-        raise UserError(
-            "against=oracle: the exact law covers all classes together, but this model is conditional on the class; "
-            "allowed: a model trained with conditional=false"
-        )
-    oracle = exact_denoiser(dataset_of(checkpoint, job.trusted), work.denoiser.schedule)
     x = held_out(work)
     divergence = path_divergence(oracle, work.denoiser, x, seed=work.seed)
     start = start_gap(oracle, x.double(), work.seed, work.denoiser)
@@ -89,8 +97,12 @@ def from_oracle(
     return facts, divergence
 
 
-def from_model(job: Job, work: ScoringJob) -> tuple[dict[str, Any], PathDivergence]:
-    """Return the difference of the evidence bounds of the two models at each noise level, and facts for JSON."""
+def load_model(job: Job, work: ScoringJob) -> NetworkDenoiser:
+    """Return the model of the checkpoint ``against``.
+
+    Raises:
+        UserError: there is no such checkpoint, or its data have another shape or other classes.
+    """
     against = job.settings.against
     other, denoiser = load_denoiser(job, against, key="against")
     if other.spec.shape != work.denoiser.spec.shape or other.spec.levels != work.denoiser.spec.levels:
@@ -103,9 +115,13 @@ def from_model(job: Job, work: ScoringJob) -> tuple[dict[str, Any], PathDivergen
             f"against={against}: it has {other.spec.num_classes} classes; allowed: "
             f"{work.denoiser.spec.num_classes}, like the model of ckpt=, or none"
         )
+    return denoiser
+
+
+def from_model(against: str, work: ScoringJob, other: Denoiser) -> tuple[dict[str, Any], PathDivergence]:
+    """Return the difference of the evidence bounds of the two models at each noise level, and facts for JSON."""
     mine, theirs = (
-        model.with_labels(labels_for(model, work.split, range(work.n), work.device))
-        for model in (work.denoiser, denoiser.on_schedule(work.denoiser.schedule))
+        model.with_labels(labels_for(model, work.split, range(work.n), work.device)) for model in (work.denoiser, other)
     )
     gain = path_gain(mine, theirs, held_out(work), seed=work.seed)
     interval = mean_interval(gain.total, gain.stderr, work.n)

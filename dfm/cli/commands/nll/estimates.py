@@ -12,15 +12,18 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.basics.intervals import mean_interval
 from dfm.basics.processes import World
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.commands.nll.report import print_report, write_csv, write_levels, write_table
+from dfm.cli.commands.nll.time_bound import Plan, everything, in_time
 from dfm.data.dataset import Split
 from dfm.data.dequantization import Dequantization
 from dfm.data.pixel_levels import unit_of
 from dfm.denoising.denoiser import Denoiser
-from dfm.likelihood.error_bars import Audit, audit_subset, choose_steps, report
+from dfm.likelihood.error_bars import Audit, audit_subset, report
 from dfm.likelihood.estimator import Entry, Estimators, Likelihood, prior_gap
 from dfm.likelihood.scoring import Advance, Scores, Scoring, examples
+
+PIXELS = 1 << 14  # in a batch on a CPU: 16 images of 32x32, 256 of 8x8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,7 @@ class ScoringJob:
         n: the number of examples; the first n of the split are scored.
         audit: the number of examples that are scored again, to find the errors of the estimate.
         facts: further entries of ``nll.json``.
+        max_minutes: the time for all of it, about; None for any time.
     """
 
     denoiser: Denoiser
@@ -46,6 +50,11 @@ class ScoringJob:
     device: torch.device
     facts: dict[str, Any]
     world: World
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise UserError(f"max_minutes={self.max_minutes:g}; allowed: above 0, or null for no bound")
 
     def entries(self, likelihood: Estimators) -> list[Entry]:
         """Return the lines of the result: one estimator, or all of them.
@@ -53,39 +62,58 @@ class ScoringJob:
         Raises:
             UserError: the dequantisation or the decoder does not suit the data.
         """
-        spec = self.denoiser.spec
-        if spec.levels is None and len(spec.shape) > 1:
-            raise UserError(
-                f"{spec.name}: images of {spec.shape} without a number of pixel levels, so bits/dim is not defined; "
-                "allowed: integer images, whose spec gives the number of levels"
-            )
-        if spec.levels is None and self.chosen is not None:
-            raise UserError(f"dequantization=: {spec.name} has no integer levels; try without dequantization=")
-        entries = likelihood.entries(spec, self.own, self.chosen)
-        entries = [replace(e, likelihood=e.likelihood.adapt(spec, e.dequantization)) for e in entries]
-        if self.chosen is not None and entries[0].likelihood.discrete(spec):
-            raise UserError(
-                f"dequantization=: likelihood={entries[0].name} with this decoder scores the integers themselves; "
-                "allowed: likelihood=ode, or likelihood.decoder=gaussian; or try without dequantization="
-            )
-        return entries
+        return suited_entries(self.denoiser, likelihood, self.own, self.chosen)
 
     def subset(self) -> list[int]:
         """Return the examples that are scored again, evenly spread over all of them."""
         return torch.linspace(0, self.n - 1, min(max(1, self.audit), self.n)).round().long().tolist()
 
     def scoring(self, entry: Entry) -> Scoring:
-        """Return the scoring for one line of the result."""
+        """Return the scoring for one line of the result. On a CPU its batches are small, so that progress is seen."""
+        spec, most = self.denoiser.spec, self.batch_size
+        if self.device.type == "cpu":
+            most = min(most, max(1, PIXELS // math.prod(spec.shape[1:])))
         return Scoring(
             denoiser=self.denoiser,
             likelihood=entry.likelihood,
             split=self.split,
             seed=self.seed,
-            batch_size=self.batch_size,
+            batch_size=most,
             device=self.device,
             dequantization=entry.dequantization,
             world=self.world,
         )
+
+
+def suited_entries(
+    denoiser: Denoiser, likelihood: Estimators, own: Dequantization, chosen: Dequantization | None = None
+) -> list[Entry]:
+    """Return the lines of a result, each with its estimator adapted to the data. This is asked before any long work.
+
+    Args:
+        own, chosen: as in ``ScoringJob``.
+
+    Raises:
+        UserError: the dequantisation, the decoder or the prior does not suit the estimator or the data.
+    """
+    spec = denoiser.spec
+    if spec.levels is None and len(spec.shape) > 1:
+        raise UserError(
+            f"{spec.name}: images of {spec.shape} without a number of pixel levels, so bits/dim is not defined; "
+            "allowed: integer images, whose spec gives the number of levels"
+        )
+    if spec.levels is None and chosen is not None:
+        raise UserError(f"dequantization=: {spec.name} has no integer levels; try without dequantization=")
+    entries = likelihood.entries(spec, own, chosen)
+    entries = [replace(e, likelihood=e.likelihood.adapt(spec, e.dequantization)) for e in entries]
+    if chosen is not None and entries[0].likelihood.discrete(spec):
+        raise UserError(
+            f"dequantization=: likelihood={entries[0].name} with this decoder scores the integers themselves; "
+            "allowed: likelihood=ode, or likelihood.decoder=gaussian; or try without dequantization="
+        )
+    if any(entry.likelihood.exact for entry in entries):
+        denoiser.noise_end.log_density(torch.zeros(1, *spec.shape, dtype=torch.float64))  # refuses an unknown density
+    return entries
 
 
 def score(work: ScoringJob, likelihood: Estimators, directory: Path) -> Scores:
@@ -93,7 +121,9 @@ def score(work: ScoringJob, likelihood: Estimators, directory: Path) -> Scores:
 
     Only the first process writes and prints.
     """
-    pairs = [score_entry(work, entry) for entry in work.entries(likelihood)]
+    entries = work.entries(likelihood)
+    seconds = None if work.max_minutes is None else 60 * work.max_minutes / len(entries)
+    pairs = [score_entry(work, entry, seconds) for entry in entries]
     if work.world.first:
         # first on the screen: a full disk must not cost what was computed
         print_report([result for result, _ in pairs], work.denoiser.spec.name, work.facts["split"])
@@ -119,21 +149,29 @@ def write_results(work: ScoringJob, pairs: Sequence[tuple[Result, Scores]], dire
             write_levels(directory / f"{name}.csv", scores.nats_by_level, len(scores.nats), spec)
 
 
-def score_entry(work: ScoringJob, entry: Entry) -> tuple[Result, Scores]:
-    """Return the result of one estimator in plain containers, and its scores."""
-    subset = work.subset()
-    scoring = choose_steps(work.scoring(entry), subset)
-    indices: Sequence[int] = subset if entry.audit_only else range(work.n)
-    with console.bar(quiet=not work.world.first) as bar:
-        task = bar.add_task(f"nll {entry.name}", total=len(indices) + passes(scoring) * len(subset))
+def score_entry(work: ScoringJob, entry: Entry, seconds: float | None = None) -> tuple[Result, Scores]:
+    """Return the result of one estimator in plain containers, and its scores.
 
-        def advance(count: int) -> None:
-            bar.advance(task, count)
-
-        scores = scoring.all(indices, advance)
-        row_of = {index: row for row, index in enumerate(indices)}
-        audit = audit_subset(scoring, subset, scores.nats[[row_of[i] for i in subset]], advance)
-        hutchinson = against_hutchinson(scoring, subset, audit, advance)
+    Args:
+        seconds: the time for it, about; None for any time.
+    """
+    with progress.work(quiet=not work.world.first) as shown:
+        name = f"likelihood by {entry.name}"
+        with shown.task(f"{name}: how many steps and examples", 1, "searches", brief=True):
+            plan = plan_of(work, entry, seconds)
+        scoring, subset = plan.scoring, list(plan.subset)
+        indices = plan.indices
+        if plan.bounded:
+            console.say(
+                f"{name}: {len(indices)} of {work.n} examples, drawn at random, {len(subset)} of them again, to take "
+                f"about {progress.duration(seconds or 0.0)}; for all of them, try dfm nll ckpt=RUN"
+            )
+        with shown.task(name, len(indices) + passes(scoring) * len(subset), "examples") as task:
+            scores = scoring.all(indices, task.advance)
+            row_of = {index: row for row, index in enumerate(indices)}
+            task.note("again, for the errors")
+            audit = audit_subset(scoring, subset, scores.nats[[row_of[i] for i in subset]], task.advance)
+            hutchinson = against_hutchinson(scoring, subset, audit, task.advance)
     result = {
         "estimator": entry.name,
         "dequantization": entry.dequantization.name if scoring.dequantizes else None,
@@ -141,8 +179,17 @@ def score_entry(work: ScoringJob, entry: Entry) -> tuple[Result, Scores]:
         **path_ends(scoring, subset),
         "likelihood": settings_for_json(scoring.likelihood),
         **hutchinson,
+        "num_asked": work.n,
+        "bounded_by_minutes": work.max_minutes if plan.bounded else None,
     }
     return result, scores
+
+
+def plan_of(work: ScoringJob, entry: Entry, seconds: float | None) -> Plan:
+    """Return which examples are scored, all or as many as fit into ``seconds``."""
+    scoring, subset = work.scoring(entry), work.subset()
+    asked: Sequence[int] = subset if entry.audit_only else range(work.n)
+    return everything(scoring, asked, subset) if seconds is None else in_time(scoring, asked, subset, seconds)
 
 
 def passes(scoring: Scoring) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically, write_json
 from dfm.basics.intervals import as_text, mean_interval, share_interval
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.commands.nll.estimates import ScoringJob
 from dfm.data.dataset import DatasetSpec
 from dfm.data.pixel_levels import unit_of
@@ -42,12 +42,8 @@ def classify(work: ScoringJob, likelihood: Estimators, directory: Path) -> None:
     entry = work.entries(likelihood)[0]
     count, indices = work.denoiser.spec.num_classes, range(work.n)
     scoring = choose_steps(work.scoring(entry), work.subset())
-    with console.bar(quiet=not work.world.first) as bar:
-        task = bar.add_task("classes", total=count * work.n)
-        nats = torch.stack(
-            [replace(scoring, label=c).all(indices, lambda rows: bar.advance(task, rows)).nats for c in range(count)],
-            1,
-        )
+    with progress.task("classes", count * work.n, "examples", quiet=not work.world.first) as task:
+        nats = torch.stack([replace(scoring, label=c).all(indices, task.advance).nats for c in range(count)], 1)
     if not work.world.first:
         return
     assert work.split.labels is not None

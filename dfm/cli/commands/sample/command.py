@@ -10,7 +10,7 @@ from torch import Tensor
 from dfm.basics.devices import check_precision, products
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.commands.sample.inverse_task import KnownImages, known_images
 from dfm.cli.from_checkpoint import load_drawing
 from dfm.cli.job import Job
@@ -88,11 +88,10 @@ class Draw:
         # at most n / size samples per batch, so that every process gets some
         size = min(batch_of(self.job.settings.batch_size, spec, self.job.device), -(-n // world.size))
         batches = [range(k, min(k + size, n)) for k in range(0, n, size)]
-        with console.bar(quiet=not world.first) as bar:
-            task = bar.add_task("sample", total=n)
+        with progress.task("sample", n, "samples", quiet=not world.first) as task:
 
             def show(step: int) -> None:
-                bar.update(task, description=f"sample, step {step}")
+                task.note(f"step {step}")
 
             for first in range(0, len(batches), world.size):
                 start = time.perf_counter()
@@ -101,7 +100,7 @@ class Draw:
                 self.evaluations += sum(evaluations for _, evaluations in parts)
                 self.seconds += time.perf_counter() - start
                 values = torch.cat([values for values, _ in parts])
-                bar.advance(task, len(values))
+                task.advance(len(values))
                 yield values
 
     def _batch(self, places: range, show: Callable[[int], None]) -> tuple[Tensor, float]:

@@ -13,7 +13,8 @@ from dfm.cli.from_checkpoint import Drawing, examples_of, refuse_unread
 from dfm.cli.job import Job
 from dfm.data.dataset import Split
 from dfm.data.pixel_levels import centres
-from dfm.runs.pictures.images import grid, nhwc, read_mask, save_png
+from dfm.runs.pictures.images import grid, nhwc, save_png
+from dfm.runs.pictures.masks import read_mask
 from dfm.sampling.draw import stored
 from dfm.sampling.inverse_problems import Conditioned
 
@@ -68,9 +69,9 @@ def known_images(job: Job, drawing: Drawing, indices: range) -> KnownImages | No
     task.projection(spec)  # an impossible task is refused before any data are read
     split = examples_of(drawing.checkpoint, job, name)
     if indices[-1] >= len(split):
-        raise UserError(
-            f"image {indices[-1]} of split={name}; allowed: 0 to {len(split) - 1}; try n={len(split)} or less"
-        )
+        most = len(split) - (len(split) % max(1, spec.num_classes) if job.settings.label == "all" else 0)
+        fix = f"n={most} or less" if job.settings.index is None else f"index={len(split) - 1} or less"
+        raise UserError(f"image {indices[-1]} of split={name}; allowed: 0 to {len(split) - 1}; try {fix}")
     assert spec.levels is not None
     rows = list(indices)
     images = replace(split, values=split.values[rows], labels=None if split.labels is None else split.labels[rows])

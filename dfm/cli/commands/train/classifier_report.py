@@ -8,7 +8,7 @@ from torch import Tensor
 from dfm.basics import seeding
 from dfm.basics.files import write_atomically, write_json
 from dfm.basics.seeding import Purpose
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.data.dataset import Split
 from dfm.data.dequantization import Dequantization
 from dfm.denoising.noisy_classifier import NoisyClassifier
@@ -40,13 +40,15 @@ def write_classifier_report(
     assert split.labels is not None
     labels = split.labels[:n].to(device)
     rows = []
-    for number, log_nsr in enumerate(noise_levels):
-        t = path.time_of_log_nsr(log_nsr).clamp(path.t_min, path.t_max)
-        parts = [
-            predictions(classifier, dequantization, split, range(k, min(k + BATCH, n)), seed, number, t, device)
-            for k in range(0, n, BATCH)
-        ]
-        rows.append((float(log_nsr), *accuracy_and_calibration(torch.cat(parts).double(), labels)))
+    with progress.task("report on the classifier", NOISE_LEVELS, "noise levels") as task:
+        for number, log_nsr in enumerate(noise_levels):
+            t = path.time_of_log_nsr(log_nsr).clamp(path.t_min, path.t_max)
+            parts = [
+                predictions(classifier, dequantization, split, range(k, min(k + BATCH, n)), seed, number, t, device)
+                for k in range(0, n, BATCH)
+            ]
+            rows.append((float(log_nsr), *accuracy_and_calibration(torch.cat(parts).double(), labels)))
+            task.advance()
     table = [[f"{row[0]:.2f}", *(f"{value:.3f}" for value in row[1:])] for row in rows]
     console.table(f"classifier on {n} held-out examples", COLUMNS, table)
     lines = [",".join(COLUMNS), *(",".join(f"{value:.6g}" for value in row) for row in rows)]

@@ -7,46 +7,81 @@ from typing import Any
 from dfm.basics.errors import UserError
 from dfm.basics.locations import located
 from dfm.basics.processes import World
-from dfm.cli import console
+from dfm.cli import console, progress
 from dfm.cli.commands.train.final_report import is_done, write_final_report
+from dfm.cli.commands.train.pictures import Pictures, is_due
 from dfm.cli.commands.train.resume import auto_config, resumed_config, with_absolute_paths, with_settled_init
 from dfm.cli.commands.train.training_run import TrainingRun
+from dfm.cli.composition.printed_command import printed, setting
 from dfm.cli.composition.recipes import told
 from dfm.cli.job import Job
-from dfm.cli.surroundings.signals import Interruption, exit_code, watch_signals
+from dfm.cli.surroundings.signals import Interruption, StoppedError, exit_code, watch_signals
+from dfm.runs.directory import checkpoints, step_of
 from dfm.runs.places import check_sources, find_sources
 from dfm.training.step_failures import GivenUpError
 
 
 def run(job: Job) -> int:
     """Train a fresh or a resumed run; return the exit code."""
-    training = TrainingRun(prepare(job))
-    first = training.trainer.step
     with watch_signals() as interruption:
-        interruption.advice = training.on_disk
+        doing = "reading the data and building the network"
+        interruption.advice = lambda: way_on(job.directory)
         try:
-            signal = train(training, interruption)
-        except (UserError, OSError) as error:  # an OSError: the data cannot be read any more
-            # The weights are still those from before the error. If they are sharded, saving needs all processes, and
-            # only GivenUpError is raised in all of them.
-            # Without a new step there is nothing to save.
-            in_all = isinstance(error, GivenUpError) or not training.trainer.parallel.is_sharded
-            if in_all and training.trainer.step > first:
-                training.save_if_reported()
-            raise
-        finally:
-            training.close()
-    if signal:
-        console.say(f"{signal.name}: stopped after step {training.trainer.step}; {training.on_disk()}")
-    training.refuse_if_not_saved()
-    if signal:
-        interruption.hand_on()
-        return exit_code(signal)
+            with interruption.at_once():
+                training = TrainingRun(prepare(job))
+            interruption.advice = training.on_disk
+            first = training.trainer.step
+            signal = train_and_close(training, interruption)
+            if signal is None:
+                training.refuse_if_not_saved()
+                doing = "measuring the likelihood of held-out data"
+                with interruption.at_once():
+                    report(training, first)
+                return 0
+            console.say(f"{signal.name}: stopped after step {training.trainer.step}; {interruption.advice()}")
+            training.refuse_if_not_saved()
+        except StoppedError as stopped:
+            signal = stopped.signal
+            console.say(f"{signal.name}: stopped while {doing}; {interruption.advice()}")
+    interruption.hand_on()
+    return exit_code(signal)
+
+
+def train_and_close(training: TrainingRun, interruption: Interruption) -> Signals | None:
+    """Take the training steps and close the run's files; return the signal that asked to stop, or None."""
+    first = training.trainer.step
+    try:
+        return train(training, interruption)
+    except (UserError, OSError) as error:  # an OSError: the data cannot be read any more
+        # The weights are still those from before the error. If they are sharded, saving needs all processes, and
+        # only GivenUpError is raised in all of them. Without a new step there is nothing to save.
+        in_all = isinstance(error, GivenUpError) or not training.trainer.parallel.is_sharded
+        if in_all and training.trainer.step > first:
+            training.save_if_reported()
+        raise
+    finally:
+        training.close()
+
+
+def report(training: TrainingRun, first: int) -> None:
+    """Write the report at the end, unless it is there.
+
+    Args:
+        first: the step at which this process began.
+    """
     if training.trainer.step == first and is_done(training):
         console.say(f"this run is done already, after {first} steps")
     else:
         write_final_report(training)
-    return 0
+
+
+def way_on(directory: Path) -> str:
+    """Return where the weights of a stopped run are, and how to go on."""
+    files = checkpoints(directory)
+    if not files:
+        return "there is no checkpoint yet; to start again, try the same command"
+    again = printed("train", setting("resume", directory))
+    return f"the weights of step {step_of(files[0])} are there; to go on, try {again}"
 
 
 def prepare(job: Job) -> Job:
@@ -74,12 +109,15 @@ def train(run: TrainingRun, interruption: Interruption) -> Signals | None:
         The signal that asked a process to stop, or None.
     """
     config, trainer = run.trainer.config, run.trainer
-    fields = "loss {task.fields[loss]}  {task.fields[speed]} images/s"
     signal: Signals | None = None
-    with console.bar(fields) as bar:
-        task = bar.add_task("train", total=config.max_steps, completed=trainer.step, loss="-", speed="-")
-        if trainer.step == 0:
-            run.draw()
+    with (
+        progress.work() as shown,
+        shown.task("train", config.max_steps, "steps", done=trainer.step) as bar,
+    ):
+        pictures = Pictures(run, interruption, shown)
+        if trainer.progress < 1:
+            pictures.start()
+            pictures.draw_if_possible()
         for report in trainer.steps():
             last = trainer.progress >= 1
             run.log_measurements(dict(report.measurements))
@@ -87,14 +125,18 @@ def train(run: TrainingRun, interruption: Interruption) -> Signals | None:
                 run.log_skipped(report)
             if last or report.step % config.log_every == 0:
                 line = run.log_step(report)
-                bar.update(task, loss=f"{line['loss']:.4f}", speed=f"{line['images_per_second']:.0f}")
-            bar.update(task, completed=report.step)
+                bar.note(f"loss {line['loss']:.4f}  {line['images_per_second']:.0f} images/s")
+            # trainer.max_minutes may end the run before max_steps
+            bar.update(report.step, total=round(report.step / max(trainer.progress, 1e-9)))
             if is_due(report.step, config.validate_every, last):
+                bar.note("validation")
                 run.validate()
-            if is_due(report.step, config.sample_every, last):
-                run.draw()
+            if is_due(report.step, config.sample_every):
+                pictures.due()
             if last:
                 run.log_measurements(trainer.objective.rounds.finish(trainer.averaged()))
+            else:
+                pictures.draw_if_possible()
             run.reported = report.step
             # a signal may reach one process a step later than another, and no process may go on alone
             signal = agree(run.job.world, interruption)
@@ -103,9 +145,11 @@ def train(run: TrainingRun, interruption: Interruption) -> Signals | None:
                     run.save()
             if signal:
                 break
-    if config.max_steps == 0:
-        with interruption.saving():
-            run.save()
+        if config.max_steps == 0:
+            with interruption.saving():
+                run.save()
+        if trainer.progress >= 1 and not signal:
+            pictures.draw_last()
     return signal or agree(run.job.world, interruption)
 
 
@@ -116,12 +160,17 @@ def agree(world: World, interruption: Interruption) -> Signals | None:
 
 
 def share_batches(config: dict[str, Any], world: World) -> dict[str, Any]:
-    """Return the configuration with one part of each batch per process, unless ``trainer.accumulate`` is set."""
-    if world.size > 1 and config["trainer"]["accumulate"] == 1:
-        return {**config, "trainer": {**config["trainer"], "accumulate": world.size}}
-    return config
+    """Return the configuration with one part of each batch per process, unless ``trainer.accumulate`` is set.
 
-
-def is_due(step: int, every: int, last: bool) -> bool:
-    """Whether something is due at this step: every ``every`` steps (never if 0), and at the last one."""
-    return last or (every > 0 and step % every == 0)
+    Raises:
+        UserError: a batch cannot be split into equal parts, one per process.
+    """
+    trainer, size = config["trainer"], world.size
+    if size == 1 or trainer["accumulate"] != 1:
+        return config
+    if trainer["batch_size"] % size:
+        raise UserError(
+            f"trainer.batch_size={trainer['batch_size']} for {size} processes, which share each batch in equal parts; "
+            f"allowed: multiples of {size}; try trainer.batch_size={size * max(1, trainer['batch_size'] // size)}"
+        )
+    return {**config, "trainer": {**trainer, "accumulate": size}}

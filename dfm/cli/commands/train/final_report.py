@@ -7,6 +7,8 @@ from dfm.cli.commands.nll.estimates import ScoringJob, score
 from dfm.cli.commands.train.classifier_report import write_classifier_report
 from dfm.cli.commands.train.training_run import TrainingRun
 
+SHARE = 1 / 5  # of the time of the training steps, for the likelihood
+
 
 def is_done(run: TrainingRun) -> bool:
     """Whether the report on the current step exists already."""
@@ -17,7 +19,14 @@ def is_done(run: TrainingRun) -> bool:
     except (OSError, ValueError):
         return wanted.n == 0
     n = min(wanted.n, len(run.parts.dataset.split(wanted.split)))
-    return report.get("checkpoint_step") == run.trainer.step and report.get("num_examples") == n
+    asked = report.get("num_asked", report.get("num_examples"))
+    return report.get("checkpoint_step") == run.trainer.step and asked == n
+
+
+def time_bound(run: TrainingRun) -> float:
+    """Return the minutes for the likelihood: ``nll.max_minutes``, else a share of the training's time."""
+    given = run.settings.nll.max_minutes
+    return max(1.0, SHARE * run.trainer.seconds / 60) if given is None else given
 
 
 def write_final_report(run: TrainingRun) -> None:
@@ -49,5 +58,6 @@ def write_final_report(run: TrainingRun) -> None:
         device=run.device,
         facts={"split": wanted.split, "checkpoint_step": step},
         world=run.job.world,
+        max_minutes=time_bound(run),
     )
     score(work, parts.likelihood, run.directory)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import OmegaConf
@@ -11,22 +11,27 @@ from dfm.basics.devices import resolve_device
 from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.files import write_atomically, write_json
 from dfm.cli import console
+from dfm.cli.commands.nll.estimates import suited_entries
 from dfm.cli.commands.train.initial_weights import load_initial_weights
 from dfm.cli.commands.train.resume_checks import adapt_rate, check_same_data
 from dfm.cli.composition.printed_command import printed, setting
 from dfm.cli.composition.unused_settings import check_objective_groups, check_settings
 from dfm.cli.job import Job
+from dfm.cli.progress import duration
 from dfm.cli.settings import TrainSettings
 from dfm.data.dataset import SPLITS, Split
+from dfm.denoising.denoiser import Denoiser
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
 from dfm.runs.directory import checkpoint_files, environment
-from dfm.runs.pictures.images import picture
 from dfm.runs.places import private_keys
 from dfm.runs.recorder import Recorder
-from dfm.sampling.draw import check_count, check_labels, draw_samples, stored
+from dfm.sampling.draw import check_count
 from dfm.training.step_report import StepReport
 from dfm.training.trainer import Trainer
+
+VALIDATED, LEAST_VALIDATED = 512, 16  # examples of a validation, at most and at least
+VALIDATION_SHARE = 0.05  # of the time of the training steps
 
 
 class TrainingRun:
@@ -49,14 +54,16 @@ class TrainingRun:
         if not resume:
             check_objective_groups(parts)
             check_settings(parts.likelihood, "likelihood")
-        check_count(wanted.samples.n, wanted.nll.batch_size)
+        check_count(wanted.samples.n, wanted.nll.batch_size, ("samples.n", "nll.batch_size"))
         self.device = resolve_device(parts.trainer.device, job.world.local)
         if self.recorder is not None:
             parts.objective.rounds.directory = job.directory
         _ = (parts.sampler, parts.likelihood)  # mistakes in them are reported before the data are read
+        console.say(f"reading the data: {job.choice('dataset')}")
         self.spec = parts.spec(wanted.conditional or parts.objective.trains == "classifier")
+        console.say(f"building the network: {job.choice('model')}")
         self.trainer = self._make_trainer()
-        parts.dataset.split(wanted.nll.split)  # a misspelt split is refused now, not at the end
+        self._check_report()
         if resume:
             self._resume()
         else:
@@ -68,6 +75,7 @@ class TrainingRun:
             self._describe()
             self.recorder.open(self.trainer.step)
             self.recorder.saved = self.trainer.step if resume else None
+        self._validated = self._count_validated()
         if resume:
             content = self.content()
             if self.recorder is not None:
@@ -87,6 +95,15 @@ class TrainingRun:
             label_dropout=self.settings.label_dropout,
             world=self.job.world,
         )
+
+    def _check_report(self) -> None:
+        """Refuse now what the report at the end would refuse: a misspelt split, an estimator that does not suit."""
+        parts, wanted = self.parts, self.settings.nll
+        if wanted.max_minutes is not None and not wanted.max_minutes > 0:
+            raise UserError(f"nll.max_minutes={wanted.max_minutes:g}; allowed: above 0, or null; try nll.n=0 for none")
+        split = parts.dataset.split(wanted.split)
+        if wanted.n and len(split) and parts.objective.trains == "denoiser" and parts.objective.outcome({}).has_ode:
+            suited_entries(cast(Denoiser, self.trainer.denoiser), parts.likelihood, parts.dequantization)
 
     @property
     def settings(self) -> TrainSettings:
@@ -154,7 +171,7 @@ class TrainingRun:
             left = report.seconds / max(self.trainer.progress, 1e-9) - report.seconds
             console.say(
                 f"step {report.step}/{config.max_steps}  loss {line['loss']:.4f}  "
-                f"{line['images_per_second']:.0f} images/s  {left:.0f} s left"
+                f"{line['images_per_second']:.0f} images/s  {duration(left)} left"
             )
         return line
 
@@ -178,7 +195,26 @@ class TrainingRun:
         """Write the loss of the averaged weights on the validation split, or on the test split if that one is empty."""
         split, averaged = self._held_out(), self.trainer.averaged(everywhere=False)
         if split is not None and self.parts.objective.validates and self.recorder is not None:
-            self._numbers({"step": self.trainer.step, "validation_loss": self.trainer.validation_loss(averaged, split)})
+            loss = self.trainer.validation_loss(averaged, split, self._validated)
+            self._numbers({"step": self.trainer.step, "validation_loss": loss})
+
+    def _count_validated(self) -> int:
+        """Return how many examples a validation has, and say so if they are fewer than ``VALIDATED``.
+
+        A clock must not decide, because the losses choose the checkpoint that stays. So this counts: a pass costs a
+        third of a step's work for the same examples, and all passes cost ``VALIDATION_SHARE`` of the steps' at most.
+        """
+        config, split = self.parts.trainer, self._held_out()
+        between = config.validate_every * config.batch_size  # examples; 0: only at the end
+        fitting = int(3 * VALIDATION_SHARE * between) if between else VALIDATED
+        count = min(VALIDATED, max(LEAST_VALIDATED, fitting))
+        whole = 0 if split is None else min(VALIDATED, len(split))
+        if count < whole and self.parts.objective.validates:
+            console.say(
+                f"validation: {count} of {whole} examples each time, so that it takes {VALIDATION_SHARE:.0%} of the "
+                f"training; for all, try trainer.validate_every={-(-config.validate_every * whole // max(1, fitting))}"
+            )
+        return count
 
     def _held_out(self) -> Split | None:
         splits = (self.parts.dataset.split(name) for name in ("validation", "test"))
@@ -187,24 +223,6 @@ class TrainingRun:
     def _numbers(self, line: dict[str, Any]) -> None:
         if self.recorder is not None:
             self.recorder.numbers(line)
-
-    def draw(self) -> None:
-        """Draw a grid of samples with the averaged weights, always from the same latents. A classifier draws none."""
-        averaged = self.trainer.averaged(everywhere=False)
-        if self.parts.objective.trains != "denoiser" or self.recorder is None:
-            return
-        n, seed = self.settings.samples.n, self.settings.samples.seed
-        result = draw_samples(
-            averaged,
-            self.parts.sampler,
-            range(n),
-            seed=seed,
-            batch_size=256,
-            labels=check_labels(self.spec, None, range(n)),
-            device=self.device,
-            convert=lambda x: stored(x, self.spec),
-        )
-        self.recorder.picture(self.trainer.step, picture(result.samples, self.spec))
 
     def content(self) -> Checkpoint:
         """Return the state of the run as a checkpoint. All processes must call this together."""
