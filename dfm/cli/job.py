@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from dfm.basics.processes import World, world
 from dfm.cli.composition.command_line import choices, overrides, plain, run_directory, variant
-from dfm.cli.composition.own_code import trusted
 from dfm.cli.settings import COMMANDS
+from dfm.cli.words.own_code import trusted
 from dfm.runs.build import settings
 
 if TYPE_CHECKING:

@@ -20,17 +20,18 @@ from omegaconf import DictConfig
 from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.locations import typed_in
 from dfm.basics.processes import world
-from dfm.cli import console, directories
+from dfm.cli import console
 from dfm.cli.composition.config_dirs import SEARCH_PATH, check_config_dirs, config_dir, config_dirs
 from dfm.cli.composition.help import help_text
-from dfm.cli.composition.hydra_errors import explain
 from dfm.cli.composition.loader import use_loader
-from dfm.cli.composition.own_code import find_own_code, rewritten
 from dfm.cli.composition.stored_run import primary_config
 from dfm.cli.job import job_of
-from dfm.cli.multirun import JobEnd, closing, job_end
+from dfm.cli.jobs import directories
+from dfm.cli.jobs.multirun import JobEnd, closing, job_end
 from dfm.cli.settings import COMMANDS
 from dfm.cli.surroundings.endings import one_line_ends
+from dfm.cli.words.hydra_errors import explain
+from dfm.cli.words.own_code import find_own_code, rewritten
 from dfm.runs.directory import is_run, write_overrides
 
 GRACE = 3.0  # seconds

@@ -57,9 +57,9 @@ def usage() -> str:
 def run(command: str, arguments: Sequence[str]) -> None:
     """Launch a command on words that Hydra understands: flags first, and values in quotes where it needs them."""
     from dfm.basics.errors import UserError
-    from dfm.cli.composition.flags import sort_arguments
-    from dfm.cli.composition.typed_values import quoted
     from dfm.cli.launch import stop
+    from dfm.cli.words.flags import sort_arguments
+    from dfm.cli.words.typed_values import quoted
 
     try:
         found = sort_arguments(command, arguments)

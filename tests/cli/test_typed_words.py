@@ -19,8 +19,8 @@ import dfm
 from dfm.basics.errors import UserError
 from dfm.basics.locations import located, typed_in
 from dfm.cli.composition.config_dirs import config_dir
-from dfm.cli.composition.flags import sort_arguments
-from dfm.cli.composition.typed_values import OF_PARTS, _marks, names_path, quoted
+from dfm.cli.words.flags import sort_arguments
+from dfm.cli.words.typed_values import OF_PARTS, _marks, names_path, quoted
 from dfm.data.image_folder import ImageFolder
 from dfm.runs.build import target_of
 

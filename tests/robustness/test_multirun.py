@@ -14,8 +14,8 @@ from support.runs import contents
 
 from dfm.basics.errors import UserError
 from dfm.cli.commands.train.training_run import TrainingRun
-from dfm.cli.directories import earlier_job
-from dfm.cli.multirun_table import JobRecord, print_table
+from dfm.cli.jobs.directories import earlier_job
+from dfm.cli.jobs.multirun_table import JobRecord, print_table
 from dfm.runs import directory as run_dir
 
 DRAW = ("sample", "-m", "sampler.steps=1")

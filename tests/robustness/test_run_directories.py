@@ -7,7 +7,7 @@ import pytest
 from support.cli import ALL, POINTS, SMALL, Command, Trained
 from support.runs import contents
 
-from dfm.cli.directories import RESULTS
+from dfm.cli.jobs.directories import RESULTS
 from dfm.cli.settings import COMMANDS
 from dfm.runs.claim import PREAMBLE, Claim
 from dfm.runs.directory import LOCK

@@ -11,8 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dfm.basics.errors import UserError, unknown
 from dfm.cli.composition.config_dirs import SEARCH_PATH, config_dir, options
-from dfm.cli.composition.hydra_errors import value_error
 from dfm.cli.composition.loader import use_loader
+from dfm.cli.words.hydra_errors import value_error
 
 
 def run_directory() -> Path:

@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from dfm.basics.errors import UserError
 from dfm.cli import console
 from dfm.cli.composition.config_dirs import config_dirs
-from dfm.cli.composition.own_code import TRUST, key_of
-from dfm.cli.composition.printed_command import printed, reads_as, setting
 from dfm.cli.settings import TrainSettings
+from dfm.cli.words.own_code import TRUST, key_of
+from dfm.cli.words.printed_command import printed, reads_as, setting
 from dfm.runs.directory import checkpoint_files, is_run, latest_run, outputs
 from dfm.runs.old_names import current_config
 

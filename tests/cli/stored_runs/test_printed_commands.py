@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from support.cli import FAST, POINTS, Command, Outcome, Trained
 
-from dfm.cli.composition.printed_command import printed, setting
+from dfm.cli.words.printed_command import printed, setting
 
 QUICK_RUN = (*POINTS, *FAST, "nll.n=0", "logger=none", "model.width=8", "model.depth=1")
 NAMES = (

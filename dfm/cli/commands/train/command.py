@@ -12,10 +12,10 @@ from dfm.cli.commands.train.final_report import is_done, write_final_report
 from dfm.cli.commands.train.pictures import Pictures, is_due
 from dfm.cli.commands.train.resume import auto_config, resumed_config, with_absolute_paths, with_settled_init
 from dfm.cli.commands.train.training_run import TrainingRun
-from dfm.cli.composition.printed_command import printed, setting
 from dfm.cli.composition.recipes import told
 from dfm.cli.job import Job
 from dfm.cli.surroundings.signals import Interruption, StoppedError, exit_code, watch_signals
+from dfm.cli.words.printed_command import printed, setting
 from dfm.runs.directory import checkpoints, step_of
 from dfm.runs.places import check_sources, find_sources
 from dfm.training.step_failures import GivenUpError

@@ -8,10 +8,10 @@ from hydra.core.hydra_config import HydraConfig
 
 from dfm.basics.errors import UserError
 from dfm.cli.composition.command_line import choices, overrides, variant
-from dfm.cli.composition.own_code import key_of
-from dfm.cli.composition.printed_command import printed, setting
 from dfm.cli.composition.resumable_keys import CHANGEABLE_GROUPS, may_change
 from dfm.cli.composition.stored_run import OF_THE_COMMAND_LINE, chosen_groups, read_config
+from dfm.cli.words.own_code import key_of
+from dfm.cli.words.printed_command import printed, setting
 from dfm.runs.directory import checkpoints, is_run, latest_run, outputs
 from dfm.runs.parts import Parts
 from dfm.runs.places import absolute, movable_keys, with_absolute_places

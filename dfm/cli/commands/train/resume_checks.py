@@ -8,8 +8,8 @@ from dfm.basics.errors import UserError
 from dfm.cli import console
 from dfm.cli.commands.train.resume import needs_teacher
 from dfm.cli.composition.command_line import overrides
-from dfm.cli.composition.own_code import key_of
-from dfm.cli.composition.printed_command import printed, setting
+from dfm.cli.words.own_code import key_of
+from dfm.cli.words.printed_command import printed, setting
 from dfm.data.dataset import Dataset, DatasetSpec
 from dfm.runs.build import settings
 from dfm.runs.checkpoint import Checkpoint

@@ -14,11 +14,11 @@ from dfm.cli import console
 from dfm.cli.commands.nll.estimates import suited_entries
 from dfm.cli.commands.train.initial_weights import load_initial_weights
 from dfm.cli.commands.train.resume_checks import adapt_rate, check_same_data
-from dfm.cli.composition.printed_command import printed, setting
 from dfm.cli.composition.unused_settings import check_objective_groups, check_settings
 from dfm.cli.job import Job
 from dfm.cli.progress import duration
 from dfm.cli.settings import TrainSettings
+from dfm.cli.words.printed_command import printed, setting
 from dfm.data.dataset import SPLITS, Split
 from dfm.denoising.denoiser import Denoiser
 from dfm.runs import checkpoint

@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from dfm.basics.errors import UserError
 from dfm.basics.files import read_text
 from dfm.basics.locations import located
-from dfm.cli.composition.own_code import key_of
 from dfm.cli.composition.resumable_keys import may_change
 from dfm.cli.composition.stored_run import OF_THE_COMMAND_LINE
 from dfm.cli.settings import COMMANDS
+from dfm.cli.words.own_code import key_of
 from dfm.runs.claim import Claim, override
 from dfm.runs.directory import OVERRIDES, is_run
 

@@ -12,8 +12,8 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 
 from dfm.basics.errors import UserError, unknown
 from dfm.cli.composition.config_dirs import named_config_dirs, options
-from dfm.cli.composition.known_keys import KnownKeys
 from dfm.cli.composition.yaml_files import misplaced
+from dfm.cli.words.known_keys import KnownKeys
 
 GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]*)'(?: Available options in '[^']+': (.+?) Config search)?")
 OVERRIDE = re.compile(r"Could not override '([^']+)'")

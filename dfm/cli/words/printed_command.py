@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from dfm.cli.composition.config_dirs import SEARCH_PATH
-from dfm.cli.composition.own_code import TRUST, key_of
+from dfm.cli.words.own_code import TRUST, key_of
 
 DIRECTORY = ("-cd", "--config-dir")
 QUOTE_OR_END = re.compile(r'(\\*)("|$)')

@@ -10,7 +10,7 @@ from hydra._internal.utils import get_args_parser
 from dfm.basics.errors import UserError
 from dfm.basics.locations import with_home
 from dfm.cli.composition.config_dirs import options
-from dfm.cli.composition.known_keys import KnownKeys
+from dfm.cli.words.known_keys import KnownKeys
 
 DIRECTORIES = ("--config-dir", "--config-path")
 USUAL = "--help, -m, -cd DIR, --cfg job, --resolve, --package KEY, --info"

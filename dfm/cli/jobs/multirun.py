@@ -21,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from dfm.basics.errors import UserError
 from dfm.basics.files import read_text, write_json
 from dfm.basics.processes import world
-from dfm.cli import console, directories
-from dfm.cli.composition.hydra_errors import explain
-from dfm.cli.multirun_table import JobRecord, print_table
+from dfm.cli import console
+from dfm.cli.jobs import directories
+from dfm.cli.jobs.multirun_table import JobRecord, print_table
+from dfm.cli.words.hydra_errors import explain
 from dfm.runs.claim import missing, remove_empty
 from dfm.runs.directory import OVERRIDES
 
