@@ -50,6 +50,7 @@ def with_words(words: list[str], tokens: Sequence[str], message: str, fill: Mapp
         words = [
             w for w in words if w in tokens or w in fill.values() or w.split("=")[0].lstrip("+") != name.lstrip("+")
         ]
+    words = [w for w in words if w in tokens or not message.startswith(f"error: {w}: ")]
     return [w for w in words if w in tokens or w not in [token.partition("=")[2] for token in tokens]]
 
 
