@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from dfm.basics.errors import UserError
+from dfm.basics.locations import located, with_home
 from dfm.data.dataset import Dataset, data_folder
 from dfm.runs.build import build, target_of
 
@@ -171,7 +172,7 @@ def find_sources(config: Config, trusted: Sequence[str], run: Path) -> Config:
     def change(node: Config, kind: type[Dataset]) -> Config:
         for name in kind.sources:
             text = node.get(name)
-            if not isinstance(text, str) or Path(text).expanduser().exists() or builds(node, trusted):
+            if not isinstance(text, str) or located(text).exists() or builds(node, trusted):
                 continue
             place = next((p for p in beside(run, text) if builds({**node, name: str(p)}, trusted)), None)
             if place is not None:
@@ -194,7 +195,7 @@ def builds(node: Config, trusted: Sequence[str]) -> bool:
 
 def beside(run: Path, text: str) -> Iterator[Path]:
     """Yield the existing paths beside a run that end as ``text`` does, those with the longest common end first."""
-    names = [part for part in Path(text).expanduser().parts if part not in (Path(text).anchor, "..")]
+    names = [part for part in Path(with_home(text)).parts if part not in (Path(text).anchor, "..")]
     run = run.absolute()
     for k in range(len(names)):
         for folder in (run, *run.parents):
@@ -211,7 +212,7 @@ def check_sources(config: Config, trusted: Sequence[str], run: Path) -> None:
     """
     for _, node, kind in each_dataset(config, trusted):
         texts = [node.get(name) for name in kind.sources]
-        missing = [text for text in texts if isinstance(text, str) and not Path(text).expanduser().exists()]
+        missing = [text for text in texts if isinstance(text, str) and not located(text).exists()]
         if missing:
             try:
                 build(node, "dataset", trusted)

@@ -18,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from dfm.basics.errors import UserError
+from dfm.basics.locations import located
 from dfm.cli import console
 from dfm.cli.composition.config_dirs import config_dirs
 from dfm.cli.settings import TrainSettings
@@ -55,7 +56,7 @@ def primary_config(command: str) -> str:
             refuse_experiment(words, word)
             store(read_settings(origin), origin, words)
             return NAME
-        if key == RESUME and text != "auto" and is_run(directory := Path(text_of(word)).expanduser()):
+        if key == RESUME and text != "auto" and is_run(directory := located(text_of(word))):
             store(read_config(directory), directory, words)
             return NAME
     return command
@@ -70,7 +71,7 @@ def refuse_other_primary(words: Sequence[str]) -> None:
         option, _, value = word.partition("=")
         if option in OTHER_PRIMARY:
             value = value or after
-            run = setting(FROM, value) if is_run(Path(value).expanduser()) else "from=RUN"
+            run = setting(FROM, value) if is_run(located(value)) else "from=RUN"
             raise UserError(
                 f"{option} {value}: a configuration in place of dfm's own; allowed: -cd DIR for YAML files of your "
                 f"own; to train with the settings of a run, try {printed('train', run)}"
@@ -89,7 +90,7 @@ def find_origin(text: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    path = latest_run(outputs()) if text == "latest" else Path(text).expanduser()
+    path = latest_run(outputs()) if text == "latest" else located(text)
     if not is_run(path):
         next(checkpoint_files(str(path), FROM))
     return path.absolute()
@@ -154,7 +155,7 @@ def store(stored: Config, origin: Path, words: Sequence[str]) -> None:
 def found_init(stored: Config, origin: Path) -> Any:
     """Return the ``init`` of a stored run: the run that it names, or one of that name beside the stored run."""
     init = stored["init"]
-    if not isinstance(init, str) or init == "latest" or Path(init).expanduser().exists():
+    if not isinstance(init, str) or init == "latest" or located(init).exists():
         return init
     from dfm.runs.places import beside  # torch is not needed before
 

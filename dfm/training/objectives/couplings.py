@@ -58,7 +58,9 @@ class OptimalTransport(Coupling):
     def partners(self, data: Tensor, noise: Tensor, label: Tensor | None, generator: torch.Generator) -> Tensor:
         from scipy.optimize import linear_sum_assignment
 
-        rows, columns = linear_sum_assignment(squared_distances(data, noise).cpu().numpy())
+        # a shift of all data or of all noise changes every permutation's sum by the same number, and costs digits
+        near, far = (x.double() - x.double().mean(0) for x in (data, noise))
+        rows, columns = linear_sum_assignment(squared_distances(near, far).cpu().numpy())
         return torch.from_numpy(columns[rows.argsort()]).to(data.device)
 
 
@@ -198,4 +200,5 @@ class LabelAwareCoupling(Coupling):
 def squared_distances(data: Tensor, noise: Tensor) -> Tensor:
     """Return C_ij = |data_i - noise_j|^2, float64 (B, B)."""
     x, y = data.flatten(1).double(), noise.flatten(1).double()
+    x, y = x - x.mean(0), y - x.mean(0)  # far from the origin the products would cancel
     return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)

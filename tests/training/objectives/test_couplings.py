@@ -44,6 +44,16 @@ def test_costs_are_squared_distances_of_any_shape() -> None:
     assert np.allclose(squared_distances(x, y).numpy(), brute, rtol=1e-5)
 
 
+def test_places_far_from_the_origin_change_no_pairs() -> None:
+    data, noise, generator = batch(32, 3)
+    data, noise = data.double(), noise.double()
+    here = OptimalTransport().partners(data, noise, None, generator)
+    shift = 2.0**27  # a power of two, so that little of the points is lost
+    assert torch.equal(OptimalTransport().partners(data + shift, noise, None, generator), here)
+    assert torch.equal(OptimalTransport().partners(data + shift, noise + shift, None, generator), here)
+    assert np.allclose(squared_distances(data + shift, noise + shift), squared_distances(data, noise), atol=1e-5)
+
+
 @pytest.mark.parametrize("reg", [5e-3, 0.01, 0.05, 1.0])
 def test_the_entropic_plan_is_pots(reg: float) -> None:
     """POT's Sinkhorn in logarithms at the same regularisation; the distance is that of two laws of pairs."""
