@@ -70,11 +70,11 @@ class MeanFlow(Objective):
 
     The target follows from the definition of u, differentiated in t. sg stops the gradient, and the derivative is one
     forward-mode pass. Where s = t, in all of the batch but ``share``, this is flow matching. w = 1/(e + c)^power, with
-    e the mean of the squared error per dimension at such times (``LevelErrors``). So the loss stays near 1, and only
-    the error falls. With ``init=TEACHER`` the network starts with the weights of a flow and does not depend on s. It is
-    near that flow and not equal to it, since it takes the times in another form. (Geng et al. 2025, algorithm 1; but
-    there e is the error of the example itself. The minimum of the mean of log(e + c) is a mode of v given x_t and not
-    E[v|x_t], so such a model has no ODE to the law of the data.)
+    e the mean of the squared error per dimension at such times (``LevelErrors``). With ``init=TEACHER`` the network
+    starts with the weights of a flow and does not depend on s. It is near that flow and not equal to it, since it takes
+    the times in another form. (Geng et al. 2025, algorithm 1; but there e is the error of the example itself. The
+    minimum of the mean of log(e + c) is a mode of v given x_t and not E[v|x_t], so such a model has no ODE to the law
+    of the data.)
 
     Args:
         density: of both times.
@@ -90,7 +90,7 @@ class MeanFlow(Objective):
     density: Density
     coupling: Coupling = field(default_factory=IndependentCoupling)
     share: float = 0.25
-    power: float = 1.0
+    power: float = 0.5
     c: float = 1e-3
     errors: LevelErrors = field(init=False, repr=False, compare=False, default_factory=LevelErrors)
 

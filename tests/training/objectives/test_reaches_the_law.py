@@ -14,7 +14,7 @@ from dfm.runs.parts import Parts
 
 TRAINING = (
     "dataset=mixture", "dataset.n_train=20000", "model=mlp", "model.width=64", "trainer=default",
-    "trainer.max_steps=1200", "trainer.batch_size=256", "trainer.lr=4e-3", "trainer.ema_decay=0.99",
+    "trainer.max_steps=2000", "trainer.batch_size=256", "trainer.lr=4e-3", "trainer.ema_decay=0.99",
     "trainer.sample_every=0", "trainer.validate_every=0", "trainer.checkpoint_every=0", "samples.n=2", "logger=none",
     "nll.n=400", "nll.split=test", "nll.audit=2", "likelihood=ode_exact", "likelihood.solver=dopri5",
 )  # fmt: skip
