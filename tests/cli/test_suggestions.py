@@ -57,8 +57,8 @@ OF_PARTS = {  # refused by the parts of a training
     "no resolution": ["model.channel_multipliers=[]"],
     "patch": ["model=unet_patch", "model.patch=3"],
     "groups": ["model.groups=5"],
-    "heads": ["+model.num_heads=3"],
-    "heads twice": ["+model.num_heads=2", "+model.head_channels=4"],
+    "heads": ["model.num_heads=3"],
+    "a key that is there": ["+trainer.lr=3e-4"],
     "dropout": ["model.dropout=1"],
     "blocks": ["model.blocks_per_level=0"],
     "attention": ["model.attention_levels=[7]"],
@@ -67,14 +67,13 @@ OF_PARTS = {  # refused by the parts of a training
     "adaptive": ["sampler=dopri5", "sampler.steps=5"],
     "huber": ["objective=consistency", "objective.huber=0"],
     "fsdp and compile": ["trainer.parallel=fsdp", "trainer.compile=true"],
-    "integers": ["grid=integers"],
     "optimiser": ["trainer.optimizer=adamv"],
     "precision": ["trainer.precision=fp23"],
     "split": ["nll.split=tset"],
     "teacher": ["objective=reflow"],
-    "code": ["model._target_=os.system"],
 }
-OF_STEPS = {  # refused in the first step
+OF_STEPS = {  # refused in the first step, or by the first picture
+    "integers": ["grid=integers"],
     "density": ["schedule=edm", "density=logit_normal"],
     "label-aware": ["coupling=label_aware"],
 }

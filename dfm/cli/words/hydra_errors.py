@@ -46,6 +46,7 @@ def explain(error: Exception, command: str) -> str | None:
     return (
         _several(text)
         or _twice(text)
+        or _there_already(text)
         or _nothing_to_delete(text)
         or value_error(error)
         or (f"{word}: {reason}" if word else None)
@@ -89,6 +90,13 @@ def _twice(text: str) -> str | None:
     name = match[1] or match[2]
     word = next((a for a in sys.argv[1:] if a.lstrip("+").startswith(f"{name}=")), f"{name}=OPTION")
     return f"{word}: the group {name} has an option already, which = replaces; try {word.lstrip('+')}"
+
+
+def _there_already(text: str) -> str | None:
+    """Return one line about ``+KEY=VALUE`` for a key that is there already; None for any other error."""
+    match = re.search(r"An item is already at '([^']+)'", text)
+    word = next((a for a in sys.argv[1:] if match and a.startswith(f"+{match[1]}=")), None)
+    return f"{word}: the key is there already, without +; try {word.lstrip('+')}" if word else None
 
 
 def _nothing_to_delete(text: str) -> str | None:
