@@ -64,8 +64,9 @@ class Job:
         )
 
     def choice(self, group: str) -> str:
-        """Return the option of a group that the command line or the defaults chose."""
-        return str(choices()[group])
+        """Return the chosen option of a group; in a stored run, which chose long ago, the name of the class."""
+        option = choices().get(group)
+        return option or str(self.config[group]["_target_"]).rpartition(".")[2]
 
     @property
     def choices(self) -> dict[str, str | None]:

@@ -118,10 +118,10 @@ def test_a_directory_of_ones_own_through_the_command_line(command: Command) -> N
     """The flags stand between the overrides; the option has a base of dfm's own and keys that nobody else has."""
     own = Path("own")
     (own / "dataset").mkdir(parents=True)
-    text = "# Mine.\ndefaults:\n  - folder\n  - _self_\ntwists: 3 # how often\nsize: 64 # larger\n"
+    text = "# Mine.\ndefaults:\n  - folder\n  - _self_\nchannels: 3 # colours\nsize: 64 # larger\n"
     (own / "dataset" / "mine.yaml").write_text(text)
-    out = command("train", "dataset=mine", "-cd", "own", "dataset.twists=4", "--help", "trainer.lr=1e-4").out
-    assert "    dataset.twists             4              how often" in out
+    out = command("train", "dataset=mine", "-cd", "own", "dataset.channels=1", "--help", "trainer.lr=1e-4").out
+    assert "    dataset.channels           1              colours" in out
     assert "    dataset.size               64             larger" in out
     assert "    dataset.path               null           PATH, the folder" in out
     assert "    trainer.lr                 0.0001" in out

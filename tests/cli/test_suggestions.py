@@ -116,6 +116,7 @@ SMALL = {
 def no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training ends before its first step."""
     monkeypatch.setattr("dfm.cli.commands.train.command.train", lambda run, interruption: None)
+    monkeypatch.setattr("dfm.cli.commands.train.command.TrainingRun.refuse_if_not_saved", lambda run: None)
     monkeypatch.setattr("dfm.cli.commands.train.command.write_final_report", lambda run: None)
 
 

@@ -150,7 +150,9 @@ def test_paths_are_relative_to_where_they_were_typed(tiny_run: Path, command: Co
 
     Path("here").mkdir()
     shutil.copytree(tiny_run, "here/run")
-    Image.new("L", (8, 8), 255).save("here/mask.png")
+    mask = Image.new("L", (8, 8), 255)
+    mask.paste(0, (0, 0, 4, 8))
+    mask.save("here/mask.png")
     where = Path.cwd()
     moved = "hydra.job.chdir=true"
     drawn = command("sample", "ckpt=latest", *DRAW, moved, "task=inpaint", "mask=here/mask.png").run

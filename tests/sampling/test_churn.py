@@ -80,7 +80,7 @@ def test_churn_is_karras_algorithm_2(n: int, churn: float, window: tuple[float, 
     x = start(denoiser, 0, range(3), double=True)
     levels = [80.0, *(0.002 + 79.998 * (k / n) ** 7 for k in range(n - 1, 0, -1))]
     if n == 1:  # a sampler makes one move at least
-        end = stepper.end(denoiser, x, torch.tensor(80.0), Trajectory(steps=0, noise=lambda: noise[0]))
+        end = stepper.end(denoiser.unchecked(), x, torch.tensor(80.0), Trajectory(steps=0, noise=lambda: noise[0]))
     else:
         sampler = GridSampler(stepper=stepper, steps=n - 1, times=levels, noise=lambda step, part, x: noise[step])
         end = sampler.run(denoiser, x).x
