@@ -150,7 +150,8 @@ class Pictures:
         """Say once why a picture is not as asked."""
         if not self._told and self._first:
             self._told = True
+            quicker = f"samples.n={ROW}" if self.run.settings.samples.n > ROW else "a sampler of fewer evaluations"
             console.say(
                 f"{what}: pictures take at most {FREE:g} s and {SHARE:.0%} of the training's time, the last one "
-                f"{LAST:g} s or {SHARE:.0%}; try samples.n={ROW} for quicker ones"
+                f"{LAST:g} s or {SHARE:.0%}; try {quicker} for quicker ones"
             )
