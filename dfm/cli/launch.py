@@ -125,15 +125,20 @@ def run_job(command: str, cfg: DictConfig) -> int:
     The directory of a training run keeps the overrides with which the run was started.
 
     Raises:
-        UserError: a mistake of the user. If nothing was computed yet, it leaves the directory as it was.
+        UserError: a mistake of the user.
+        SystemExit: a signal came.
+
+    If nothing was computed yet, either leaves the directory as it was.
     """
     here = Path(HydraConfig.get().runtime.cwd)  # the job may work in a directory of its own
-    with typed_in(here), directories.claimed(cfg) if world().first else nullcontext(), one_line_ends():
+    with typed_in(here), directories.claimed(cfg) if world().first else nullcontext() as claim, one_line_ends():
         job = job_of(command, cfg)
         find_own_code(job.trusted)
         if job.world.first and not is_run(job.directory):
             write_overrides(job.directory, job.overrides)
         code: int = importlib.import_module(f"dfm.cli.commands.{COMMANDS[command].module}").run(job) or 0
+        if code and claim is not None and not claim.has_results():  # a signal came before any result
+            raise SystemExit(code)
         console.result(f"run directory: {job.directory}")
         return code
 

@@ -30,7 +30,7 @@ class Claim:
 
     If the block ends with a mistake of the user or with a signal, and no result is new or changed, the directory is put
     back as it was: new files go, changed ones get their old content, and a directory that was made for the claim goes
-    with its empty parents. Nothing else is ever removed.
+    with its empty parents. Nothing else is ever removed. What the disk refuses is left, without an error of its own.
 
     Args:
         directory: is made, with its parents, if it does not exist.
@@ -72,8 +72,10 @@ class Claim:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, (UserError, KeyboardInterrupt, SystemExit)) and not self.has_results():
-            self._undo()
+        if isinstance(error, (UserError, KeyboardInterrupt, SystemExit)):
+            with contextlib.suppress(OSError):  # the disk has gone, or is full: the error that ends the block says so
+                if not self.has_results():
+                    self._undo()
         self._lock.close()
 
     def has_results(self) -> bool:
@@ -129,15 +131,18 @@ class Claim:
         """Put the directory back as it was."""
         _close_logs(self.directory)
         folders = set()
-        for path, stamp in {**self._stamps(self._results), **self._stamps(self._preamble)}.items():
-            before = self._preamble_before.get(path)
-            if before is None and path not in self._results_before:
-                path.unlink(missing_ok=True)
-                folders.add(path.parent)
-            elif before is not None and path in self._content and stamp != before:
-                write_atomically(path, self._content[path])
-            elif before is not None and path.suffix == ".log":
-                os.truncate(path, before[1])
+        now = {**self._stamps(self._results), **self._stamps(self._preamble)}
+        new = [path for path in now if path not in {**self._results_before, **self._preamble_before}]
+        for path in new:  # first, which also makes room on a full disk
+            path.unlink(missing_ok=True)
+            folders.add(path.parent)
+        for path in now.keys() & self._preamble_before.keys():
+            before = self._preamble_before[path]
+            with contextlib.suppress(OSError):  # what the disk does not take back stays as the command left it
+                if path in self._content and now[path] != before:
+                    write_atomically(path, self._content[path])
+                elif path.suffix == ".log":
+                    os.truncate(path, before[1])
         remove_empty(folders - {self.directory})
         self._release()
 

@@ -79,6 +79,7 @@ class Recorder:
 
     def picture(self, step: int, image: np.ndarray) -> None:
         """Write a picture as ``samples/step_00001000.png``, and to the logger."""
+        self.step = max(self.step, step)
         file = self.directory / "samples" / f"step_{step:08d}.png"
         if self._try("folder of the sample grids", lambda: file.parent.mkdir(exist_ok=True)):
             self._try("sample grid", lambda: save_png(image, file))

@@ -43,7 +43,8 @@ def test_a_signal_lets_the_step_end_and_a_requeue_goes_on(
     again = [*STEADY, "resume=auto", "hydra.run.dir=run"]
     signalled(monkeypatch, step, number)
     stopped = command("train", *again, code=code)
-    assert f"{number.name}: stopped after step {step}; to go on, try dfm train resume=" in stopped.err
+    line = f"{number.name}: stopped after step {step}; the newest checkpoint is that of step {step}; to go on, try "
+    assert f"{line}dfm train resume=" in stopped.err
     assert [p.name for p in run_dir.checkpoints(Path("run"))] == [f"step_{step:08d}.pt"]
     outcome = command("train", *again)
     assert f"resumed at step {step}" in outcome.err

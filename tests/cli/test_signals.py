@@ -142,7 +142,8 @@ def test_a_second_signal_does_not_spoil_the_file_that_is_written(
     outcome = command("train", *SHORT, code=130)
     assert sent
     assert "SIGINT: a checkpoint is being written" in outcome.err
-    assert "SIGINT: stopped after step 3; to go on, try dfm train resume=" in outcome.err
+    stopped = "SIGINT: stopped after step 3; the newest checkpoint is that of step 3; to go on, try dfm train resume="
+    assert stopped in outcome.err
     assert checkpoint.read(run_dir.checkpoints(Path("run"))[0]).step == 3
     assert not list(Path("run").rglob("*.tmp"))
 
@@ -187,12 +188,25 @@ def test_another_command_ends_at_once_in_one_line(
     outcome = command(name, "ckpt=latest", *words, "hydra.run.dir=out", code=143)
     assert sent
     assert outcome.problem == "error: interrupted by SIGTERM"
-    assert {p.name for p in Path("out").iterdir()} == {"overrides.txt", f"{name}.log"}, "no half-written file"
+    assert not Path("out").exists(), "no half-written file, and nothing else of a command without a result"
 
 
-def test_a_training_that_is_not_there_yet_ends_at_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    signalled_after(monkeypatch, "dfm.cli.commands.train.training_run.TrainingRun._make_trainer", signal.SIGHUP)
-    assert command("train", *SHORT, code=129).problem == "error: interrupted by SIGHUP"
+@pytest.mark.parametrize("place", ["TrainingRun._make_trainer", "Recorder.open"])
+def test_a_training_that_is_not_there_yet_ends_at_once_and_leaves_nothing(
+    place: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after the small files of the run are written, which would bar the same command."""
+    place = f"dfm.cli.commands.train.training_run.{place}"
+    sent = signalled_after(monkeypatch, place, signal.SIGHUP)
+    outcome = command("train", *SHORT, code=129)
+    assert sent
+    assert outcome.err.splitlines()[-1] == (
+        "SIGHUP: stopped while reading the data and building the network; there is no checkpoint yet; to start again, "
+        "try the same command"
+    )
+    assert outcome.out == ""
+    assert not Path("run").exists()
+    assert command("train", *SHORT, "trainer.max_steps=1").run == Path("run").resolve(), "as the line said"
 
 
 @pytest.mark.wide

@@ -222,9 +222,11 @@ def test_a_mount_that_vanishes_costs_what_is_written_not_the_run(
 
     monkeypatch.setattr(Pictures, "draw_if_possible", draw)
     words = [*TINY, "trainer.max_steps=3", "trainer.checkpoint_every=1", "trainer.sample_every=1", "nll.n=0"]
-    outcome = command("train", *words, "hydra.run.dir=run")
+    outcome = command("train", *words, "hydra.run.dir=run", code=1)
+    run = Path("run").resolve()
+    assert f"the checkpoint of the last step, 3, is not on disk; {run} has no checkpoint" in outcome.problem
     assert "checkpoint of step 2 not written" in outcome.err
-    assert "sample grid of step 3 not written" in outcome.err
+    assert "folder of the sample grids of step 2 not written" in outcome.err
     assert run_dir.checkpoints(Path("gone"))
 
 
@@ -246,8 +248,10 @@ def test_a_directory_that_vanishes_costs_the_checkpoint_not_the_run(
         real(self)
 
     monkeypatch.setattr(TrainingRun, "save", save)
-    outcome = command("train", *TINY, "trainer.max_steps=3", "trainer.checkpoint_every=1", "nll.n=0")
-    if how == "file in the way":
+    lost = how == "file in the way"
+    outcome = command("train", *TINY, "trainer.max_steps=3", "trainer.checkpoint_every=1", "nll.n=0", code=lost)
+    if lost:
+        assert "the checkpoint of the last step, 3, is not on disk" in outcome.problem
         assert "checkpoint of step 2 not written" in outcome.err
         assert "checkpoint of step 3 not written" in outcome.err
     else:

@@ -1,6 +1,7 @@
 """A claim on a directory: who may write there, and what is left after a refusal."""
 
 import contextlib
+import errno
 import logging
 import os
 import shlex
@@ -12,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from support.runs import contents
 
 from dfm.basics.errors import UserError
+from dfm.runs import claim as claims
 from dfm.runs import directory as run_dir
 from dfm.runs.claim import Claim, override
 
@@ -63,6 +65,33 @@ def test_what_was_there_is_put_back(tmp_path: Path) -> None:
     before = contents(tmp_path)
     fail(claim(tmp_path, goes_on=True), UserError("no"))
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("instead", ["a file", "nothing"])
+def test_a_directory_that_is_gone_does_not_hide_why_the_command_ended(instead: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def work() -> None:
+        begin(run)
+        run.rename(tmp_path / "gone")
+        if instead == "a file":
+            run.write_text("stale file handle")
+
+    ends_with(UserError("no"), claim(run), work)
+    assert run.is_file() == (instead == "a file")
+    assert (tmp_path / "gone" / "config.yaml").exists()
+
+
+def test_a_full_disk_takes_no_old_content_but_the_new_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("config.yaml", "overrides.txt"):
+        (tmp_path / name).write_text("old")
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(claims, "write_atomically", full)
+    fail(claim(tmp_path, goes_on=True), UserError("no"))
+    assert contents(tmp_path).keys() == {tmp_path / "config.yaml", tmp_path / "overrides.txt"}
 
 
 def test_a_log_that_is_open_is_closed(tmp_path: Path) -> None:

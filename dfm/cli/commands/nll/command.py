@@ -18,6 +18,8 @@ from dfm.sampling.draw import check_count
 def run(job: Job) -> None:
     """Score a checkpoint on a split. The processes of torchrun share the examples."""
     wanted: NllSettings = job.settings
+    if wanted.per_class and wanted.max_minutes is not None:
+        raise UserError(f"per_class=true with max_minutes={wanted.max_minutes:g}; allowed: one of them; try n=100")
     refuse_augmentation(job.config)
     likelihood = job.parts.likelihood
     check_settings(likelihood, "likelihood")
@@ -42,8 +44,6 @@ def run(job: Job) -> None:
     other = None if wanted.against is None else load_other(job, work, checkpoint)
     if wanted.per_class:
         check_classes(work)
-        if wanted.max_minutes is not None:
-            raise UserError(f"per_class=true with max_minutes={wanted.max_minutes:g}; allowed: one of them; try n=100")
     scores = score(work, likelihood, job.directory)
     if wanted.per_class:
         classify(work, likelihood, job.directory)

@@ -11,12 +11,11 @@ from dfm.cli import console, progress
 from dfm.cli.commands.train.final_report import is_done, write_final_report
 from dfm.cli.commands.train.pictures import Pictures, is_due
 from dfm.cli.commands.train.resume import auto_config, resumed_config, with_absolute_paths, with_settled_init
-from dfm.cli.commands.train.training_run import TrainingRun
+from dfm.cli.commands.train.training_run import TrainingRun, way_on
 from dfm.cli.composition.recipes import told
 from dfm.cli.job import Job
 from dfm.cli.surroundings.signals import Interruption, StoppedError, exit_code, watch_signals
-from dfm.cli.words.printed_command import printed, setting
-from dfm.runs.directory import checkpoints, step_of
+from dfm.runs.directory import checkpoints
 from dfm.runs.places import check_sources, find_sources
 from dfm.training.step_failures import GivenUpError
 
@@ -25,11 +24,11 @@ def run(job: Job) -> int:
     """Train a fresh or a resumed run; return the exit code."""
     with watch_signals() as interruption:
         doing = "reading the data and building the network"
-        interruption.advice = lambda: way_on(job.directory)
+        interruption.advice = lambda: way_to_begin(job.directory)
         try:
             with interruption.at_once():
                 training = TrainingRun(prepare(job))
-            interruption.advice = training.on_disk
+            interruption.advice = lambda: way_on(training.directory)
             first = training.trainer.step
             signal = train_and_close(training, interruption)
             if signal is None:
@@ -75,13 +74,11 @@ def report(training: TrainingRun, first: int) -> None:
         write_final_report(training)
 
 
-def way_on(directory: Path) -> str:
-    """Return where the weights of a stopped run are, and how to go on."""
-    files = checkpoints(directory)
-    if not files:
-        return "there is no checkpoint yet; to start again, try the same command"
-    again = printed("train", setting("resume", directory))
-    return f"the weights of step {step_of(files[0])} are there; to go on, try {again}"
+def way_to_begin(directory: Path) -> str:
+    """Return how to go on after a stop before the first step of this process."""
+    if checkpoints(directory):
+        return way_on(directory)
+    return "there is no checkpoint yet; to start again, try the same command"
 
 
 def prepare(job: Job) -> Job:

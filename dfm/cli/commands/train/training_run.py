@@ -23,7 +23,7 @@ from dfm.data.dataset import SPLITS, Split
 from dfm.denoising.denoiser import Denoiser
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
-from dfm.runs.directory import checkpoint_files, environment
+from dfm.runs.directory import checkpoint_files, checkpoints, environment, step_of
 from dfm.runs.places import private_keys
 from dfm.runs.recorder import Recorder
 from dfm.sampling.draw import check_count
@@ -242,16 +242,6 @@ class TrainingRun:
         if self.reported == self.trainer.step:
             self.save()
 
-    def on_disk(self) -> str:
-        """Return which checkpoint is on disk, and how to go on from it. Only the first process knows."""
-        return self._way_on(self.recorder.saved if self.recorder is not None else None)
-
-    def _way_on(self, saved: int | None) -> str:
-        if saved is None:
-            return f"{self.directory} has no checkpoint"
-        newest = "" if saved == self.trainer.step else f"the newest checkpoint is that of step {saved}; "
-        return f"{newest}to go on, try {printed('train', setting('resume', self.directory))}"
-
     def refuse_if_not_saved(self) -> None:
         """Refuse to end well without a checkpoint of the last step. All processes must call this together.
 
@@ -261,8 +251,8 @@ class TrainingRun:
         saved = self.job.world.all_gather(self.recorder.saved if self.recorder is not None else None)[0]
         if saved != self.trainer.step:
             raise UserError(
-                f"the checkpoint of the last step, {self.trainer.step}, is not on disk; {self._way_on(saved)}; free "
-                "some space first"
+                f"the checkpoint of the last step, {self.trainer.step}, is not on disk; "
+                f"{way_on(self.directory)}; free some space first"
             )
 
     def close(self) -> None:
@@ -274,3 +264,12 @@ class TrainingRun:
     def directory(self) -> Path:
         """The run's directory."""
         return self.job.directory
+
+
+def way_on(directory: Path) -> str:
+    """Return which checkpoint of a run is on disk, and how to go on from it."""
+    files = checkpoints(directory)
+    if not files:
+        return f"{directory} has no checkpoint"
+    again = printed("train", setting("resume", directory))
+    return f"the newest checkpoint is that of step {step_of(files[0])}; to go on, try {again}"
