@@ -15,7 +15,7 @@ from dfm.cli.commands.train.training_run import TrainingRun
 from dfm.cli.composition.recipes import told
 from dfm.cli.job import Job
 from dfm.cli.surroundings.signals import Interruption, StoppedError, exit_code, watch_signals
-from dfm.cli.words.printed_command import printed, setting
+from dfm.cli.words.printed_command import resumed
 from dfm.runs.directory import checkpoints, step_of
 from dfm.runs.places import check_sources, find_sources
 from dfm.training.step_failures import GivenUpError
@@ -80,7 +80,7 @@ def way_on(directory: Path) -> str:
     files = checkpoints(directory)
     if not files:
         return "there is no checkpoint yet; to start again, try the same command"
-    again = printed("train", setting("resume", directory))
+    again = resumed(directory)
     return f"the weights of step {step_of(files[0])} are there; to go on, try {again}"
 
 

@@ -18,7 +18,7 @@ from dfm.cli.composition.unused_settings import check_objective_groups, check_se
 from dfm.cli.job import Job
 from dfm.cli.progress import duration
 from dfm.cli.settings import TrainSettings
-from dfm.cli.words.printed_command import printed, setting
+from dfm.cli.words.printed_command import resumed
 from dfm.data.dataset import SPLITS, Split
 from dfm.denoising.denoiser import Denoiser
 from dfm.runs import checkpoint
@@ -250,7 +250,7 @@ class TrainingRun:
         if saved is None:
             return f"{self.directory} has no checkpoint"
         newest = "" if saved == self.trainer.step else f"the newest checkpoint is that of step {saved}; "
-        return f"{newest}to go on, try {printed('train', setting('resume', self.directory))}"
+        return f"{newest}to go on, try {resumed(self.directory)}"
 
     def refuse_if_not_saved(self) -> None:
         """Refuse to end well without a checkpoint of the last step. All processes must call this together.
