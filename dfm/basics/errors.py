@@ -19,10 +19,14 @@ class ProcessError(UserError):
 
 
 def _closest(name: str, names: list[str]) -> str | None:
-    """Return the most similar name. Of names with dots, only the words after the last dot are compared first."""
-    last = name.lower().replace("/", ".").rpartition(".")[2]
+    """Return the most similar name. Of names with dots, only the words after the last dot are compared first.
+
+    Among names with the same last word, one with the same words before it goes first.
+    """
+    above, _, last = name.lower().replace("/", ".").rpartition(".")
     whole = difflib.get_close_matches(name, [n for n in names if "." not in n or "." not in name], n=1)
-    ends = {n.rpartition(".")[2].lower(): n for n in reversed(names)}
+    near_first = sorted(names, key=lambda n: n.rpartition(".")[0].lower() != above)
+    ends = {n.rpartition(".")[2].lower(): n for n in reversed(near_first)}
     close = difflib.get_close_matches(last, ends, n=1)
     return whole[0] if whole and "." not in name else ends[close[0]] if close else None
 

@@ -97,6 +97,10 @@ def launch(command: str) -> None:
 def print_help(command: str, show_all: bool) -> None:
     """Print the help of a command, with the groups and keys that the rest of the command line chooses."""
     own, *others = config_dirs()
+    try:
+        primary = primary_config(command)
+    except UserError as error:
+        stop(error)
     overrides = [w for w, before in zip(sys.argv[1:], sys.argv, strict=False) if is_override(w, before)]
     if any(word in ("-m", "--multirun") for word in sys.argv[1:]):
         overrides = [
@@ -104,7 +108,10 @@ def print_help(command: str, show_all: bool) -> None:
         ]  # a key of the sweep has several values
     about = COMMANDS[command]
     try:
-        print(help_text(command, overrides, [own, *others], summary=about.summary, example=about.example))
+        text = help_text(
+            command, overrides, [own, *others], summary=about.summary, example=about.example, primary=primary
+        )
+        print(text)
     except UserError as error:
         stop(error)
     except Exception as error:

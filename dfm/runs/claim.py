@@ -4,9 +4,7 @@ import contextlib
 import itertools
 import logging
 import os
-import re
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -37,6 +35,8 @@ class Claim:
         results: patterns of the files that commands leave as results.
         preamble: patterns of files that this command writes before any result, beside ``PREAMBLE``.
         command: the name of the command, for messages.
+        override: returns KEY=VALUE as one types it, for messages.
+        resumed: returns the command that goes on with the training run in a directory, for messages.
         key: the key of the command line that chooses the directory, for messages.
         goes_on: whether the command goes on with the run in the directory. If not, nothing may be there already.
 
@@ -51,10 +51,13 @@ class Claim:
         preamble: Sequence[str] = (),
         *,
         command: str,
+        override: Callable[[str, object], str],
+        resumed: Callable[[Path], str],
         key: str = "hydra.run.dir",
         goes_on: bool = False,
     ) -> None:
         self.directory, self.command, self.key = Path(os.path.abspath(directory)), command, key
+        self._override, self._resumed = override, resumed
         self._results, self._preamble = tuple(results), (*PREAMBLE, *preamble)
         self._made = missing(self.directory)
         try:
@@ -116,14 +119,16 @@ class Claim:
 
     def _refusal(self, held: Sequence[Path]) -> str:
         here, alone = self.directory, self.key == "hydra.run.dir"
-        elsewhere = override(self.key, _free_place(here, self.command)) if alone else f"another {self.key}=DIR"
+        elsewhere = f"another {self.key}=DIR"
+        if alone:
+            elsewhere = self._override(self.key, _free_place(here, self.command))
         if not is_run(here):
             names = [str(path.relative_to(here)) for path in held]
             return f"{here} already holds results ({', '.join(names[:3])}), which stay as they are; try {elsewhere}"
         if self.command != "train":
             return f"{here} already holds a run, which stays as it is; try {elsewhere}"
         if checkpoints(here):
-            again = override("resume", here) if alone else "resume=auto as well"
+            again = self._resumed(here) if alone else "resume=auto as well"
             return f"{here} already holds a run; try {again}, or {elsewhere}"
         return f"{here} already holds a run without a checkpoint; try resume=auto as well, or {elsewhere}"
 
@@ -162,15 +167,6 @@ class Claim:
                     status = path.stat()
                     found[path] = (status.st_mtime_ns, status.st_size)
         return found
-
-
-def override(key: str, path: Path) -> str:
-    """Return ``key=path`` as one word of a command line, in quotes where the shell or Hydra needs them."""
-    text = str(path)
-    if all(character.isascii() and (character.isalnum() or character in "/._-+:@%") for character in text):
-        return f"{key}={text}"
-    escaped = re.sub(r'(\\+)(?="|$)', r"\1\1", text).replace('"', r"\"")  # a backslash is special before a quote only
-    return shlex.quote(f'{key}="{escaped}"')
 
 
 def _free_place(directory: Path, command: str) -> Path:

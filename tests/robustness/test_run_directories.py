@@ -9,6 +9,7 @@ from support.runs import contents
 
 from dfm.cli.jobs.directories import RESULTS
 from dfm.cli.settings import COMMANDS
+from dfm.cli.words.printed_command import resumed, typed
 from dfm.runs.claim import PREAMBLE, Claim
 from dfm.runs.directory import LOCK
 
@@ -46,7 +47,7 @@ def test_the_same_command_again_has_to_go_elsewhere(tiny_run: Path, command: Com
 
 
 def test_a_directory_in_use_is_refused_and_stays_as_it_is(tiny_run: Path, command: Command) -> None:
-    with Claim(Path("busy"), RESULTS, command="sample"):
+    with Claim(Path("busy"), RESULTS, command="sample", override=typed, resumed=resumed):
         before = contents(Path("busy"))
         refused = command("sample", f"ckpt={tiny_run}", "hydra.run.dir=busy", code=1)
         assert "another process is working in it" in refused.problem

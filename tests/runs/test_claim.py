@@ -13,15 +13,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from support.runs import contents
 
 from dfm.basics.errors import UserError
+from dfm.cli.words.printed_command import resumed, typed
 from dfm.runs import claim as claims
 from dfm.runs import directory as run_dir
-from dfm.runs.claim import Claim, override
+from dfm.runs.claim import Claim
 
 RESULTS = ("sample.json", "samples/*.png", "metrics.jsonl")
 
 
 def claim(directory: Path, goes_on: bool = False, command: str = "sample") -> Claim:
-    return Claim(directory, RESULTS, [".hydra/*"], command=command, goes_on=goes_on)
+    return Claim(directory, RESULTS, [".hydra/*"], command=command, goes_on=goes_on, override=typed, resumed=resumed)
 
 
 def refused(directory: Path, command: str = "sample") -> str:
@@ -140,9 +141,9 @@ def test_a_run_is_gone_on_with_and_never_replaced(tmp_path: Path) -> None:
     assert "without a checkpoint; try resume=auto" in refused(tmp_path, command="train")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step_00000001.pt").touch()
-    assert f"try resume={tmp_path}, or hydra.run.dir=" in refused(tmp_path, command="train")
+    assert f"try dfm train resume={tmp_path}, or hydra.run.dir=" in refused(tmp_path, command="train")
     with pytest.raises(UserError, match=r"try resume=auto as well, or another hydra\.sweep\.dir=DIR"):
-        Claim(tmp_path, RESULTS, command="train", key="hydra.sweep.dir")
+        Claim(tmp_path, RESULTS, command="train", key="hydra.sweep.dir", override=typed, resumed=resumed)
     with claim(tmp_path, goes_on=True, command="train"):
         pass
 
@@ -211,5 +212,5 @@ def test_a_place_where_nothing_can_be_written_is_named(name: str, tmp_path: Path
 )
 def test_a_suggested_path_is_read_as_it_was(text: str) -> None:
     """By the shell's rules and then by Hydra's own parser."""
-    (word,) = shlex.split(override("hydra.run.dir", Path(text)))
+    (word,) = shlex.split(typed("hydra.run.dir", Path(text)))
     assert OverridesParser.create().parse_override(word).value() == text

@@ -231,5 +231,6 @@ def test_a_refused_run_names_its_code_again(own: Command) -> None:
     train(own, "hydra.run.dir=r")
     refused = own("train", *FROM, "experiment=own", *TINY, "hydra.run.dir=r", code=1).problem
     words = refused.partition("try dfm ")[2].partition(", or")[0].split()
-    assert words == ["train", *FROM, f"resume={Path('r').absolute()}"]
+    own_files = f"--config-dir={Path('configs').absolute()}"
+    assert words == ["train", own_files, "trust=own_lab", f"resume={Path('r').absolute()}"]
     assert "done already" in own(*words).err

@@ -65,6 +65,10 @@ class Composed:
         files = {file.stem: file for folder in self.folders[::-1] for file in (folder / group).glob("*.yaml")}
         return {name: files[name] for name in sorted(files) if not name.startswith("_")}
 
+    def has_part(self, group: str) -> bool:
+        """Whether an option of a group is chosen, or a stored run has a part of the group."""
+        return self.choices.get(group) is not None or isinstance(self.config.get(group), dict)
+
     def rooms(self) -> dict[str, list[str]]:
         """Return {room: its groups that this command has}."""
         here = {group for group in self.choices if "@" not in group and not group.startswith("hydra")}
@@ -74,7 +78,15 @@ class Composed:
         return {room: groups for room, groups in rooms.items() if groups}
 
 
-def help_text(command: str, overrides: list[str], config_dirs: list[Path], *, summary: str, example: str) -> str:
+def help_text(
+    command: str,
+    overrides: list[str],
+    config_dirs: list[Path],
+    *,
+    summary: str,
+    example: str,
+    primary: str | None = None,
+) -> str:
     """Return the help of a command: its summary, its groups by room, and its keys with values and comments.
 
     Args:
@@ -83,18 +95,19 @@ def help_text(command: str, overrides: list[str], config_dirs: list[Path], *, su
         config_dirs: dfm's own directory, then the directories of ``-cd DIR``.
         summary: one line on the command.
         example: a whole command line.
+        primary: the name of the configuration that Hydra composes, if it is another one: the settings of a run.
 
     Raises:
         UserError: a directory does not exist.
         HydraException, OmegaConfBaseException: the overrides contain a mistake.
     """
-    composed = compose_with_comments(command, overrides, config_dirs)
+    composed = compose_with_comments(primary or command, overrides, config_dirs)
     groups_of_user = {re.split("[=@]", text.lstrip("+~"))[0] for text in overrides}
     lines = [f"dfm {command}: {summary}", f"  e.g. {example}", "", "Groups: GROUP=OPTION; the chosen one in [brackets]"]
     for room, groups in composed.rooms().items():
         lines += [f"  {room}", *(line for group in groups for line in _group(composed, group, group in groups_of_user))]
     groups = [group for groups in composed.rooms().values() for group in groups]
-    parts = {group: option for group in groups if (option := composed.choices.get(group)) is not None}
+    parts = {group: composed.choices.get(group) for group in groups if composed.has_part(group)}
     own = {key: value for key, value in composed.config.items() if key not in parts}
     lines += ["", "Keys: KEY=VALUE", f"  dfm {command}", *_keys(composed, own, "")]
     for group, option in parts.items():
@@ -121,6 +134,9 @@ def compose_with_comments(command: str, overrides: Sequence[str], config_dirs: S
         notes |= {f"{prefix}{key}": text for key, text in (comments(file) if file else {}).items()}
     content: Any = OmegaConf.to_container(config, resolve=False)
     choices = content.pop("hydra")["runtime"]["choices"]
+    for group, option in choices.items():
+        if option is None and isinstance(content.get(group), dict):  # a part of a stored run
+            notes = _comments_of_class(group, content[group].get("_target_"), folders) | notes
     return Composed(config=content, choices=choices, comments=notes, folders=folders)
 
 
@@ -148,6 +164,16 @@ def comments(file: Path) -> dict[str, str]:
     return dict(_comments(yaml.compose(text), text.splitlines(), ""))
 
 
+def _comments_of_class(group: str, target: object, folders: Sequence[Path]) -> dict[str, str]:
+    """Return {dotted key: its comment} of the options of a group that have this class."""
+    notes: dict[str, str] = {}
+    for file in (file for folder in folders for file in sorted((folder / group).glob("*.yaml"))):
+        content = yaml.safe_load(file.read_text("utf-8"))
+        if isinstance(content, dict) and content.get("_target_") == target:
+            notes |= {f"{group}.{key}": text for key, text in comments(file).items()}
+    return notes
+
+
 def _comments(node: yaml.Node | None, lines: list[str], prefix: str) -> Iterator[tuple[str, str]]:
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         block = isinstance(value, yaml.CollectionNode) and not value.flow_style
@@ -172,17 +198,19 @@ def _group(composed: Composed, group: str, describe: bool) -> list[str]:
     return lines
 
 
-def _part(composed: Composed, group: str, option: str, describe: bool) -> Iterator[str]:
+def _part(composed: Composed, group: str, option: str | None, describe: bool) -> Iterator[str]:
     """Yield lines on a chosen option, and its keys.
 
     Args:
+        option: None for a part of a stored run.
         describe: give all comment lines at the top of its file, not only the first.
     """
-    first, *others = header(composed.options(group).get(option))
-    yield from textwrap.wrap(f"  {group}={option}: {first}", WIDTH, subsequent_indent=" " * 6)
+    node = composed.config.get(group)
+    first, *others = header(composed.options(group).get(option)) if option else ["as the run has it"]
+    title = f"{group}={option}" if option else f"{group} {_class_of(node)}".rstrip()
+    yield from textwrap.wrap(f"  {title}: {first}", WIDTH, subsequent_indent=" " * 6)
     for text in others if describe else ():
         yield from textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    node = composed.config.get(group)
     yield from _keys(composed, node, f"{group}.") if isinstance(node, dict) else ()
 
 
@@ -192,7 +220,7 @@ def _keys(composed: Composed, node: Mapping[Any, Any], prefix: str) -> Iterator[
         name, nested = f"{prefix}{key}", isinstance(value, dict) and bool(value)
         if key == "_target_":
             continue
-        text = str(value.get("_target_", "")).rpartition(".")[2] if nested else _as_override(value)
+        text = _class_of(value) if nested else _as_override(value)
         left, comment = f"{name:<{KEY}} {text}", composed.comments.get(name, "")
         for group, option in composed.choices.items():
             if option and group.endswith(f"@{name}"):  # an option of another group stands here
@@ -203,6 +231,10 @@ def _keys(composed: Composed, node: Mapping[Any, Any], prefix: str) -> Iterator[
         yield from _columns(f"    {left:<{KEY + VALUE}} ", comment)
         if nested:
             yield from _keys(composed, value, f"{name}.")
+
+
+def _class_of(node: Any) -> str:
+    return str(node.get("_target_", "")).rpartition(".")[2] if isinstance(node, Mapping) else ""
 
 
 def _columns(left: str, text: str) -> list[str]:

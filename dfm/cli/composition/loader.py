@@ -113,7 +113,7 @@ class Loader(ConfigLoaderImpl):
         chosen = {word.key_or_group: word for word in words if word.package is None and not word.is_sweep_override()}
         typed = [section(word.key_or_group, word.package) for word in words if files.group_exists(word.key_or_group)]
         plan = Plan(typed=[name for name in typed if name not in (EXPERIMENT, RECIPE)])
-        if not {EXPERIMENT, RECIPE, "dataset"} <= groups.keys():
+        if not {EXPERIMENT, RECIPE, "dataset"} <= groups.keys() or groups[EXPERIMENT] is None:  # None: from=, resume=
             return plan
         named = chosen[EXPERIMENT].value() if EXPERIMENT in chosen else None
         experiment = str(named or groups[EXPERIMENT])
@@ -190,10 +190,16 @@ def _may_name_data(part: ResultDefault) -> bool:
 
 
 def _default_groups(files: CachingConfigRepository, command: str) -> dict[str, Any]:
-    """Return {group: option} of a command's own list of groups."""
-    found = files.load_config(command)
-    groups = [default for default in (found.defaults_list or () if found else ()) if isinstance(default, GroupDefault)]
-    return {str(default.group): default.value for default in groups if not default.override and not default.package}
+    """Return {group: option} of a command's own list of groups, and of the lists on which it builds."""
+    found, groups = files.load_config(command), dict[str, Any]()
+    for default in (found.defaults_list or ()) if found else ():
+        if isinstance(default, ConfigDefault) and default.path and not default.is_self():
+            groups |= _default_groups(files, default.path)
+        elif isinstance(default, GroupDefault) and not default.package:
+            group = str(default.group).lstrip("/")
+            if not default.override or group in groups:
+                groups[group] = default.value
+    return groups
 
 
 def _plain_words(words: Sequence[Override], groups: Mapping[str, Any]) -> list[Override]:

@@ -36,10 +36,13 @@ LINK = re.compile(r"\$\{([a-z_]+(?:\.[a-z_]+)*)\}")
 Config = dict[str, Any]
 
 
-def primary_config(command: str) -> str:
+def primary_config(command: str, tell: bool = True) -> str:
     """Return the name of the configuration that Hydra shall compose for the running command line.
 
     ``from=RUN`` becomes an absolute path on it.
+
+    Args:
+        tell: warn of stored keys that this version does not know.
 
     Raises:
         UserError: there is no such run.
@@ -54,10 +57,10 @@ def primary_config(command: str) -> str:
             origin = find_origin(text_of(word))
             sys.argv[number] = setting(FROM, origin)
             refuse_experiment(words, word)
-            store(read_settings(origin), origin, words)
+            store(read_settings(origin), origin, words, tell)
             return NAME
         if key == RESUME and text != "auto" and is_run(directory := located(text_of(word))):
-            store(read_config(directory), directory, words)
+            store(read_config(directory), directory, words, tell)
             return NAME
     return command
 
@@ -132,14 +135,14 @@ def read_config(directory: Path) -> Config:
     return config
 
 
-def store(stored: Config, origin: Path, words: Sequence[str]) -> None:
+def store(stored: Config, origin: Path, words: Sequence[str], tell: bool) -> None:
     """Give Hydra the primary configuration of a stored one, for these words of a command line."""
     groups = default_groups("train")
     anew = chosen_groups(words)
     own = [name for name in stored if name in groups or is_group(name)]
     keys = [field.name for field in dataclasses.fields(TrainSettings)]
     strange = [key for key in stored if key not in (*own, *keys, *OF_THE_COMMAND_LINE)]
-    if strange:
+    if strange and tell:
         console.warn(f"{origin}: {', '.join(strange)} in its configuration is not known to this version; left out")
     kept = [key for key in (*own, *keys) if key in stored and key not in (*anew, *OF_THE_COMMAND_LINE)]
     links = set(yaml_links())

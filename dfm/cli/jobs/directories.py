@@ -17,7 +17,8 @@ from dfm.cli.composition.resumable_keys import may_change
 from dfm.cli.composition.stored_run import OF_THE_COMMAND_LINE
 from dfm.cli.settings import COMMANDS
 from dfm.cli.words.own_code import key_of
-from dfm.runs.claim import Claim, override
+from dfm.cli.words.printed_command import resumed, typed
+from dfm.runs.claim import Claim
 from dfm.runs.directory import OVERRIDES, is_run
 
 RESULTS = tuple(dict.fromkeys(pattern for command in COMMANDS.values() for pattern in command.results))
@@ -145,13 +146,15 @@ def _claim(config: DictConfig, directory: Path, hydra: Any) -> Claim:
     if run is not None and not (directory.is_dir() and directory.samefile(run)):
         raise UserError(
             f"resume={run} with hydra.run.dir={directory}: a run goes on in its own directory; allowed: "
-            f"{override('resume', run)} alone, or resume=auto with hydra.run.dir=DIR"
+            f"{typed('resume', run)} alone, or resume=auto with hydra.run.dir=DIR"
         )
     return Claim(
         directory,
         RESULTS,
         preamble=[f"{hydra.output_subdir}/*"] if hydra.output_subdir else [],
         command="train" if "resume" in config else str(hydra.job.name),
+        override=typed,
+        resumed=resumed,
         key="hydra.sweep.dir" if hydra.mode == RunMode.MULTIRUN else "hydra.run.dir",
         goes_on=run is not None or (resume == "auto" and is_run(directory)),
     )

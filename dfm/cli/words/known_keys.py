@@ -16,8 +16,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from dfm.basics.errors import unknown
+from dfm.basics.errors import UserError, unknown
 from dfm.cli.composition.config_dirs import config_dirs, options, search_path
+from dfm.cli.composition.stored_run import primary_config
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,19 @@ class KnownKeys:
     def config(self) -> dict[str, Any]:
         """The configuration in plain containers; references are not resolved."""
         own, *others = config_dirs()
+        try:
+            name = primary_config(self.command, tell=False)  # with from= and resume=, the settings of a run
+        except UserError:
+            name = self.command
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(own), version_base="1.3"):
             pairs = [a.partition("=") for a in sys.argv[1:]]
-            words = [f"{group}={name}" for group, _, name in pairs if name in options(group.partition("@")[0])]
+            words = [f"{key}={option}" for key, _, option in pairs if option in options(key.partition("@")[0])]
             try:
-                config = compose(self.command, [*search_path(others), *words], return_hydra_config=True)
+                config = compose(name, [*search_path(others), *words], return_hydra_config=True)
             except ConfigCompositionException:  # GROUP@PLACE=OPTION at a place that is not there
                 words = [word for word in words if "@" not in word]
-                config = compose(self.command, [*search_path(others), *words], return_hydra_config=True)
+                config = compose(name, [*search_path(others), *words], return_hydra_config=True)
         content: Any = OmegaConf.to_container(config, resolve=False)
         return dict(content)
 
@@ -95,7 +100,8 @@ class KnownKeys:
         if not having or group not in self.groups:
             return None
         names = ", ".join(f"{group}={option}" for option in having)
-        here = f"{group}={self._choice(group)}"
+        choice = self.config["hydra"]["runtime"]["choices"][group]
+        here = f"the {group} of the run" if choice is None else f"{group}={choice}"
         return f"key '{name}': {here} has none; allowed: {names}; try {group}={having[0]} {name}={value}"
 
     def _below_a_value(self, name: str, value: str) -> str | None:
@@ -130,9 +136,6 @@ class KnownKeys:
         top = {*self.groups, *(key.partition(".")[0] for key in self.leaves)}
         last = name.lower().rpartition(".")[2]
         return [*top, *(key for key in self.leaves if key.endswith(f".{last}") and key not in top)]
-
-    def _choice(self, group: str) -> str:
-        return str(self.config["hydra"]["runtime"]["choices"][group])
 
 
 def _at(node: Any, path: str) -> Any:

@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -32,6 +33,16 @@ def setting(key: str, value: object) -> str:
         return bare
     quoted = QUOTE_OR_END.sub(lambda match: 2 * match[1] + ('\\"' if match[2] else ""), text)
     return f'{key}="{quoted}"'
+
+
+def typed(key: str, value: object) -> str:
+    """Return ``setting`` as one types it in a shell."""
+    return shlex.quote(setting(key, value))
+
+
+def resumed(run: Path) -> str:
+    """Return the command that goes on with a training run."""
+    return printed("train", setting("resume", run))
 
 
 def reads_as(override: str) -> object:

@@ -156,7 +156,7 @@ def test_a_checkpoint_with_an_unknown_key_is_named(tiny_run: Path) -> None:
     config = {**whole.config, "model": {**whole.config["model"], "chanels": 8}}
     changed = Checkpoint(config=config, spec=whole.spec, state=whole.state)
     content = torch.load(path, weights_only=True) | {"config": changed.config}
-    content["sha256"] = digest({key: content[key] for key in ("config", "spec", "state")})
+    content["sha256"] = digest({key: content[key] for key in ("config", "spec", "state", "data")})
     torch.save(content, tiny_run / "other.pt")
     with pytest.raises(UserError, match=r"other\.pt: unknown key 'model\.chanels'.*did you mean 'model\.channels'\?"):
         load(tiny_run / "other.pt", device="cpu")

@@ -1,6 +1,7 @@
 """``from=RUN``: a fresh run with the settings of a stored one, and the changes of the command line on top."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from support import ROOT
-from support.cli import FAST, POINTS, Command
+from support.cli import FAST, POINTS, Command, Trained
 
 from dfm.runs import directory
 
@@ -70,9 +71,35 @@ def test_the_command_line_wins_groups_too(changes: tuple[str, ...], command: Com
     assert found == expected
 
 
+@pytest.mark.parametrize("words", [(), ("experiment=none",), ("experiment=null",), ("+experiment=none", "recipe=none")])
+def test_it_has_no_experiment_and_no_recipe(words: tuple[str, ...], trained: Trained, command: Command) -> None:
+    """Other data do not choose another network, and what says that there is none may be said."""
+    trained(*SMALL_RUN).run.rename("run")
+    shown = ("train", "from=run", "dataset=mixture", "--cfg", "job")
+    config = yaml.safe_load(command(*shown, *words).out)
+    assert config["model"] == settings(Path("run"))["model"]
+    assert config["trainer"] == settings(Path("run"))["trainer"]
+
+
+def test_help_and_advice_are_about_its_settings(trained: Trained, command: Command) -> None:
+    trained(*SMALL_RUN).run.rename("run")
+    for start in ("from=run", "resume=run"):
+        text = command("train", start, "dataset.noise=0.7", "schedule=vp", "--help").out
+        for line in (r"model MLP: ", r"dataset\.noise +0\.7 +length of the smear", r"model\.width +8 +of the hidden"):
+            assert re.search(rf"^ +{line}", text, re.MULTILINE), line
+        assert "schedule=vp: Variance preserving" in text
+        assert "did you mean 'dataset.noise'?" in command("train", start, "dataset.nois=1", code=1).problem
+        assert "try dataset.noise=3" in command("train", start, "--noise", "3", code=1).problem
+        problem = command("train", start, "model.channels=8", code=1).problem
+        assert "the model of the run has none" in problem
+        assert "try model=unet model.channels=8" in problem
+    assert "no such file or directory" in command("train", "from=nowhere", "--help", code=1).problem
+
+
 @pytest.mark.parametrize("name", ["flow", pytest.param("unet", marks=pytest.mark.wide)])
-def test_a_run_of_the_first_version_begins_anew(name: str, command: Command) -> None:
-    """To the losses that it had then."""
+def test_a_run_of_the_first_version_begins_anew(name: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the losses that it had then, with the random numbers of then."""
+    monkeypatch.setattr("dfm.training.trainer.STREAMS", 1)
     expected = json.loads((GOLDEN / "expected.json").read_text())[name]["losses"]
     fresh = command("train", f"from={GOLDEN / name}").run
     assert losses(fresh) == pytest.approx([expected[step] for step in "1234"], rel=1e-4)
@@ -97,14 +124,14 @@ def test_a_multirun_of_changes(run: Path, command: Command) -> None:
         (("from=nowhere",), "no such file or directory"),
         (("from=run", "experiment=digits_vp"), "each of them chooses all settings"),
         (("from=run", "trainer.lrr=1"), "trainer.lr"),
-        (("--config-path", "run", "--config-name", "config"), "try dfm train from=run"),
-        (("--config-path=run", "--config-name=config"), "try dfm train from=run"),
+        (("--config-path", "run", "--config-name", "config"), "try dfm train from={here}/run"),
+        (("--config-path=run", "--config-name=config"), "try dfm train from={here}/run"),
         (("-cn", "config"), "try dfm train from=RUN"),
     ],
 )
-def test_what_it_cannot_do_is_one_line(words: tuple[str, ...], says: str, trained: Any, command: Command) -> None:
+def test_what_it_cannot_do_is_one_line(words: tuple[str, ...], says: str, trained: Trained, command: Command) -> None:
     trained(*SMALL_RUN).run.rename("run")
-    assert says in command("train", *words, code=1).problem
+    assert says.format(here=Path.cwd()) in command("train", *words, code=1).problem
 
 
 def test_a_stored_file_neither_runs_code_nor_reads_the_environment(

@@ -1,5 +1,6 @@
 """Commands that dfm prints work as they are printed: in a shell, in Hydra's grammar, with the user's own code."""
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -27,8 +28,8 @@ def read(word: str) -> object:
 
 def in_shell(outcome: Outcome, after: str = "try ") -> list[str]:
     """The words of the command that a message tells to try, as a shell splits them."""
-    line = outcome.problem.rpartition(f"{after}dfm ")[2].partition(", or another")[0]
-    return shlex.split(line)
+    line = outcome.problem.rpartition(f"{after}dfm ")[2]
+    return shlex.split(re.split(r", or (?:another|'?hydra\.run\.dir=)", line)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -51,18 +51,21 @@ def resumed_config(directory: Path, config: Config, trusted: Sequence[str]) -> C
             f"resume={directory}: no config.yaml in it; allowed: the directory of a training run, or resume=auto with "
             "hydra.run.dir=DIR"
         )
-    choices = HydraConfig.get().runtime.choices
-    named = {key.partition("@")[0] for key in map(key_of, overrides()) if key.partition("@")[0] in choices}
+    named = named_parts()
     stored = read_config(directory)
-    changes = find_changes(stored, config, override_keys() - {*CHANGEABLE_GROUPS})
+    keys = override_keys().union(*named.values())
+    changes = find_changes(stored, config, keys - {*CHANGEABLE_GROUPS})
     other = changes.keys() - changeable_keys(changes, stored, trusted)
-    strange = {name for name in named if name not in stored or any(key.startswith(f"{name}.") for key in other)}
-    if strange - {*CHANGEABLE_GROUPS}:
-        text = next(text for text in overrides() if key_of(text).partition("@")[0] in strange)
-        raise refusal(
-            f"resume={directory}: the run keeps its own parts, and {text} is given", directory, stored, strange
-        )
-    whole = named & {*CHANGEABLE_GROUPS}
+    for text, groups in named.items():
+        strange = [name for name in groups if any(key.startswith(f"{name}.") for key in other)]
+        if (strange or group_of(text) not in stored) and group_of(text) not in CHANGEABLE_GROUPS:
+            raise refusal(
+                f"resume={directory}: the run keeps its own parts, and {text} is given",
+                directory,
+                stored,
+                {group_of(text), *other},
+            )
+    whole = {*map(group_of, named)} & {*CHANGEABLE_GROUPS}
     return merge(directory, config, changes, f"resume={directory}: the run keeps its own settings", trusted, whole)
 
 
@@ -101,6 +104,20 @@ def _as_begun(stored: Config, config: Config) -> Config:
         return config
     older = variant("train", "recipe=none")
     return min(config, older, key=lambda composed: len(find_changes(stored, composed, None)))
+
+
+def named_parts() -> dict[str, set[str]]:
+    """Return {GROUP=OPTION of the command line: the groups whose options it chooses}.
+
+    ``objective=noise`` chooses ``prediction=noise`` too.
+    """
+    words = [text for text in overrides() if group_of(text) in choices()]
+    return {text: {group_of(text), *chosen_groups([text])} for text in words}
+
+
+def group_of(text: str) -> str:
+    """Return the group that an override names, without the place of the option."""
+    return key_of(text).partition("@")[0]
 
 
 def override_keys() -> set[str]:

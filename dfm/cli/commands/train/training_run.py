@@ -18,7 +18,6 @@ from dfm.cli.composition.unused_settings import check_objective_groups, check_se
 from dfm.cli.job import Job
 from dfm.cli.progress import duration
 from dfm.cli.settings import TrainSettings
-from dfm.cli.words.printed_command import printed, setting
 from dfm.data.dataset import SPLITS, Split
 from dfm.denoising.denoiser import Denoiser
 from dfm.runs import checkpoint
@@ -271,5 +270,4 @@ def way_on(directory: Path) -> str:
     files = checkpoints(directory)
     if not files:
         return f"{directory} has no checkpoint"
-    again = printed("train", setting("resume", directory))
-    return f"the newest checkpoint is that of step {step_of(files[0])}; to go on, try {again}"
+    return f"the newest checkpoint is that of step {step_of(files[0])}; to go on, try {resumed(directory)}"
