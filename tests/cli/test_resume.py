@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from dfm.cli.surroundings.signals import watch_signals
 from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir
 from dfm.runs.recorder import Recorder
+from dfm.training.step_report import StepReport
 
 STEADY = [
     *TINY, "trainer.max_steps=6", "trainer.log_every=1", "trainer.checkpoint_every=4", "trainer.sample_every=2",
@@ -104,25 +106,25 @@ def test_auto_on_a_done_run_does_nothing_again(command: Command) -> None:
 
 
 @pytest.mark.wide
+@pytest.mark.usefixtures("heeded")
 def test_a_multirun_that_was_killed_goes_on_with_the_jobs_not_done(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["train", "-m", *STEADY, "trainer.seed=0,1,2", "resume=auto", "hydra.sweep.dir=sweep"]
-    real, draws = TrainingRun.draw, []
+    real, steps = TrainingRun.log_step, Counter[int]()
 
-    def draw(self: TrainingRun) -> None:
-        draws.append(self.parts.trainer.seed)
-        if self.parts.trainer.seed == 1 and len(draws) < 7:
+    def log_step(self: TrainingRun, report: StepReport) -> dict[str, float]:
+        steps[self.parts.trainer.seed] += 1
+        if self.parts.trainer.seed == 1 and steps[1] == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        real(self)
+        return real(self, report)
 
-    monkeypatch.setattr(TrainingRun, "draw", draw)
+    monkeypatch.setattr(TrainingRun, "log_step", log_step)
     command(*words, code=143)
     assert not (Path("sweep") / "2").exists()
-    draws[:] = [9] * 9
+    assert steps == {0: 6, 1: 2}
     outcome = command(*words)
-    assert draws[9:].count(0) == 0, "the first job was done"
-    assert draws[9:].count(2) == 4
+    assert steps == {0: 6, 1: 6, 2: 6}, "no step was taken twice"
     for job in "012":
         assert run_dir.checkpoints(Path("sweep") / job)[0].name == "step_00000006.pt"
     assert outcome.code == 0

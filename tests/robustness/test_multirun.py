@@ -17,6 +17,7 @@ from dfm.cli.commands.train.training_run import TrainingRun
 from dfm.cli.jobs.directories import earlier_job
 from dfm.cli.jobs.multirun_table import JobRecord, print_table
 from dfm.runs import directory as run_dir
+from dfm.training.step_report import StepReport
 
 DRAW = ("sample", "-m", "sampler.steps=1")
 FAST = ("train", "-m", *POINTS, *SMALL, "sampler.steps=1", "nll.n=0", "logger=none")
@@ -161,14 +162,14 @@ def test_an_interrupted_multirun_ends_with_the_table_of_what_is_done(
 
 @pytest.mark.wide
 def test_a_signal_ends_a_multirun_after_the_step(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, real = signal.signal(signal.SIGTERM, signal.SIG_DFL), TrainingRun.draw
+    before, real = signal.signal(signal.SIGTERM, signal.SIG_DFL), TrainingRun.log_step
 
-    def draw(self: TrainingRun) -> None:
+    def log_step(self: TrainingRun, report: StepReport) -> dict[str, float]:
         if self.parts.trainer.seed == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        real(self)
+        return real(self, report)
 
-    monkeypatch.setattr(TrainingRun, "draw", draw)
+    monkeypatch.setattr(TrainingRun, "log_step", log_step)
     outcome = command(*FAST, "trainer.seed=0,1,2", "hydra.sweep.dir=sweep", code=143)
     signal.signal(signal.SIGTERM, before)
     assert "failed: stopped by signal 15" in table(outcome.out)
