@@ -18,6 +18,7 @@ from dfm.cli.composition.unused_settings import check_objective_groups, check_se
 from dfm.cli.job import Job
 from dfm.cli.progress import duration
 from dfm.cli.settings import TrainSettings
+from dfm.cli.words.printed_command import resumed
 from dfm.data.dataset import SPLITS, Split
 from dfm.denoising.denoiser import Denoiser
 from dfm.runs import checkpoint
