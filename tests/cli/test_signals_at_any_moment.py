@@ -14,12 +14,6 @@ from dfm.runs import directory as run_dir
 WORDS = (*TINY, "hydra.run.dir=run", "trainer.sample_every=1", "trainer.checkpoint_every=1")
 
 
-@pytest.fixture
-def heeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CI job may ignore SIGTERM; this process must not."""
-    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
-
-
 def signal_before(monkeypatch: pytest.MonkeyPatch, what: str, call: int = 1) -> list[int]:
     """Send SIGTERM to this process when the function ``what`` is called for the ``call``-th time."""
     import pkgutil
