@@ -67,7 +67,7 @@ class Composed:
 
     def has_part(self, group: str) -> bool:
         """Whether an option of a group is chosen, or a stored run has a part of the group."""
-        return self.choices.get(group) is not None or isinstance(self.config.get(group), dict)
+        return self.choices.get(group) is not None or bool(_class_of(self.config.get(group)))
 
     def rooms(self) -> dict[str, list[str]]:
         """Return {room: its groups that this command has}."""
