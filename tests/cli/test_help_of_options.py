@@ -38,7 +38,8 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
 def keys_of(group: str, option: str) -> dict[str, str]:
     """{key: comment} of an option's file and of the bases in its folder; a comment of the option itself counts."""
     path = config_dir() / group / f"{option}.yaml"
-    bases = [b for b in yaml.safe_load(path.read_text()).get("defaults", []) if isinstance(b, str) and b != "_self_"]
+    defaults = (yaml.safe_load(path.read_text()) or {}).get("defaults", [])  # a file may hold comments only
+    bases = [b for b in defaults if isinstance(b, str) and b != "_self_"]
     found: dict[str, str] = {}
     for base in bases:
         name, _, place = base.partition("@")  # a base may stand at a key of its own, as in likelihood=all
@@ -58,7 +59,7 @@ def check(command: str, group: str, option: str) -> None:
     text = help_text(command, [f"{group}={option}"], [config_dir()], summary="", example="")
     rows = " ".join(text.partition("\nKeys")[2].split())
     content = OmegaConf.load(config_dir() / group / f"{option}.yaml")
-    whole = group == "experiment"  # such a file has whole keys
+    whole = group in ("experiment", "recipe")  # such a file has whole keys
     for key, comment in keys_of(group, option).items():
         name = key if whole else f"{group}.{key}"
         if whole and f"{key}." in "".join(f"{other}\n" for other in keys_of(group, option)) and not comment:

@@ -74,7 +74,7 @@ def test_two_processes_give_what_one_gives(tiny_run: Path, command: Command, tmp
     )  # fmt: skip
     assert together.returncode == 0, together.stderr
     assert together.stdout.strip().splitlines()[-1].endswith("shared")
-    assert together.stdout.count("(standard error)") == 1, "two processes, one voice"
+    assert together.stdout.count("(standard error; 95 %") == 1, "two processes, one voice"
     assert np.allclose(nats(tmp_path / "shared"), nats(alone), rtol=1e-5)
     one, two = read(alone), read(tmp_path / "shared")
     for key in ("bits_per_dim", "stderr", "stderr_probe", "nfe"):
