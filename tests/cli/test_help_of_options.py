@@ -64,7 +64,8 @@ def check(command: str, group: str, option: str) -> None:
         name = key if whole else f"{group}.{key}"
         if whole and f"{key}." in "".join(f"{other}\n" for other in keys_of(group, option)) and not comment:
             continue  # a group, whose line says which option is chosen
-        row = re.search(rf" {re.escape(name)} (.*?) ?{re.escape(' '.join(comment.split()))}", rows)
+        found = re.finditer(rf"(?= {re.escape(name)} (.*?) ?{re.escape(' '.join(comment.split()))})", rows)
+        row = min(found, key=lambda match: len(match[1]), default=None)  # another key's comment may name this one
         assert row, f"{name} # {comment}"
         value = OmegaConf.to_container(OmegaConf.create({"at": content}), resolve=False)["at"]
         for part in key.split("."):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import refusal
+from dfm.basics.processes import world
 from dfm.cli import console
 from dfm.cli.surroundings.signals import StoppedError, exit_code, stop_at_signals
 
@@ -21,7 +22,8 @@ def one_line_ends() -> Iterator[None]:
         with stop_at_signals():
             yield
     except StoppedError as stopped:
-        console.error(f"interrupted by {stopped.signal.name}")
+        if world().first:  # torchrun ends the other processes so when one has failed
+            console.error(f"interrupted by {stopped.signal.name}")
         raise SystemExit(exit_code(stopped.signal)) from None
     except OSError as error:
         reason = refusal(error)
