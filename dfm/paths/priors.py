@@ -213,7 +213,7 @@ class DatasetPrior(Prior):
         if tuple(split.values.shape[1:]) != shape:
             raise UserError(
                 f"prior=dataset: {self.dataset.name} has examples of shape {tuple(split.values.shape[1:])} and the "
-                f"data have shape {shape}; try prior=gaussian, or another dataset@prior.dataset"
+                f"data have shape {shape}; try prior=gaussian without dataset@prior.dataset"
             )
         u = draws.uniform(())
         values = split.values[(u.cpu() * len(split)).long().clamp_max(len(split) - 1)].to(u.device)

@@ -106,8 +106,7 @@ class Batches:
     def __post_init__(self) -> None:
         if len(self.split) == 0:
             raise UserError(
-                "the training split has no examples; allowed: at least 1; try dataset.validation=0 dataset.test=0, or "
-                "more images"
+                "the training split has no examples; allowed: at least 1; try a smaller share for validation and test"
             )
         if self.size < 1:
             raise UserError(f"trainer.batch_size={self.size}; allowed: a whole number of at least 1")

@@ -81,9 +81,12 @@ def named(shared: Path, tiny_run: Path, command: Command) -> Callable[[str], str
         if name == "DRAWN":
             return command("sample", f"ckpt={tiny_run}", "n=8", "sampler.steps=1").run
         if name == "PICTURES":
+            Path("pictures").mkdir(exist_ok=True)
             for picture, size in (("large", 9), ("white", 8)):
-                save_png(torch.full((size, size, 1), 255, dtype=torch.uint8).numpy(), Path(f"{picture}.png"))
-            return Path.cwd()
+                save_png(
+                    torch.full((size, size, 1), 255, dtype=torch.uint8).numpy(), Path("pictures") / f"{picture}.png"
+                )
+            return Path("pictures").absolute()
         if name == "THREES":
             labelled = train_once(shared, OTHER_RUNS["CONDITIONAL"]).run
             return command("sample", f"ckpt={labelled}", "n=8", "label=3", "sampler.steps=1").run
@@ -117,7 +120,8 @@ def test_a_suggestion_for_another_command_works(words: list[str], named: Callabl
 @pytest.mark.usefixtures("command")
 @pytest.mark.parametrize("words", marked(OF_STEPS))
 def test_a_suggestion_for_the_first_step_works(words: list[str]) -> None:
-    check(["train", *TINY, *words], (), {})
+    small = (*POINTS, *FAST) if "dataset=moons" in words else TINY
+    check(["train", *small, *words], (), {})
 
 
 def test_the_rows_are_many() -> None:

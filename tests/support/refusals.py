@@ -90,17 +90,25 @@ OF_STEPS = {  # refused in the first step, or by the first picture
     "latent and ddim": ["objective=interpolant", "latent=root", "sampler=ddim"],
     "too many integers": ["schedule=ddpm", "grid=integers", "sampler.steps=2000"],
     "sinkhorn": ["coupling=entropic", "coupling.iterations=1"],
+    "langevin and ddim": [
+        "dataset=moons",
+        "objective=langevin",
+        "prior=double_well",
+        "sampler=ddim",
+        "sampler.steps=2",
+    ],
+    "dimension of a potential": [
+        "dataset=moons",
+        "objective=langevin",
+        "prior=potential",
+        "prior.dimension=3",
+        "nll.n=0",
+    ],
+    "dimension of a mixture": ["prior=mixture", "nll.n=0"],
+    "points to images": ["prior=dataset", "dataset@prior.dataset=moons", "nll.n=0"],
 }
 OF_COMMANDS = {  # with a checkpoint of the digits
     "another configuration": ["train", "--config-name", "RUN"],
-    "no training split": [
-        "train",
-        "dataset=folder",
-        "dataset.path=PICTURES",
-        "dataset.size=8",
-        "dataset.validation=0.5",
-        "dataset.test=0.5",
-    ],
     "no checkpoint": ["sample"],
     "split": ["nll", "ckpt=latest", "split=tset"],
     "solver": ["nll", "ckpt=latest", "likelihood.solver=rk6"],

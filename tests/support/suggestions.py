@@ -34,6 +34,9 @@ def applied(words: Sequence[str], message: str, fill: Mapping[str, str]) -> list
         given = message.removeprefix("error: ").split(":")[0].split(";")[0]
         at = next(i for i, word in enumerate(words) if "=" in word and word.partition("=")[2] in given)
         return [*words[:at], f"{words[at].partition('=')[0]}={tokens[0]}", *words[at + 1 :]]
+    if "without" in tokens:
+        at = tokens.index("without")
+        words, tokens = without(words, " ".join(tokens[at + 1 :]), message), tokens[:at]
     return with_words(list(words), tokens, message, fill)
 
 
