@@ -70,7 +70,7 @@ class Prediction(ABC):
             if not float(share) > SMALLEST_DETERMINANT:
                 raise UserError(
                     f"prediction '{self.name}' is singular at {name}={end:g} of this schedule: it does not give both "
-                    f"data and noise; try another prediction or a {name} further inside"
+                    f"data and noise; try prediction=edm, or a {name} further inside"
                 )
 
 

@@ -78,9 +78,7 @@ class Formula:
         try:
             return ast.parse(self.text.replace("^", "**").strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise UserError(
-                f"{self.where}='{self.text}': not a formula; try for example '1 + {self.variables[0]}^2'"
-            ) from None
+            raise UserError(f"{self.where}='{self.text}': not a formula; try '1 + {self.variables[0]}^2'") from None
 
     def _check(self, node: ast.AST) -> None:
         match node:

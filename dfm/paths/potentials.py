@@ -75,9 +75,9 @@ class Potential(Prior):
 
     def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
         if shape != (self.dimension,):
+            fix = f"prior.dimension={shape[0]}" if len(shape) == 1 else "a data set of points, such as dataset=moons"
             raise UserError(
-                f"prior.f has {self.dimension} dimensions and the data have shape {shape}; allowed: equal; "
-                "try another prior.dimension"
+                f"prior.f has {self.dimension} dimensions and the data have shape {shape}; allowed: equal; try {fix}"
             )
         x = 1.5 * draws.normal(shape)
         noise, coins = draws.normal((self.chain_steps, *shape)), draws.uniform((self.chain_steps,))

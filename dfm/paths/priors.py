@@ -170,7 +170,7 @@ class MixturePrior(Prior):
     def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
         d = self.mixture.means.shape[1]
         if shape != (d,):
-            raise UserError(f"prior mixture has {d} dimensions and the data have shape {shape}; try other prior.means")
+            raise UserError(f"prior mixture has {d} dimensions and the data have shape {shape}; try prior=gaussian")
         z, u = draws.normal(shape), draws.uniform(())
         weights, means, factors = (v.to(z) for v in (self.mixture.weights, self.mixture.means, self._factors))
         k = torch.searchsorted(weights.cumsum(0)[:-1].contiguous(), u.contiguous(), right=True)
@@ -213,7 +213,7 @@ class DatasetPrior(Prior):
         if tuple(split.values.shape[1:]) != shape:
             raise UserError(
                 f"prior=dataset: {self.dataset.name} has examples of shape {tuple(split.values.shape[1:])} and the "
-                f"data have shape {shape}; try another dataset@prior.dataset"
+                f"data have shape {shape}; try prior=gaussian without dataset@prior.dataset"
             )
         u = draws.uniform(())
         values = split.values[(u.cpu() * len(split)).long().clamp_max(len(split) - 1)].to(u.device)

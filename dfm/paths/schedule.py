@@ -48,9 +48,11 @@ class Schedule(ABC):
         noise_levels = self.log_nsr(t)
         for end, place in (("t_min", 0), ("t_max", -1)):
             if not bool(torch.isfinite(noise_levels[place])):
+                inside = t[torch.isfinite(noise_levels)]
+                way = f"schedule.{end}={float(inside[place]):.6g}" if len(inside) else "another schedule"
                 raise UserError(
                     f"{self._name}: log(b/a) at {end}={float(t[place]):g} is {float(noise_levels[place])}; "
-                    f"allowed: finite values; try a {end} a little further inside the range"
+                    f"allowed: finite values; try {way}"
                 )
         falls = (~(noise_levels.diff() > 0)).nonzero().flatten().tolist()
         if falls:

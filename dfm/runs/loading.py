@@ -70,7 +70,7 @@ def denoiser_of(checkpoint: Checkpoint, device: torch.device, trusted: Sequence[
         if parts.objective.trains != "denoiser":
             raise UserError(
                 f"{checkpoint.path}: a noisy classifier, which cannot draw samples or score data; allowed here: a run "
-                "of another objective; a classifier can guide one: try guidance=classifier guidance.ckpt=RUN"
+                "of another objective, which it can guide (guidance=classifier guidance.ckpt=RUN); try another ckpt=RUN"
             )
         outcome = outcome_of(checkpoint, parts)
         own = Parts({"sampler": own_sampler(checkpoint, outcome)}, trusted).sampler if outcome.few_steps else None

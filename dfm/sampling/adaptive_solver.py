@@ -137,7 +137,7 @@ class EmbeddedPair:
             self._refuse_vanishing(h[active], t[active], t_end - t_start)
         raise UserError(
             f"{self.name}: {len(active)} of {len(x)} samples did not reach the end in max_steps={self.max_steps} "
-            "steps; try a larger rtol and atol, or a larger max_steps"
+            f"steps; try max_steps={100 * self.max_steps}, or a larger rtol and atol"
         )
 
     def _attempt(

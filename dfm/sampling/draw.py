@@ -64,7 +64,7 @@ def check_labels(spec: DatasetSpec, label: int | str | None, indices: Sequence[i
     """
     if spec.num_classes == 0:
         if label is not None:
-            raise UserError(f"label={label}: this model was trained without classes; try conditional=true in training")
+            raise UserError(f"label={label}: this model was trained without classes; try without label=")
         return None
     if label is None or label == "all":
         return torch.tensor([k % spec.num_classes for k in indices])

@@ -126,9 +126,9 @@ class IntegersGrid(Grid):
     def place(self, share: Tensor, schedule: Schedule, t_min: float, t_max: float) -> Tensor:
         whole = max(0, math.floor(t_max) - math.ceil(t_min) + 1)
         if len(share) > whole:
-            fewer = f"{len(share) - whole} fewer, " if whole > 1 else ""
+            way = f"sampler.steps={whole - 1}" if whole > 1 else "schedule=ddpm or random_walk, whose time counts steps"
             raise UserError(
                 f"grid integers: {len(share)} times; allowed: at most {whole}, the whole numbers from {t_min:g} to "
-                f"{t_max:g}; try {fewer}schedule=ddpm or random_walk, whose time counts steps, or another grid"
+                f"{t_max:g}; try {way}, or another grid"
             )
         return (t_max + (t_min - t_max) * share).round()

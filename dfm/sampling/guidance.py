@@ -196,7 +196,7 @@ class ClassifierFree(GuidanceWithScale):
         if not denoiser.can_omit_label:
             raise UserError(
                 "guidance=cfg: this model was trained without label_dropout, so it has no output for 'no class'; "
-                "try guidance=autoguidance, or a model trained with label_dropout=0.1"
+                "try guidance=autoguidance guidance.ckpt=RUN_DIR, or a model trained with label_dropout=0.1"
             )
         return guided(denoiser, denoiser.with_labels(None), self.scale, self.low, self.high, weak_labelled=False)
 

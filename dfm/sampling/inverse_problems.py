@@ -191,8 +191,8 @@ class Inpaint(Task):
         if known.shape != (height, width):
             size = " x ".join(map(str, known.shape))
             raise UserError(
-                f"mask={self.mask}: {size} pixels (height x width); allowed: {height} x {width}, as the images; try to "
-                "scale the picture to this size"
+                f"mask={self.mask}: {size} pixels (height x width); allowed: {height} x {width}, as the images; try "
+                "mask=left, or scale the picture to this size"
             )
         for value, what, problem in ((1, "every", "nothing is left to fill in"), (0, "no", "nothing is given")):
             if bool((known == value).all()):

@@ -4,99 +4,19 @@ Each row is a command line that provokes an error. The suggestion is read out of
 when messages change. A training is set up as far as its first step; other commands run whole.
 """
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import TINY, Command, in_this_process
+import torch
+from support.cli import FAST, POINTS, TINY, Command, in_this_process, train_once
+from support.refusals import OF_COMMANDS, OF_PARTS, OF_STEPS, OF_WORDS
 from support.suggestions import applied
 
-OF_WORDS = {  # refused before a part is built
-    "key": ["trainer.lrr=1"],
-    "group": ["predicton=v"],
-    "key without its group": ["max_steps=4"],
-    "capitals": ["TRAINER.LR=3e-4"],
-    "slash": ["trainer/lr=3e-4"],
-    "key of another option": ["sampler=heun", "sampler.solver.rtol=1e-3"],
-    "times of another sampler": ["sampler=dopri5", "sampler.times=[0.999,0.001]"],
-    "option": ["objective=flow_matchng"],
-    "part for an option": ["objective.density=uniform"],
-    "placed part for an option": ["density=levels", "density.grid=rho"],
-    "key below a value": ["trainer.lr.x=1e-3"],
-    "key below a reference": ["objective.density.stratified=false"],
-    "added option": ["+sampler=heun"],
-    "added by force": ["++sampler=heun"],
-    "place that is not there": ["sampler@foo=heun"],
-    "deletion": ["~nothing"],
-    "reference": ["trainer.lr=${foo}"],
-    "environment": ["trainer.lr=${oc.env:NO_SUCH_NAME}"],
-    "resolver": ["trainer.lr=${nope:1}"],
-    "missing": ["trainer.lr=???"],
-    "bracket": ["trainer.betas=[0.9,0.99"],
-    "several": ["trainer.lr=1e-3,2e-3"],
-    "no value": ["conditional"],
-    "an option alone": ["heun"],
-    "a group alone": ["schedule"],
-    "a colon": ["trainer.lr:3e-4"],
-    "a space": ["trainer.lr =3e-4"],
-    "no key": ["=5"],
-    "flag for a key": ["--lr", "3e-4"],
-    "flag for a nested key": ["--max-steps=3"],
-    "flag for a group": ["--sampler", "heun"],
-    "flag for a switch": ["--conditional"],
-    "unknown flag": ["--xyz"],
-    "unlisted": ["model.scale_shift=true"],
-}
-OF_PARTS = {  # refused by the parts of a training
-    "unused": ["objective=meanflow", "model=unet_small", "uncertainty=learned"],
-    "classes": ["dataset=checkerboard", "model=mlp", "conditional=true"],
-    "device": ["trainer.device=abacus"],
-    "betas": ["trainer.betas=[1,0]"],
-    "points": ["dataset=moons", "model=unet_small"],
-    "resolutions": ["model.channel_multipliers=[1,1,1,1,1]"],
-    "no resolution": ["model.channel_multipliers=[]"],
-    "patch": ["model=unet_patch", "model.patch=3"],
-    "groups": ["model.groups=5"],
-    "heads": ["model.num_heads=3"],
-    "a key that is there": ["+trainer.lr=3e-4"],
-    "dropout": ["model.dropout=1"],
-    "blocks": ["model.blocks_per_level=0"],
-    "attention": ["model.attention_levels=[7]"],
-    "cosine": ["schedule=cosine", "schedule.s=0"],
-    "latent": ["objective=interpolant", "latent=root", "latent.scale=0"],
-    "adaptive": ["sampler=dopri5", "sampler.steps=5"],
-    "huber": ["objective=consistency", "objective.huber=0"],
-    "fsdp and compile": ["trainer.parallel=fsdp", "trainer.compile=true"],
-    "optimiser": ["trainer.optimizer=adamv"],
-    "precision": ["trainer.precision=fp23"],
-    "split": ["nll.split=tset"],
-    "teacher": ["objective=reflow"],
-}
-OF_STEPS = {  # refused in the first step, or by the first picture
-    "integers": ["grid=integers"],
-    "density": ["schedule=edm", "density=logit_normal"],
-    "label-aware": ["coupling=label_aware"],
-}
-OF_COMMANDS = {  # with a checkpoint of the digits
-    "no checkpoint": ["sample"],
-    "split": ["nll", "ckpt=latest", "split=tset"],
-    "solver": ["nll", "ckpt=latest", "likelihood.solver=rk6"],
-    "mask": ["sample", "ckpt=latest", "task=inpaint"],
-    "unknown mask": ["sample", "ckpt=latest", "task=inpaint", "mask=lef"],
-    "mask without a task": ["sample", "ckpt=latest", "mask=left"],
-    "scale": ["sample", "ckpt=latest", "task=inpaint", "mask=left", "task.scale=-1"],
-    "adaptive steps": ["sample", "ckpt=latest", "sampler=dopri5", "sampler.steps=5"],
-    "adaptive times": ["sample", "ckpt=latest", "sampler=dopri5", "sampler.times=[0.999,0.001]"],
-    "weaker model": ["sample", "ckpt=latest", "guidance=autoguidance"],
-    "image": ["sample", "ckpt=latest", "task=inpaint", "mask=left", "index=9999"],
-    "no samples": ["eval"],
-    "no data": ["eval", "samples=DRAWN"],
-    "a command": ["smaple", "ckpt=latest"],
-    "other": ["compare", "ckpt=latest"],
-    "many": ["sample", "ckpt=a,b", "n=1"],
-    "a path alone": ["sample", "RUN"],
-    "flag": ["sample", "ckpt=latest", "--png"],
-}
+from dfm.runs.pictures.images import save_png
+
 QUICK_ROWS = (
     "times of another sampler",
     "key",
@@ -108,8 +28,15 @@ QUICK_ROWS = (
 )
 SMALL = {
     "sample": ("n=2", "sampler.steps=1"), "nll": ("n=2", "likelihood.steps=1"), "compare": ("n=2",),
-    "eval": ("n=8", "features=coordinates"),
+    "eval": ("n=8", "features=coordinates"), "encode": ("n=2", "flow.steps=1"),
+    "check": ("n=4", "steps=[1]", "samplers=[heun]"), "train": (),
 }  # fmt: skip
+OTHER_RUNS = {  # what the rows call by these names, next to the RUN on the digits
+    "CONDITIONAL": (*TINY, "conditional=true"),
+    "POINTS": (*POINTS, *FAST),
+    "MEANFLOW": (*TINY, "objective=meanflow"),
+    "CLASSIFIER": (*TINY[:5], "objective=classifier", "nll.n=9"),
+}
 
 
 @pytest.fixture
@@ -139,26 +66,62 @@ def check(words: list[str], small: tuple[str, ...], fill: dict[str, str]) -> Non
 @pytest.mark.usefixtures("no_steps", "command")
 @pytest.mark.parametrize("words", marked({**OF_WORDS, **OF_PARTS}))
 def test_a_suggestion_for_a_training_works(words: list[str]) -> None:
-    check(["train", *words, "logger=none"], ("nll.n=0",), {"VALUE": "1e-3" if "model" not in words[0] else "true"})
+    check(
+        ["train", *words, "logger=none"],
+        ("nll.n=0",),
+        {"VALUE": "1e-3" if "model" not in words[0] else "true", "DIR": "another"},
+    )
+
+
+@pytest.fixture
+def named(shared: Path, tiny_run: Path, command: Command) -> Callable[[str], str]:
+    """A word of a row with the path in place of the name that stands for it."""
+
+    def path(name: str) -> Path:
+        if name == "DRAWN":
+            return command("sample", f"ckpt={tiny_run}", "n=8", "sampler.steps=1").run
+        if name == "PICTURES":
+            Path("pictures").mkdir(exist_ok=True)
+            for picture, size in (("large", 9), ("white", 8)):
+                save_png(
+                    torch.full((size, size, 1), 255, dtype=torch.uint8).numpy(), Path("pictures") / f"{picture}.png"
+                )
+            return Path("pictures").absolute()
+        if name == "THREES":
+            labelled = train_once(shared, OTHER_RUNS["CONDITIONAL"]).run
+            return command("sample", f"ckpt={labelled}", "n=8", "label=3", "sampler.steps=1").run
+        return tiny_run if name == "RUN" else train_once(shared, OTHER_RUNS[name]).run
+
+    def word_of(word: str) -> str:
+        return re.sub(
+            "|".join((*OTHER_RUNS, "RUN", "DRAWN", "THREES", "PICTURES")), lambda found: str(path(found[0])), word
+        )
+
+    return word_of
 
 
 @pytest.mark.wide
 @pytest.mark.parametrize("words", marked(OF_COMMANDS))
-def test_a_suggestion_for_another_command_works(words: list[str], tiny_run: Path, command: Command) -> None:
-    run = str(tiny_run)
-    if "samples=DRAWN" in words:
-        drawn = command("sample", f"ckpt={run}", "n=8", "sampler.steps=1").run
-        words = [word.replace("DRAWN", str(drawn)) for word in words]
-    words = [word.replace("RUN", run) if word == "RUN" else word for word in words]
+def test_a_suggestion_for_another_command_works(words: list[str], named: Callable[[str], str]) -> None:
+    if words[0] == "train":
+        given = {word.partition("=")[0] for word in words}
+        words = ["train", *(word for word in TINY if word.partition("=")[0] not in given), *words[1:]]
+    words = [named(word) for word in words]
     small = SMALL.get(words[0], SMALL["sample"])
-    check(words, small, {"RUN": run, "RUN_DIR": run, "VALUE": "1"})
+    if "sampler=dopri5" in words:
+        small = ("n=2",)
+    run = named("CLASSIFIER" if "guidance=classifier" in words else "RUN")
+    if "guidance=cfg" in words:
+        run = named("CONDITIONAL")
+    check(words, small, {"RUN": run, "RUN_DIR": run, "DIR": "another", "VALUE": "1", "NAME": "digits"})
 
 
 @pytest.mark.wide
 @pytest.mark.usefixtures("command")
 @pytest.mark.parametrize("words", marked(OF_STEPS))
 def test_a_suggestion_for_the_first_step_works(words: list[str]) -> None:
-    check(["train", *words, *TINY], (), {})
+    small = (*POINTS, *FAST) if "dataset=moons" in words else TINY
+    check(["train", *small, *words], (), {})
 
 
 def test_the_rows_are_many() -> None:

@@ -27,7 +27,7 @@ def run(job: Job) -> None:
     """Decode the same latents with two models, and report the distance between their samples."""
     wanted: CompareSettings = job.settings
     if wanted.other is None:
-        raise UserError("other= is not given; allowed: a second checkpoint or run directory")
+        raise UserError("other= is not given; allowed: a second checkpoint or run directory; try other=RUN")
     check_settings(job.parts.flow, "flow")
     check_count(wanted.n, wanted.batch_size)
     pair = [load_denoiser(job, ckpt, key=key) for key, ckpt in (("ckpt", wanted.ckpt), ("other", wanted.other))]

@@ -101,7 +101,8 @@ def _check_together(flags: dict[str, str | None]) -> None:
             raise UserError(f"{text}: it changes what --cfg prints, which is not given; try --cfg job {text}")
     modes = [name for name in ONE_OF if name in flags]
     if len(modes) > 1:
-        raise UserError(f"{' and '.join(modes)} do not go together; allowed: one of them; try without {modes[0]}")
+        spare = " ".join(text for text in (modes[0], flags[modes[0]]) if text)
+        raise UserError(f"{' and '.join(modes)} do not go together; allowed: one of them; try without {spare}")
 
 
 def _unknown(command: str, word: str, rest: Sequence[str]) -> UserError:

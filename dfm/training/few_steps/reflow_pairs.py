@@ -61,9 +61,10 @@ class Pairs:
             return any_of_all
         counts = torch.bincount(self.labels, minlength=self.num_classes)
         if int(counts.min()) == 0:
+            enough = max(2 * len(self.data), 20 * self.num_classes)  # a class is left out once in 10^7 runs
             raise UserError(
                 f"objective reflow: n={len(self.data)} pairs, and a class has none; "
-                f"allowed: at least one a class, of {self.num_classes} classes; try a larger objective.n"
+                f"allowed: at least one a class, of {self.num_classes} classes; try objective.n={enough}"
             )
         hidden, c = label >= self.num_classes, label.clamp_max(self.num_classes - 1)
         first = counts.cumsum(0) - counts

@@ -113,10 +113,10 @@ class EntropicTransport(Coupling):
         if found is None:
             larger = (reg for k in range(1, 12) if self._potentials(cost, reg := self.reg * 4**k) is not None)
             smallest = next(larger, None)
-            fix = "" if smallest is None else f"coupling.reg={smallest:g}, "
+            fix = "" if smallest is None else f"coupling.reg={smallest:g}, or "
             raise UserError(
                 f"coupling entropic: reg={self.reg:g} needs more than iterations={self.iterations} on this batch; try "
-                f"{fix}coupling.iterations={10 * self.iterations}, or coupling=ot, the limit of a small reg"
+                f"{fix}coupling=ot, which is the limit of a small reg, or more coupling.iterations"
             )
         return (found[0][:, None] + found[1] - cost / self.reg).exp()
 

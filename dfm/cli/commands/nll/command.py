@@ -19,7 +19,9 @@ def run(job: Job) -> None:
     """Score a checkpoint on a split. The processes of torchrun share the examples."""
     wanted: NllSettings = job.settings
     if wanted.per_class and wanted.max_minutes is not None:
-        raise UserError(f"per_class=true with max_minutes={wanted.max_minutes:g}; allowed: one of them; try n=100")
+        raise UserError(
+            f"per_class=true with max_minutes={wanted.max_minutes:g}; allowed: one of them; try max_minutes=null n=100"
+        )
     refuse_augmentation(job.config)
     likelihood = job.parts.likelihood
     check_settings(likelihood, "likelihood")
