@@ -125,4 +125,4 @@ def test_a_suggestion_for_the_first_step_works(words: list[str]) -> None:
 
 
 def test_the_rows_are_many() -> None:
-    assert len({**OF_WORDS, **OF_PARTS, **OF_STEPS, **OF_COMMANDS}) >= 70, "no row is lost"
+    assert len({**OF_WORDS, **OF_PARTS, **OF_STEPS, **OF_COMMANDS}) >= 137, "no row is lost"
