@@ -175,7 +175,7 @@ def test_an_option_that_the_yaml_does_not_list(command: Command) -> None:
 def test_a_new_run_never_overwrites_another(tiny_run: Path, command: Command) -> None:
     before = (tiny_run / "metrics.jsonl").read_bytes()
     outcome = command("train", *TINY, f"hydra.run.dir={tiny_run}", code=1)
-    assert f"try resume={tiny_run}" in outcome.err
+    assert f"try dfm train resume={tiny_run}" in outcome.err
     assert (tiny_run / "metrics.jsonl").read_bytes() == before
 
 

@@ -55,7 +55,7 @@ def test_one_kind_of_pixel_is_no_mask() -> None:
         task = Inpaint(mask="mine.png", known=torch.full((8, 8), value, dtype=torch.float64))
         with pytest.raises(UserError, match=says):
             task.known_pixels(8, 8)
-    with pytest.raises(UserError, match=r"4 x 8 pixels.*allowed: 8 x 8.*try to scale"):
+    with pytest.raises(UserError, match=r"4 x 8 pixels.*allowed: 8 x 8.*scale the picture"):
         Inpaint(mask="mine.png", known=torch.ones(4, 8)).known_pixels(8, 8)
 
 
