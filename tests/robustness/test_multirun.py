@@ -113,6 +113,7 @@ def test_jobs_are_found_wherever_they_lie_and_those_of_another_multirun_do_not_c
     assert now[sweep / "multirun-1.yaml"] == earlier[sweep / "multirun.yaml"]
 
 
+@pytest.mark.wide
 def test_a_multirun_given_again_with_one_value_more_in_front_finds_its_jobs(command: Command) -> None:
     words, sweep = [*FAST, "resume=auto", "hydra.sweep.dir=sweep"], Path("sweep")
     command(*words, "trainer.lr=1e-3,2e-3")

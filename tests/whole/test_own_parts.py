@@ -110,6 +110,7 @@ def test_its_stepper_has_the_order_that_it_states(own: Command) -> None:
     assert "ralston" in json.loads((check / "check.json").read_text())["all"]
 
 
+@pytest.mark.wide
 def test_a_checkpoint_is_swept_by_its_stepper(own: Command) -> None:
     run = train(own)
     words = ("samplers=[ralston,heun]", "steps=[4]", "n=20")

@@ -81,6 +81,7 @@ def test_it_has_no_experiment_and_no_recipe(words: tuple[str, ...], trained: Tra
     assert config["trainer"] == settings(Path("run"))["trainer"]
 
 
+@pytest.mark.wide
 def test_help_and_advice_are_about_its_settings(trained: Trained, command: Command) -> None:
     trained(*SMALL_RUN).run.rename("run")
     for start in ("from=run", "resume=run"):

@@ -85,6 +85,7 @@ def test_other_data_are_told_and_never_trained_on(project: Path, command: Comman
     assert "resumed at step 2" in command("train", *words).err
 
 
+@pytest.mark.wide
 def test_a_run_goes_on_where_its_data_are_now(project: Path, command: Command) -> None:
     """Bit for bit, by ``resume=``, by a repeated command line, and where both moved together."""
     every = [f"trainer.{name}_every=1" for name in ("log", "sample", "validate")]
@@ -118,6 +119,7 @@ def test_weights_to_give_away_name_no_place(project: Path, command: Command) -> 
     assert scored(command("nll", "ckpt=given.safetensors", *SCORE, f"dataset.path={project / 'data/pics'}")) == beside
 
 
+@pytest.mark.wide
 def test_the_data_of_a_prior_move_too(command: Command) -> None:
     """Data-to-data translation: samples start at another data set, which is found, or named."""
     draw_pictures(Path("one"))
