@@ -13,6 +13,7 @@ from dfm.cli.composition.config_dirs import SEARCH_PATH
 from dfm.cli.words.own_code import TRUST, key_of
 
 DIRECTORY = ("-cd", "--config-dir")
+REFERENCE = re.compile(r"(\\*)\$\{")
 QUOTE_OR_END = re.compile(r'(\\*)("|$)')
 
 
@@ -27,7 +28,7 @@ def printed(command: str, *words: str) -> str:
 
 def setting(key: str, value: object) -> str:
     """Return the override that sets a key to this text, with quotes where Hydra would read the bare text otherwise."""
-    text = str(value).replace("${", "\\${")
+    text = REFERENCE.sub(lambda match: 2 * match[1] + "\\${", str(value))  # OmegaConf halves backslashes before ${
     bare = f"{key}={text}"
     if reads_as(bare) == text:
         return bare

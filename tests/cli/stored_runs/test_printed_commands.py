@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from support.cli import FAST, POINTS, Command, Outcome, Trained
@@ -39,6 +39,8 @@ def test_any_name_of_a_directory_is_read_as_it_is(name: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["C"]), max_size=12))
+@example("\\${")
+@example("\\\\${a}")
 def test_any_text_is_read_as_it_is(name: str) -> None:
     assert read(setting("ckpt", name)) == name
 
