@@ -2,6 +2,7 @@
 
 Usage: python scripts/results/few_steps.py digits --out DIR [--n 1000] [--seeds 3]
        python scripts/results/few_steps.py fashion --out DIR --seeds 2
+       python scripts/results/few_steps.py digits --out DIR --students consistency meanflow
 
 Runs that are finished in DIR are not repeated, so the script can be stopped and started again. On 2 cores, ``digits``
 takes about half an hour and ``fashion`` an hour and a half.
@@ -38,6 +39,7 @@ from dfm.sampling.grids import LogNsrGrid, RhoGrid
 from dfm.sampling.samplers import GridSampler, JumpSampler, Sampler
 from dfm.sampling.steppers.ode import Heun
 
+NAMES = ["consistency", "progressive", "reflow", "meanflow"]
 SHOWN = 16  # samples per row of the picture
 
 
@@ -160,10 +162,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--students", nargs="+", choices=NAMES, default=NAMES)
     options = parser.parse_args()
     plan, teacher = PLANS[options.data], options.out / "teacher"
+    students = [student for student in plan.students() if student.name in options.students]
     train(teacher, [*plan.experiment, *plan.teacher])
-    for student in plan.students():
+    for student in students:
         train(options.out / student.name, [*plan.experiment, f"init={teacher}", *student.overrides])
     checkpoint, _ = find(str(teacher))
     data = Parts(checkpoint.config).dataset
@@ -174,7 +178,7 @@ def main() -> None:
     print(f"as many training examples: {frechet_distance(floor, references):.2f}")
     print("| model | NFE | Fréchet distance | training, s |\n|---|---|---|---|")
     pictures = [*teacher_rows(teacher, features, references, options)]
-    for student in plan.students():
+    for student in students:
         pictures += student_rows(student, options.out / student.name, features, references, options)
     save_png(grid(nhwc(torch.cat(pictures)), SHOWN), options.out / "few_steps.png")
 
