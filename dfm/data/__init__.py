@@ -9,8 +9,8 @@ from dfm.data.dequantization import (
 )
 from dfm.data.digits import Digits
 from dfm.data.gaussian_mixture import GaussianMixture
-from dfm.data.image_folder import ImageFolder
 from dfm.data.mnist_cifar import CIFAR10, MNIST, FashionMNIST
+from dfm.data.pictures import ImageFolder
 from dfm.data.toys import Checkerboard, EightGaussians, Mixture, Moons, Points, SwissRoll
 
 __all__ = [

@@ -48,6 +48,12 @@ def write_image(path: Path, colour: tuple[int, ...] = (10, 200, 30), size: tuple
     return path
 
 
+def many(root: Path, n: int, start: int = 0) -> None:
+    """n images whose colour is their number."""
+    for i in range(start, start + n):
+        write_image(root / f"{i:03}.png", (i, i, i), (4, 4))
+
+
 def write_everything(root: Path) -> None:
     """Small stand-ins, in the real formats, for all data that the presets look for."""
     for source in ("MNIST", "FashionMNIST"):

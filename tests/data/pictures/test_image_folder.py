@@ -1,35 +1,20 @@
-"""Image folders: classes, splits, resizing, memory, and everything that can be wrong with them."""
+"""Image folders: classes, splits drawn by hash, resizing, and wrong settings."""
 
 import math
-import subprocess
-import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from support.image_files import (
+    many,
     one_line,
-    truncate,
-    whole,
     write_image,
 )
 
 from dfm.basics.errors import UserError
-from dfm.data import image_folder as folder
-from dfm.data import memory_map as mapped
 from dfm.data.dataset import SPLITS
-from dfm.data.image_folder import ImageFolder
-
-# ---- folders ---------------------------------------------------------------------------------------------------------
-
-
-def many(root: Path, n: int, start: int = 0) -> None:
-    """n images whose colour is their number."""
-    for i in range(start, start + n):
-        write_image(root / f"{i:03}.png", (i, i, i), (4, 4))
+from dfm.data.pictures import ImageFolder
 
 
 def numbers(dataset: ImageFolder) -> dict[str, set[int]]:
@@ -142,128 +127,12 @@ def test_channels(tmp_path, channels, expected):
     assert dataset.split("train").values[0, :, 0, 0].tolist() == expected
 
 
-def test_images_too_many_for_memory_are_mapped_from_a_file_and_found_again(tmp_path, monkeypatch):
-    many(tmp_path / "data", 20)
-    options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "cache")}
-    in_memory = whole(ImageFolder(**options))
-    monkeypatch.setattr(folder, "_free_memory", lambda: 0)
-    assert torch.equal(whole(ImageFolder(**options)), in_memory)
-    (kept,) = (tmp_path / "cache").glob("*.uint8")
-    assert kept.stat().st_size == in_memory.numel()
-    with monkeypatch.context() as patch:
-        patch.setattr(folder, "decode", None)
-        assert torch.equal(whole(ImageFolder(**options)), in_memory), "no image is decoded again"
-    write_image(tmp_path / "data" / "003.png", (255, 255, 255))
-    assert whole(ImageFolder(**options)).max() == 255, "a changed image is"
-
-
-def test_many_images_are_decoded_once_and_the_file_of_older_ones_is_removed(tmp_path, monkeypatch):
-    many(tmp_path / "data", 20)
-    options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "cache")}
-    in_memory = whole(ImageFolder(**options))
-    monkeypatch.setattr(folder, "MANY", 19)
-    assert torch.equal(whole(ImageFolder(**options)), in_memory)
-    first = set((tmp_path / "cache").glob("*.uint8"))
-    assert len(first) == 1
-    with monkeypatch.context() as patch:
-        patch.setattr(folder, "decode", None)
-        assert torch.equal(whole(ImageFolder(**options)), in_memory), "no image is decoded again"
-    for change in ({"size": 5}, {"test": 0.5}):
-        before = set((tmp_path / "cache").glob("*.uint8"))
-        whole(ImageFolder(**{**options, **change}))
-        added = set((tmp_path / "cache").glob("*.uint8")) - before
-        assert len(added) == 1, "another form has a file of its own"
-        added.pop().unlink()
-    with first.copy().pop().open("r+b") as file:
-        file.truncate(7)
-    assert torch.equal(whole(ImageFolder(**options)), in_memory), "a file cut short is written anew"
-    with monkeypatch.context() as patch:
-        patch.setattr(folder, "DECODER", 2)
-        patch.setattr(folder, "decode", lambda *_: np.zeros((3, 4, 4), np.uint8))
-        assert whole(ImageFolder(**options)).max() == 0, "another decoder reads nothing of this one's"
-    for zeros in set((tmp_path / "cache").glob("*.uint8")) - first:
-        zeros.unlink()
-    write_image(tmp_path / "data" / "003.png", (255, 255, 255))
-    kept = whole(ImageFolder(**options))
-    assert kept.max() == 255
-    left = set((tmp_path / "cache").glob("*.uint8"))
-    assert len(left) == 1
-    assert not left & first
-
-
-def test_many_images_are_decoded_into_memory_where_the_disk_is_full(tmp_path, monkeypatch):
-    many(tmp_path / "data", 20)
-    options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "cache")}
-    in_memory = whole(ImageFolder(**options))
-    monkeypatch.setattr(folder, "MANY", 19)
-    monkeypatch.setattr(mapped.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
-    assert torch.equal(whole(ImageFolder(**options)), in_memory)
-    assert not list((tmp_path / "cache").glob("*.uint8"))
-
-
-def test_many_images_are_decoded_into_memory_where_there_can_be_no_cache(tmp_path, monkeypatch):
-    many(tmp_path / "data", 20)
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(folder, "MANY", 19)
-    options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "file" / "cache")}
-    assert len(whole(ImageFolder(**options))) == 20
-    monkeypatch.setattr(folder, "_free_memory", lambda: 0)
-    with pytest.raises(UserError, match=r"fit neither .* nor .*cache \(Not a directory\)"):
-        whole(ImageFolder(**options))
-
-
-@pytest.mark.wide
-def test_processes_that_begin_together_decode_once(tmp_path):
-    many(tmp_path / "data", 20)
-    code = (
-        "import sys; from dfm.data import image_folder as folder; folder.MANY = 5; real = folder.decode\n"
-        "def slow(*a):\n  import time; time.sleep(0.05); print('decoded', flush=True); return real(*a)\n"
-        "folder.decode = slow\n"
-        "made = folder.ImageFolder(path=sys.argv[1], size=4, cache=sys.argv[2], num_workers=1)\n"
-        "print(int(sum(len(made.split(s)) for s in ('train', 'validation', 'test'))))"
-    )
-    line = [sys.executable, "-c", code, str(tmp_path / "data"), str(tmp_path / "cache")]
-    running = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    out = [process.communicate(timeout=120)[0] for process in running]
-    assert sum(text.count("decoded") for text in out) == 20
-    assert [text.split()[-1] for text in out] == ["20", "20"]
-
-
-def test_images_too_many_for_memory_and_disk_are_refused(tmp_path, monkeypatch):
-    write_image(tmp_path / "1.png")
-    monkeypatch.setattr(folder, "_free_memory", lambda: 0)
-    monkeypatch.setattr(mapped.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
-    with pytest.raises(UserError, match="try a smaller") as error:
-        ImageFolder(path=str(tmp_path), cache=str(tmp_path), validation=0, test=0).split("train")
-    one_line(error)
-
-
-def test_all_broken_images_are_reported_together(tmp_path, monkeypatch):
-    many(tmp_path, 3)
-    (tmp_path / "a.png").write_text("no image")
-    truncate(write_image(tmp_path / "b.bmp"))
-    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "c.png")
-    write_image(tmp_path / "d.png", size=(5, 5))
-    write_image(tmp_path / "e.png", size=(50, 5))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24)  # 4x4 passes, 5x5 warns, 50x5 raises
-    monkeypatch.setattr(folder, "_EXAMPLES", 4)
-    with pytest.raises(UserError) as error:
-        ImageFolder(path=str(tmp_path), validation=0, test=0).split("train")
-    text = one_line(error)
-    assert "5 of 8 images" in text
-    assert sum(f"{name} (" in text for name in ("a.png", "b.bmp", "c.png", "d.png", "e.png")) == 4
-    assert "and 1 more" in text
-    monkeypatch.setattr(folder, "_EXAMPLES", 5)
-    with pytest.raises(UserError, match="decompression bomb"):
-        ImageFolder(path=str(tmp_path), validation=0, test=0).split("train")
-
-
 @pytest.mark.parametrize(
     ("files", "options", "words"),
     [
         (["1.png"], {"path": None}, "dataset.path=DIR"),
         (["1.png"], {"path": "nowhere"}, "nowhere is not a folder"),
-        ([], {}, "allowed: files ending in .bmp, .gif, .jpeg, .jpg"),
+        ([], {}, ".jfif, .jp2"),
         (["1.png", "a/1.png"], {}, "dataset.labels=false"),
         (["1.png"], {"channels": 2}, "allowed: 1, 3, 4"),
         (["1.png"], {"size": 0}, "size=0"),
