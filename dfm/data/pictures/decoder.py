@@ -67,7 +67,7 @@ class Decoder:
        Colours are weighted with their opacity there, so a hidden colour is never seen.
 
     Args:
-        height_width: the size of the result.
+        height_width: the size of the result; None: each picture's own size, upright.
         channels: 1 (grey), 3 (RGB) or 4 (RGB and opacity).
         levels: 256 or 65,536.
         background: see ``colour_of``.
@@ -76,7 +76,7 @@ class Decoder:
         max_pixels: a picture with more is not decoded; None: Pillow's limit against decompression bombs.
     """
 
-    height_width: tuple[int, int]
+    height_width: tuple[int, int] | None
     channels: int
     levels: int = EIGHT
     background: Colour = "white"
@@ -94,7 +94,7 @@ class Decoder:
             Exception: of nearly any kind on a broken file, by Pillow's plug-ins.
         """
         with self._opened(file) as picture:
-            deep = is_deep(picture)
+            deep = is_deep(picture, file)
             if self.levels == EIGHT:
                 image = upright(picture, file)
                 transparent = image.mode in ("LA", "RGBA")
@@ -140,8 +140,8 @@ class Decoder:
             picture = Image.new("RGB", image.size, self._ground)
             picture.paste(image.convert("RGB"), mask=image.getchannel("A"))
             image = picture
-        height, width = self.height_width
         image = image.convert(MODES[self.channels])
+        height, width = self.height_width or image.size[::-1]
         size, box = (width, height), self._box(image.size, name)
         pixels = np.asarray(image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
         return pixels.reshape(height, width, self.channels).transpose(2, 0, 1)
@@ -175,16 +175,16 @@ class Decoder:
 
     def _resized(self, numbers: np.ndarray, name: str) -> np.ndarray:
         """Resize numbers (H, W, C) to (C, height, width), as float64."""
-        height, width = self.height_width
+        height, width = self.height_width or numbers.shape[:2]
         box = self._box((numbers.shape[1], numbers.shape[0]), name)
         bands = [Image.fromarray(np.ascontiguousarray(band, np.float32)) for band in numbers.transpose(2, 0, 1)]
         filter_ = Image.Resampling.LANCZOS
-        resized = [band.resize((width, height), filter_, box=box, reducing_gap=3.0) for band in bands]
+        resized = [band.resize((width, height), filter_, box=box) for band in bands]
         return np.stack([np.asarray(band, np.float64) for band in resized])
 
     def _box(self, size: tuple[int, int], name: str) -> tuple[float, float, float, float]:
         """Return the rectangle that is resized: left, upper, right, lower."""
-        if self.crop == "none":
+        if self.crop == "none" or self.height_width is None:
             return 0, 0, *size
         height, width = self.height_width
         scale = min(size[0] / width, size[1] / height)

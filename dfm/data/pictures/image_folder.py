@@ -90,7 +90,7 @@ class ImageFolder(Dataset):
         for key in ("num_workers", "max_pixels"):
             if (number := getattr(self, key)) is not None and number < 1:
                 raise UserError(f"dataset folder: {key}={number}; allowed: at least 1")
-        _ = self._layout.pictures, self._layout.classes
+        _ = self._layout.pictures, self._layout.num_classes
         object.__setattr__(self, "levels", self._stock.depth)  # None becomes what the pictures have
 
     def _among(self, key: str, allowed: tuple[Any, ...]) -> None:

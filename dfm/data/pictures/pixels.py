@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 EIGHT, SIXTEEN = 256, 65536  # levels of a picture file
+_HEAD = 4096  # bytes that hold the first marker of a JPEG 2000 file
+_LESS = "try dataset.levels=256"
 _ORIENTATION = 0x0112  # the EXIF entry
 # How EXIF's orientations 2 to 8 become upright, for an array (H, W, C).
 _TURNS = {
@@ -49,14 +50,16 @@ class Pixels:
         return Pixels(colour=colour, opacity=opacity)
 
 
-def is_deep(picture: Image.Image) -> bool:
-    """Return whether an open picture has more than 8 bits a channel."""
+def is_deep(picture: Image.Image, file: IO[Any]) -> bool:
+    """Return whether a picture, open from a file, has more than 8 bits a channel."""
     if picture.mode.startswith("I"):
         return True
-    tiles = getattr(picture, "tile", ())
-    if picture.format == "PPM" and tiles:
-        return picture.mode == "RGB" and bool(_ppm_top(picture) > 255)
-    return any(";16" in str(tile[3]) for tile in tiles)  # such as RGB;16B, which Pillow cuts to 8 bits
+    if picture.format == "PPM":
+        return picture.mode == "RGB" and _ppm_top(picture) > EIGHT - 1
+    if picture.format == "JPEG2000":
+        file.seek(0)
+        return _jpeg_2000_bits(file.read(_HEAD)) > 8
+    return any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))  # as RGB;16B, which Pillow cuts to 8
 
 
 def upright(picture: Image.Image, file: IO[Any]) -> Image.Image:
@@ -105,8 +108,8 @@ def deep_pixels(picture: Image.Image, file: IO[Any]) -> Pixels:
     array = array if turn is None else turn(array)
     channels = array.shape[-1]
     colour, opacity = (array[..., :-1], array[..., -1]) if channels in (2, 4) else (array, None)
-    key = picture.info.get("transparency") if picture.format == "PNG" else None
-    if key is not None and opacity is None:  # one colour of the file stands for 'nothing here'
+    key = picture.info.get("transparency")
+    if isinstance(key, int | tuple) and opacity is None:  # one colour of the file stands for 'nothing here'
         opacity = np.where((colour == np.asarray(key)).all(-1), 0, SIXTEEN - 1).astype(np.uint16)
     if opacity is not None and opacity.min(initial=SIXTEEN - 1) == SIXTEEN - 1:
         opacity = None
@@ -129,49 +132,34 @@ def _grey(picture: Image.Image) -> np.ndarray:
 
 
 def _colours(picture: Image.Image, file: IO[Any]) -> np.ndarray:
-    """Return a picture of several channels, uint16 (H, W, C), by a library that does not cut it to 8 bits."""
-    read = {"PNG": _png, "PPM": _ppm, "TIFF": _tiff}.get(picture.format or "")
-    kind = str(picture.tile[0][:1] + picture.tile[0][3:])  # type: ignore[attr-defined]
-    if read is None or picture.mode == "CMYK" or "RGBa" in kind or "plain" in kind:
+    """Return a picture of several channels, uint16 (H, W, C), by OpenCV: Pillow would cut it to 8 bits."""
+    kind = str(picture.tile[0][3])  # type: ignore[attr-defined]
+    if picture.mode == "CMYK" or "RGBa" in kind:
+        raise ValueError(f"16 bits a channel as {kind}; allowed: grey or RGB, with opacity or without; {_LESS}")
+    try:
+        import cv2  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
         raise ValueError(
-            f"a {picture.format} of 16 bits a channel of a kind that is not read ({kind}); allowed: a PNG, or an RGB "
-            "or RGBA in a binary PPM or a TIFF; try dataset.levels=256"
-        )
+            f"16 bits a channel in colours, which need OpenCV: try pip install 'dfm[pictures]'; or {_LESS}"
+        ) from None
+    cv2.utils.logging.setLogLevel(0)  # what is wrong with a file is said here
     file.seek(0)
-    return read(picture, file)
-
-
-def _png(picture: Image.Image, file: IO[Any]) -> np.ndarray:
-    from torchvision.io import ImageReadMode, decode_image
-
-    data = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-    return decode_image(data, mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16:
+        raise ValueError(f"OpenCV cannot read this {picture.format} of 16 bits a channel; {_LESS}")
+    if picture.format == "PPM":
+        array = np.rint(array * ((SIXTEEN - 1) / _ppm_top(picture))).astype(np.uint16)
+    array = array[..., None] if array.ndim == 2 else array[..., [2, 1, 0, 3][: array.shape[-1]]]  # from BGR
+    return array[..., : len(picture.getbands())]  # a fourth channel that is no opacity is left out
 
 
 def _ppm_top(picture: Image.Image) -> int:
     """Return the greatest number that a PPM may hold."""
     arguments = picture.tile[0][3]  # type: ignore[attr-defined]
-    return int(arguments[-1]) if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else 255
+    return int(arguments[-1]) if isinstance(arguments, tuple) and isinstance(arguments[-1], int) else EIGHT - 1
 
 
-def _ppm(picture: Image.Image, file: IO[Any]) -> np.ndarray:
-    count, start = picture.width * picture.height * 3, picture.tile[0][2]  # type: ignore[attr-defined]
-    file.seek(start)
-    numbers = np.frombuffer(file.read(2 * count), ">u2", count).reshape(picture.height, picture.width, 3)
-    return np.rint(numbers * ((SIXTEEN - 1) / _ppm_top(picture))).clip(0, SIXTEEN - 1).astype(np.uint16)
-
-
-def _tiff(picture: Image.Image, file: IO[Any]) -> np.ndarray:
-    try:
-        import tifffile  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise ValueError(
-            "a TIFF of 16 bits a channel, which needs the package tifffile; try pip install 'dfm[tiff]', or "
-            "dataset.levels=256"
-        ) from None
-    with tifffile.TiffFile(file) as tiff:
-        page = tiff.pages[0]
-        array = page.asarray()
-        if page.planarconfig == 2:
-            array = np.moveaxis(array, 0, -1)
-    return array[..., : len(picture.getbands())]  # a fourth channel that is no opacity is left out
+def _jpeg_2000_bits(head: bytes) -> int:
+    """Return the bits of the first channel of a JPEG 2000 file, from its SIZ marker (ISO/IEC 15444-1, A.5.1)."""
+    start = head.find(b"\xff\x4f\xff\x51") + 42
+    return (head[start] & 0x7F) + 1 if 42 <= start < len(head) else 8

@@ -67,7 +67,8 @@ class Listing:
         """Return one line that counts what is passed over; none if nothing is."""
         parts = []
         if self.endings:
-            most = ", ".join(f"{ending or 'none'} {n}" for ending, n in self.endings.most_common(_ENDINGS_TOLD))
+            first = sorted(self.endings.items(), key=lambda item: (-item[1], item[0]))[:_ENDINGS_TOLD]
+            most = ", ".join(f"{ending or 'none'} {n}" for ending, n in first)
             more = ", ..." if len(self.endings) > _ENDINGS_TOLD else ""
             parts.append(f"{self.endings.total():,} with other endings ({most}{more})")
         if self.hidden:

@@ -84,7 +84,7 @@ def any_deep(source: PictureSource, pictures: Sequence[Found], num_workers: int)
                     return False
                 file.seek(0)
                 with Image.open(file) as picture:
-                    return is_deep(picture)
+                    return is_deep(picture, file)
         except Exception:  # it is found to be broken later, where it is decoded
             return False
 
@@ -146,7 +146,8 @@ class Stock:
     @cached_property
     def notices(self) -> tuple[str, ...]:
         """What a user should know about the pictures, a line each."""
-        facts, n, lines = self.facts, f"of {len(self.pictures):,} pictures", list(self.source.listing.notice(self.name))
+        facts, n = self.facts, f"of {len(self.pictures):,} pictures"
+        lines = list(self.source.listing.notice(self.source.where))
         if facts.transparent and self.decoder.channels < 4:
             lines.append(
                 f"{facts.transparent:,} {n} have opacity; composited on {self.decoder.background} "
@@ -163,6 +164,7 @@ class Stock:
     @cached_property
     def _all(self) -> tuple[np.ndarray, Facts]:
         decoder = replace(self.decoder, levels=self.depth)
+        assert decoder.height_width is not None, "one array has one size"
         kind = np.uint8 if self.depth == EIGHT else np.uint16
         shape = (len(self.pictures), decoder.channels, *decoder.height_width)
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
@@ -222,7 +224,7 @@ class Stock:
     def _family(self) -> str:
         """The cache file's name without its end: source and form of the examples."""
         decoder = replace(self.decoder, levels=EIGHT)
-        form = (VERSION, self.source.identity, decoder, self.levels, self.order, find_spec("tifffile") is not None)
+        form = (VERSION, self.source.identity, decoder, self.levels, self.order, find_spec("cv2") is not None)
         return f"{self.name}-{hashlib.sha256(repr(form).encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
 
     @cached_property
