@@ -81,7 +81,7 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
 
 
 def whole(dataset: Dataset, names: tuple[str, ...] = SPLITS) -> torch.Tensor:
-    return torch.cat([dataset.split(name).values for name in names])
+    return torch.cat([dataset.split(name).all() for name in names])
 
 
 def truncate(path: Path) -> None:

@@ -58,8 +58,20 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     "cli/surroundings/streams.py": {
         "a part of the output is lost": STATE,
     },
-    "data/image_folder.py": {
+    "data/pictures/decoder.py": {
+        "try dataset.max_pixels": "tests/data/pictures/test_kinds_of_files.py",
+    },
+    "data/pictures/layout.py": {
+        "which are splits, and beside them": "tests/data/pictures/test_layouts.py",
+        "try dataset.labels=false": "tests/data/pictures/test_layouts.py",
+    },
+    "data/pictures/pixels.py": {
+        "try dataset.levels=256": "tests/data/pictures/test_sixteen_bits.py",
+        "which need OpenCV": STATE,
+    },
+    "data/pictures/stock.py": {
         "fit neither": STATE,
+        "try dataset.broken=skip": "tests/data/pictures/test_found.py",
     },
     "denoising/network_denoiser.py": {
         "the network on": DEVICES,
@@ -146,6 +158,7 @@ TAKEN = {  # file: how many suggestions the rows take
     "cli/words/hydra_errors.py": 14,
     "cli/words/known_keys.py": 4,
     "cli/words/own_code.py": 1,
+    "data/numbers/stored_form.py": 1,
     "denoising/arguments.py": 5,
     "denoising/exact.py": 1,
     "denoising/interpolant.py": 1,
@@ -173,7 +186,6 @@ TAKEN = {  # file: how many suggestions the rows take
     "runs/loading.py": 1,
     "runs/parts.py": 3,
     "runs/pictures/masks.py": 1,
-    "runs/sample_files.py": 1,
     "sampling/adaptive_solver.py": 1,
     "sampling/classifier_guidance.py": 1,
     "sampling/draw.py": 1,

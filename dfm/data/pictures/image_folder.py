@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from dfm.basics.errors import UserError
@@ -91,7 +92,11 @@ class ImageFolder(Dataset):
             if (number := getattr(self, key)) is not None and number < 1:
                 raise UserError(f"dataset folder: {key}={number}; allowed: at least 1")
         _ = self._layout.pictures, self._layout.num_classes
-        object.__setattr__(self, "levels", self._stock.depth)  # None becomes what the pictures have
+        depth = self._stock.depth
+        object.__setattr__(self, "levels", depth)  # None becomes what the pictures have
+        if depth == SIXTEEN:  # samples are stored as the pictures are; 8 bits have a form of their own
+            object.__setattr__(self, "dtype", "uint16")
+            object.__setattr__(self, "channels_last", True)
 
     def _among(self, key: str, allowed: tuple[Any, ...]) -> None:
         if (value := getattr(self, key)) not in allowed:
@@ -103,7 +108,7 @@ class ImageFolder(Dataset):
         return self._layout.num_classes
 
     @property
-    def class_names(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The names of the folders that are classes, in the order of their labels."""
         return self._layout.classes
 
@@ -173,17 +178,13 @@ class ImageFolder(Dataset):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch warns that the file is read-only: nothing writes to it
             values = torch.from_numpy(self._stock.values)
-        labels = None
-        if self.num_classes:
-            labels = torch.tensor([self._layout.label_of(placed.found.name) for placed in self._layout.pictures])
-        broken = {row for row, _, _ in self._stock.facts.broken}
-        pictures = self._layout.pictures
-        splits, start = {}, 0
+        pictures, broken = self._layout.pictures, {row for row, _, _ in self._stock.facts.broken}
+        whole = np.array([row not in broken for row in range(len(pictures))])
+        splits = {}
         for name in SPLITS:
-            end = start + sum(placed.split == name for placed in pictures)
-            rows = [row for row in range(start, end) if row not in broken]
-            # A slice needs no second copy, and a mapped file stays mapped.
-            part: Any = slice(start, end) if len(rows) == end - start else rows
-            splits[name] = Split(values=values[part], labels=None if labels is None else labels[part])
-            start = end
+            rows = np.flatnonzero(whole & np.array([placed.split == name for placed in pictures]))
+            labels = [self._layout.label_of(pictures[row].found.name) for row in rows] if self.num_classes else None
+            splits[name] = Split(
+                values=values, labels=None if labels is None else torch.tensor(labels, dtype=torch.int64), rows=rows
+            )
         return splits

@@ -100,7 +100,7 @@ def test_broken_files_are_skipped_and_counted(tmp_path, monkeypatch, cached):
         found = data(tmp_path / "data", broken="skip", **options)
         parts = [found.split(name) for name in ("train", "validation", "test")]
         assert sum(map(len, parts)) == 5
-        numbers = [int(value) for part in parts for value in part.values[:, 0, 0, 0]]
+        numbers = [int(value) for part in parts for value in part.all()[:, 0, 0, 0]]
         assert sorted(numbers) == [0, 1, 2, 3, 4]
         (notice,) = found.notices
         assert notice.startswith("dataset folder: 5 of 10 pictures")

@@ -18,7 +18,7 @@ from dfm.data.pictures import ImageFolder
 
 
 def numbers(dataset: ImageFolder) -> dict[str, set[int]]:
-    return {name: set(dataset.split(name).values[:, 0, 0, 0].tolist()) for name in SPLITS}
+    return {name: set(dataset.split(name).all()[:, 0, 0, 0].tolist()) for name in SPLITS}
 
 
 def test_sub_folders_are_classes_by_sorted_name(tmp_path):
@@ -32,9 +32,9 @@ def test_sub_folders_are_classes_by_sorted_name(tmp_path):
     dataset = ImageFolder(path=str(tmp_path), size=8, validation=0, test=0)
     train = dataset.split("train")
     assert dataset.spec.num_classes == 3
-    assert train.values.shape == (3, 3, 8, 8)
+    assert train.all().shape == (3, 3, 8, 8)
     assert sorted(train.labels.tolist()) == [0, 1, 2]
-    assert torch.equal(train.values.amax((2, 3)).argmax(1), train.labels)
+    assert torch.equal(train.all().amax((2, 3)).argmax(1), train.labels)
 
 
 def test_a_linked_class_is_followed(tmp_path):
@@ -83,7 +83,7 @@ def test_images_are_resized_and_cropped_about_the_centre(tmp_path, size, height_
     rows, columns = np.mgrid[:height, :width] + 0.5
     pixels = np.stack([250 * rows / height, 250 * columns / width, 125 + 0 * rows], 2)
     Image.fromarray(pixels.round().astype(np.uint8)).save(tmp_path / f"1.{ending}", quality=95)
-    image = ImageFolder(path=str(tmp_path), size=size, validation=0, test=0).split("train").values[0].numpy()
+    image = ImageFolder(path=str(tmp_path), size=size, validation=0, test=0).split("train").all()[0].numpy()
     h, w = height_width
     scale = min(width / w, height / h)
     y = height / 2 + (np.arange(h) + 0.5 - h / 2) * scale
@@ -96,7 +96,7 @@ def test_images_are_resized_and_cropped_about_the_centre(tmp_path, size, height_
 def test_shrinking_averages_instead_of_skipping(tmp_path):
     """Stripes one pixel wide become grey; without antialiasing they would stay black or white."""
     Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32))).save(tmp_path / "1.png")
-    image = ImageFolder(path=str(tmp_path), size=8, channels=1, validation=0, test=0).split("train").values
+    image = ImageFolder(path=str(tmp_path), size=8, channels=1, validation=0, test=0).split("train").all()
     assert (image[..., 1:-1].float() - 127.5).abs().max() < 5
 
 
@@ -104,7 +104,7 @@ def test_shrinking_averages_instead_of_skipping(tmp_path):
 @pytest.mark.parametrize("source", [(3, 999), (101, 97), (33, 32)])
 def test_any_size_is_reached_from_any_other(tmp_path, size, source):
     write_image(tmp_path / "1.png", size=source)
-    image = ImageFolder(path=str(tmp_path), size=size, validation=0, test=0).split("train").values
+    image = ImageFolder(path=str(tmp_path), size=size, validation=0, test=0).split("train").all()
     assert image[0].flatten(1).unique(dim=1).tolist() == [[10], [200], [30]]
 
 
@@ -113,7 +113,7 @@ def test_exif_orientation_is_obeyed(tmp_path):
     image.putpixel((0, 0), 255)
     image.getexif()[0x0112] = 6  # turn right by a quarter: the first pixel ends at the upper right
     image.save(tmp_path / "1.png", exif=image.getexif())
-    values = ImageFolder(path=str(tmp_path), size=[4, 2], channels=1, validation=0, test=0).split("train").values
+    values = ImageFolder(path=str(tmp_path), size=[4, 2], channels=1, validation=0, test=0).split("train").all()
     assert values[0, 0].tolist() == [[0, 255], [0, 0], [0, 0], [0, 0]]
 
 
@@ -124,7 +124,7 @@ def test_exif_orientation_is_obeyed(tmp_path):
 def test_channels(tmp_path, channels, expected):
     write_image(tmp_path / "1.png")
     dataset = ImageFolder(path=str(tmp_path), size=2, channels=channels, validation=0, test=0)
-    assert dataset.split("train").values[0, :, 0, 0].tolist() == expected
+    assert dataset.split("train").all()[0, :, 0, 0].tolist() == expected
 
 
 @pytest.mark.parametrize(

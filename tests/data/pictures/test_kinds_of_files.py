@@ -17,7 +17,7 @@ def data(path, **options):
 
 
 def pixels(path, **options) -> np.ndarray:
-    return data(path, **options).split("train").values[0].permute(1, 2, 0).numpy()
+    return data(path, **options).split("train").all()[0].permute(1, 2, 0).numpy()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_random_crop_depends_on_the_name_alone_and_stays_inside(tmp_path):
     picture = np.broadcast_to(np.arange(64, dtype=np.uint8) * 4, (8, 64))
     for index in range(60):
         Image.fromarray(picture.copy()).save(tmp_path / f"{index}.png")
-    first = [data(tmp_path, crop="random", channels=1).split("train").values for _ in range(2)]
+    first = [data(tmp_path, crop="random", channels=1).split("train").all() for _ in range(2)]
     assert (first[0] == first[1]).all()
     places = first[0][:, 0, 0, 3].float() / 4 - 3
     assert places.min() >= 0

@@ -17,7 +17,7 @@ def data(path: Path, **options) -> ImageFolder:
 
 def sets(found: ImageFolder) -> list[set[int]]:
     """The pictures of each split, by their grey."""
-    return [set(found.split(name).values[:, 0, 0, 0].tolist()) for name in SPLITS]
+    return [set(found.split(name).all()[:, 0, 0, 0].tolist()) for name in SPLITS]
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
@@ -30,7 +30,7 @@ def test_folders_named_as_splits_are_splits(tmp_path, validation):
     assert sets(found) == [{0, 1, 2, 5, 6, 7}, {10, 11, 12, 15, 16, 17}, {20, 21, 22, 25, 26, 27}]
     for name in SPLITS:
         split = found.split(name)
-        assert [int(value) % 10 >= 5 for value in split.values[:, 0, 0, 0]] == split.labels.bool().tolist()
+        assert [int(value) % 10 >= 5 for value in split.all()[:, 0, 0, 0]] == split.labels.bool().tolist()
 
 
 def test_a_split_without_a_folder_is_drawn_from_train(tmp_path):
@@ -80,7 +80,7 @@ def test_classes_of_numbers_are_in_the_order_of_numbers(tmp_path):
     found = data(tmp_path, validation=0, test=0)
     assert found.class_names == ("0", "1", "2", "9", "10", "11")
     train = found.split("train")
-    assert [found.class_names[label] for label in train.labels] == [str(int(v)) for v in train.values[:, 0, 0, 0]]
+    assert [found.class_names[label] for label in train.labels] == [str(int(v)) for v in train.all()[:, 0, 0, 0]]
     write_image(tmp_path / "x" / "1.png")
     assert data(tmp_path).class_names == ("0", "1", "10", "11", "2", "9", "x"), "names are sorted as names"
 
@@ -100,7 +100,7 @@ def test_the_layout_of_edm(tmp_path):
     found = data(tmp_path, validation=0, test=0)
     assert found.num_classes == 4
     train = found.split("train")
-    assert (train.values[:, 0, 0, 0] % 4 == train.labels).all()
+    assert (train.all()[:, 0, 0, 0] % 4 == train.labels).all()
     assert found.notices == ()
     assert data(tmp_path, labels=False).num_classes == 0
 

@@ -19,7 +19,7 @@ def data(path, **options):
 
 def pixels(path, **options) -> np.ndarray:
     """The only picture of a folder, (H, W, C)."""
-    return data(path, **options).split("train").values[0].permute(1, 2, 0).numpy()
+    return data(path, **options).split("train").all()[0].permute(1, 2, 0).numpy()
 
 
 def laid(colour: np.ndarray, opacity: np.ndarray, ground: tuple[int, ...]) -> np.ndarray:

@@ -13,7 +13,9 @@ from PIL import Image, ImageOps
 from support.image_files import one_line, write_image
 
 from dfm.basics.errors import UserError
+from dfm.data.numbers.stored_form import from_array, to_array, to_stored
 from dfm.data.pictures import ImageFolder
+from dfm.runs.sample_files import read_samples
 
 RNG = np.random.default_rng(2)
 needs_opencv = pytest.mark.skipif(find_spec("cv2") is None, reason="pip install 'dfm[pictures]'")
@@ -40,7 +42,7 @@ def noise(channels: int, height: int = 5, width: int = 5) -> np.ndarray:
 
 def read(path: Path, **options) -> np.ndarray:
     options = {"size": 5, "validation": 0, "test": 0, **options}
-    return ImageFolder(path=str(path), **options)._stock.values[0].transpose(1, 2, 0)
+    return ImageFolder(path=str(path), **options).split("train").all()[0].permute(1, 2, 0).numpy()
 
 
 @needs_opencv
@@ -48,11 +50,11 @@ def test_rgb_keeps_its_levels(tmp_path):
     pixels = noise(3)
     png(tmp_path / "1.png", pixels)
     found = read(tmp_path)
-    assert found.dtype == np.uint16
     assert (found == pixels).all()
     dataset = ImageFolder(path=str(tmp_path), size=5, validation=0, test=0)
     assert dataset.levels == 65536
-    assert dataset.spec.levels == 65536
+    spec = dataset.spec
+    assert (spec.levels, spec.dtype, spec.channels_last) == (65536, "uint16", True)
     (notice,) = dataset.notices
     assert notice.startswith("1 of 1 pictures have more than 8 bits a channel; all are read as 65,536 levels")
 
@@ -114,7 +116,7 @@ def test_pictures_of_eight_bits_beside_them_are_spread(tmp_path, levels):
     write_image(tmp_path / "b" / "1.png", (0, 100, 255))
     dataset = ImageFolder(path=str(tmp_path), size=5, levels=levels, validation=0, test=0)
     (row,) = (row for row, one in enumerate(dataset._layout.pictures) if one.found.name == "b/1.png")
-    assert dataset._stock.values[row, :, 0, 0].tolist() == [0, 100 * 257, 65535]
+    assert dataset.split("train").all()[row, :, 0, 0].tolist() == [0, 100 * 257, 65535]
     assert "1 of 2 pictures have more than 8 bits" in dataset.notices[0]
 
 
@@ -224,7 +226,14 @@ def test_numbers_beyond_sixteen_bits_are_refused(tmp_path):
 
 
 @needs_opencv
-def test_the_split_holds_sixteen_bits_for_torch(tmp_path):
-    png(tmp_path / "1.png", np.full((5, 5, 3), 65535))
-    values = ImageFolder(path=str(tmp_path), size=5, validation=0, test=0).split("train").values
-    assert values.dtype == torch.uint16
+def test_samples_come_back_as_pictures_of_sixteen_bits(tmp_path):
+    """What ``dfm sample`` stores has the file's numbers, and a folder of such pictures is read as samples."""
+    pixels = noise(3)
+    png(tmp_path / "1.png", pixels)
+    dataset = ImageFolder(path=str(tmp_path), size=5, validation=0, test=0)
+    examples = dataset.split("train").all()
+    stored = to_array(to_stored(examples, dataset.spec), dataset.spec)
+    assert stored.dtype == np.uint16
+    assert (stored[0] == pixels).all()
+    assert torch.equal(from_array(stored, dataset.spec), examples)
+    assert torch.equal(read_samples(str(tmp_path), dataset.spec), examples)

@@ -31,7 +31,7 @@ def same(a: ImageFolder, b: ImageFolder) -> None:
     assert a.class_names == b.class_names
     for name in ("train", "validation", "test"):
         one, two = a.split(name), b.split(name)
-        assert torch.equal(one.values, two.values)
+        assert torch.equal(one.all(), two.all())
         assert one.labels.tolist() == two.labels.tolist()
 
 
@@ -67,7 +67,7 @@ def test_a_zip_of_edm(tmp_path, prefix):
     found = data(pack(tmp_path / "data", tmp_path / "x.zip", prefix), validation=0, test=0)
     train = found.split("train")
     assert found.num_classes == 2
-    assert (train.values[:, 0, 0, 0] % 2 == train.labels).all()
+    assert (train.all()[:, 0, 0, 0] % 2 == train.labels).all()
 
 
 def test_a_zip_is_decoded_once(tmp_path, monkeypatch):
