@@ -18,7 +18,7 @@ from dfm.data.pictures.pixels import EIGHT, Pixels, deep_pixels, is_deep, pixels
 VERSION = 2  # increase it when ``Decoder.decode`` gives other numbers: older cache files are then not read
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CROPS = ("center", "random", "none")
-_GREY = np.array([19595, 38470, 7471]) / 65536  # ITU-R 601-2, as Pillow rounds it
+_GREY = np.array([19595, 38470, 7471], np.float32) / np.float32(65536)  # ITU-R 601-2, as Pillow rounds it
 Colour = str | Sequence[int]
 
 
@@ -111,6 +111,7 @@ class Decoder:
         Image.MAX_IMAGE_PIXELS = before if self.max_pixels is None else self.max_pixels
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of Pillow about entries that are no pixels
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 yield
         finally:
@@ -148,39 +149,51 @@ class Decoder:
 
     def _exact(self, pixels: Pixels, name: str) -> np.ndarray:
         """Return pixels of any depth, resized as fractions; (C, H, W) of their own type."""
-        top, kind = pixels.top, pixels.colour.dtype
-        ground = np.array(self._ground, np.float64) * (top / (EIGHT - 1))
-        colour = (
-            np.broadcast_to(pixels.colour, (*pixels.colour.shape[:2], 3)) if self._colours(pixels) else pixels.colour
-        )
-        colour = colour.astype(np.float64)
-        weight = np.ones(colour.shape[:2]) if pixels.opacity is None else pixels.opacity / top
+        top = pixels.top
+        resized = np.stack([self._resized(band, name) for band in self._bands(pixels)])
+        if self.channels == 4:
+            opacity = np.rint(resized[3]).clip(0, top)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                colour = resized[:3] / resized[3] * top
+            resized[:3] = np.where(opacity > 0, colour, self._scaled_ground(top)[:, None, None])
+        return np.rint(resized).clip(0, top).astype(pixels.colour.dtype)
+
+    def _bands(self, pixels: Pixels) -> Iterator[np.ndarray]:
+        """Yield the channels that are resized, float32 (H, W), one at a time: a picture may be huge.
+
+        For a result with opacity a these are c a of each colour c, and a itself.
+        """
+        bands = [pixels.colour[..., channel] for channel in range(pixels.colour.shape[-1])]
+        if len(bands) == 1 and (self.channels > 1 or pixels.opacity is not None):
+            bands *= 3
+        whole = (band.astype(np.float32) for band in bands)
         if self.channels < 4:
-            if pixels.opacity is not None:
-                colour = np.rint(weight[..., None] * colour + (1 - weight[..., None]) * ground)
-            if self.channels == 1 and colour.shape[-1] == 3:
-                colour = np.rint(colour @ _GREY)[..., None]
-            return np.rint(self._resized(colour, name)).clip(0, top).astype(kind)
-        laid = np.concatenate([colour * weight[..., None], weight[..., None] * top], -1)
-        channels = self._resized(laid, name)
-        opacity = np.rint(channels[3:]).clip(0, top)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            hidden = channels[:3] / channels[3:] * top
-        colour = np.where(opacity > 0, hidden, ground[:, None, None])
-        return np.rint(np.concatenate([colour, opacity])).clip(0, top).astype(kind)
+            yield from self._laid(whole, len(bands), pixels)
+            return
+        weight = np.float32(1) if pixels.opacity is None else pixels.opacity.astype(np.float32) / np.float32(pixels.top)
+        yield from (band * weight for band in whole)
+        yield np.broadcast_to(weight * np.float32(pixels.top), bands[0].shape)
 
-    def _colours(self, pixels: Pixels) -> bool:
-        """Return whether grey pixels must become colours, for the result or for the background."""
-        return pixels.colour.shape[-1] == 1 and (self.channels > 1 or pixels.opacity is not None)
+    def _laid(self, bands: Iterator[np.ndarray], count: int, pixels: Pixels) -> Iterator[np.ndarray]:
+        """Yield the channels of a result without opacity: laid on the background, and made grey if it has one."""
+        if pixels.opacity is not None:
+            weight = pixels.opacity.astype(np.float32) / np.float32(pixels.top)
+            ground = self._scaled_ground(pixels.top).astype(np.float32)
+            bands = (np.rint(weight * band + (1 - weight) * g) for band, g in zip(bands, ground, strict=True))
+        if count > self.channels:
+            yield np.rint(sum(part * band for part, band in zip(_GREY, bands, strict=True)))
+        else:
+            yield from bands
 
-    def _resized(self, numbers: np.ndarray, name: str) -> np.ndarray:
-        """Resize numbers (H, W, C) to (C, height, width), as float64."""
-        height, width = self.height_width or numbers.shape[:2]
-        box = self._box((numbers.shape[1], numbers.shape[0]), name)
-        bands = [Image.fromarray(np.ascontiguousarray(band, np.float32)) for band in numbers.transpose(2, 0, 1)]
-        filter_ = Image.Resampling.LANCZOS
-        resized = [band.resize((width, height), filter_, box=box) for band in bands]
-        return np.stack([np.asarray(band, np.float64) for band in resized])
+    def _scaled_ground(self, top: int) -> np.ndarray:
+        return np.array(self._ground, np.float64) * (top / (EIGHT - 1))
+
+    def _resized(self, band: np.ndarray, name: str) -> np.ndarray:
+        """Resize numbers (H, W) to (height, width), as float64."""
+        height, width = self.height_width or band.shape
+        box = self._box((band.shape[1], band.shape[0]), name)
+        image = Image.fromarray(np.ascontiguousarray(band, np.float32))
+        return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box=box), np.float64)
 
     def _box(self, size: tuple[int, int], name: str) -> tuple[float, float, float, float]:
         """Return the rectangle that is resized: left, upper, right, lower."""

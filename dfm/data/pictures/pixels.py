@@ -125,7 +125,7 @@ def _upper_bits(pixels: Pixels) -> Image.Image:
 
 def _grey(picture: Image.Image) -> np.ndarray:
     """Return a picture of one number a pixel, uint16 (H, W, 1)."""
-    numbers = np.asarray(picture).astype(np.int64)
+    numbers = np.asarray(picture)
     if numbers.min(initial=0) < 0 or numbers.max(initial=0) >= SIXTEEN:
         raise ValueError(f"pixels of {numbers.min()} to {numbers.max()}; allowed: 0 to {SIXTEEN - 1}")
     return numbers.astype(np.uint16)[..., None]
