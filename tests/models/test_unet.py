@@ -20,6 +20,8 @@ PRESETS = [
     ("unet_patch", (1, 28, 28)),
     ("unet_patch", (3, 32, 32)),
     ("unet_digits", (1, 8, 8)),
+    ("unet_signals", (1, 256)),
+    ("unet_volumes", (1, 16, 16, 16)),
     ("mlp", (2,)),
 ]
 
