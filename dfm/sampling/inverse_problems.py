@@ -263,7 +263,5 @@ class Upsample(Task):
 def _image_shape(name: str, spec: DatasetSpec) -> tuple[int, ...]:
     """Return (C, H, W) of the data; refuse other data."""
     if len(spec.shape) != 3:
-        raise UserError(
-            f"task={name}: {spec.name} has data of shape {spec.shape}; allowed: a model of images (C, H, W)"
-        )
+        raise UserError(f"task={name}: {spec.name} has data of shape {spec.shape}; allowed: images (C, H, W)")
     return spec.shape
