@@ -23,7 +23,8 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError, unknown
 from dfm.cli.composition.config_dirs import config_dir, options
-from dfm.data.dataset import Dataset, DatasetSpec, moments
+from dfm.data.dataset import Dataset, DatasetSpec
+from dfm.data.numbers.units import moments
 from dfm.denoising.exact import EmpiricalDenoiser, MixtureDenoiser, exact_denoiser
 from dfm.evaluation import lecture_figures as figures
 from dfm.paths.schedule import Schedule
@@ -70,13 +71,13 @@ def subject(dataset: str, schedule: str, n: int, seed: int) -> Subject:
         UserError: an unknown name, n below 1, or data that are not points in the plane.
     """
     data, path = parts(dataset, schedule)
-    values = data.split("train").values
-    if n < 1 or tuple(values.shape[1:]) != (2,):
+    split = data.split("train")
+    if n < 1 or split.shape != (2,):
         raise UserError(
-            f"--points {n}, dataset {dataset} of shape {tuple(values.shape[1:])}; allowed: at least 1 point, in the "
+            f"--points {n}, dataset {dataset} of shape {split.shape}; allowed: at least 1 point, in the "
             "plane; try --dataset moons, checkerboard, eight_gaussians, swiss_roll or mixture"
         )
-    points = values[:n].double()
+    points = split.take(slice(n)).double()
     if hasattr(data, "mixture"):
         return Subject(name=dataset, points=points, denoiser=exact_denoiser(data, path), seed=seed)
     mean, std = moments(points, None)

@@ -1,10 +1,10 @@
-"""Make dfm/data/digits.npz from scikit-learn's copy of the UCI handwritten digits.
+"""Make dfm/data/published/digits.npz from scikit-learn's copy of the UCI handwritten digits.
 
     python scripts/make_digits.py [OUT]
 
-OUT is the file to write; the default is dfm/data/digits.npz of this repository. The script needs scikit-learn and one
-second, but no network. The same input gives the same bytes with the same NumPy and zlib. The file holds no pickled
-objects:
+OUT is the file to write; the default is dfm/data/published/digits.npz of this repository. The script needs
+scikit-learn and one second, but no network. The same input gives the same bytes with the same NumPy and zlib. The file
+holds no pickled objects:
 
     images  uint8 (1797, 8, 8)  grey levels 0 to 16, in the order of the UCI's optdigits.tes
     labels  uint8 (1797,)       0 to 9
@@ -46,7 +46,7 @@ def assign(labels: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Write the file and say how large it is."""
-    default = Path(__file__).resolve().parent.parent / "dfm" / "data" / "digits.npz"
+    default = Path(__file__).resolve().parent.parent / "dfm" / "data" / "published" / "digits.npz"
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else default
     digits = load_digits()
     labels = digits.target.astype(np.uint8)

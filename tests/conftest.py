@@ -15,8 +15,8 @@ from support.cli import TINY, Command, Dfm, Outcome, Trained, in_this_process, t
 from support.oracles import SCHEDULES
 
 from dfm.cli.surroundings.signals import SIGNALS
-from dfm.data.digits import Digits
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
+from dfm.data.published.digits import Digits
 from dfm.evaluation.classifier_features import ClassifierFeatures, features_for
 from dfm.paths.schedule import Schedule
 

@@ -229,8 +229,8 @@ def examples_of(checkpoint: Checkpoint, job: Job, name: str) -> Split:
     split = data.split(name)
     if len(split) == 0:
         raise UserError(f"split={name}: {spec.name} has no examples in it; try split=train")
-    form = (tuple(split.values.shape[1:]), data.levels, data.num_classes if spec.num_classes else 0)
-    trained_form = (spec.shape, spec.levels, spec.num_classes)
+    form = (split.shape, data.levels, data.num_classes if spec.num_classes else 0)
+    trained_form = spec.form
     if form != trained_form:
         raise UserError(
             f"split={name}: shape, levels and classes of {data.name} are {form}; allowed: {trained_form}, as in the "

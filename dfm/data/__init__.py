@@ -1,16 +1,18 @@
 """Data: the data sets, their exact laws where we know them, and integer pixel levels as real numbers."""
 
-from dfm.data.dataset import Dataset, DatasetSpec, Split
-from dfm.data.dequantization import (
+from dfm.data.dataset import Dataset
+from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.data.image_folder import ImageFolder
+from dfm.data.numbers.dequantization import (
     Dequantization,
     ImportanceDequantization,
     TruncatedNormalDequantization,
     UniformDequantization,
 )
-from dfm.data.digits import Digits
-from dfm.data.gaussian_mixture import GaussianMixture
-from dfm.data.image_folder import ImageFolder
-from dfm.data.mnist_cifar import CIFAR10, MNIST, FashionMNIST
+from dfm.data.published.digits import Digits
+from dfm.data.published.mnist_cifar import CIFAR10, MNIST, FashionMNIST
+from dfm.data.spec import DatasetSpec
+from dfm.data.split import Split
 from dfm.data.toys import Checkerboard, EightGaussians, Mixture, Moons, Points, SwissRoll
 
 __all__ = [

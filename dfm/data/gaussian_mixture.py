@@ -133,6 +133,13 @@ class GaussianMixture:
         noise = nsr**2 * torch.eye(self.means.shape[1], dtype=torch.float64, device=self.covariances.device)
         return GaussianMixture(weights=self.weights, means=self.means, covariances=self.covariances + noise)
 
+    def scaled(self, shift: Sequence[float], scale: Sequence[float]) -> "GaussianMixture":
+        """Return the law of (x - shift)/scale: means (m_k - shift)/scale, covariances C_ij/(scale_i scale_j)."""
+        move, by = (torch.tensor(numbers, dtype=torch.float64) for numbers in (shift, scale))
+        return GaussianMixture(
+            weights=self.weights, means=(self.means - move) / by, covariances=self.covariances / torch.outer(by, by)
+        )
+
     def denoise(self, y: Tensor, nsr: Tensor | float) -> Tensor:
         """Return E[data | data + nsr * noise = y] = sum_k r_k(y) (m_k + C_k (C_k + nsr^2 I)^-1 (y - m_k)).
 

@@ -26,12 +26,14 @@ class Points(Dataset):
     Args:
         n_train, n_validation, n_test: number of points of each split.
         seed: not negative; each split gets its own random stream from it.
+        normalize: how the model's data are scaled, see ``dfm.data.numbers.units.constants``.
     """
 
     n_train: int = 50_000
     n_validation: int = 2_000
     n_test: int = 10_000
     seed: int = 0
+    normalize: str = "auto"
 
     levels = None
     num_classes = 0

@@ -53,7 +53,9 @@ def check_real(denoiser: Denoiser, what: str, x: Tensor) -> None:
     denoiser.check_ode()
     check_tensor(denoiser, what, x)
     if not x.is_floating_point():
-        raise UserError(f"{what} are {x.dtype}; allowed: real numbers; try dfm.data.pixel_levels.dequantize for levels")
+        raise UserError(
+            f"{what} are {x.dtype}; allowed: real numbers; try dfm.data.numbers.pixel_levels.dequantize for levels"
+        )
 
 
 def check_finite(what: str, x: Tensor) -> None:

@@ -145,7 +145,8 @@ class Oracle(nn.Module):
         shape: (d,).
         std: S, the standard deviation of the data, the unit of the network's inputs and outputs.
         centre: m, which is taken from the data before the network sees them.
-        weights, means, covariances: of the mixture, as in ``dataset=mixture``.
+        shift, scale: of each column, as in ``DatasetSpec``: the model's data are (value - shift)/scale.
+        weights, means, covariances: of the mixture of the values, as in ``dataset=mixture``.
         num_classes: must be 0.
 
     Raises:
@@ -164,11 +165,14 @@ class Oracle(nn.Module):
         weights: Sequence[float] | None = None,
         num_classes: int = 0,
         centre: float = 0.0,
+        shift: Sequence[float] = (),
+        scale: Sequence[float] = (),
     ) -> None:
         super().__init__()
         if num_classes:
             raise UserError(f"model=oracle knows no classes, the data have {num_classes}; try conditional=false")
-        self.mixture, self.std, self.centre = mixture_of(means, covariances, weights), std, centre
+        mixture = mixture_of(means, covariances, weights)
+        self.mixture, self.std, self.centre = mixture.scaled(shift, scale) if scale else mixture, std, centre
         if (self.mixture.means.shape[1],) != tuple(shape):
             raise UserError(
                 f"model=oracle has a mixture in {self.mixture.means.shape[1]} dimensions; "

@@ -19,7 +19,7 @@ from dfm.basics.files import write_atomically
 from dfm.basics.locations import PathText, located
 from dfm.basics.seeding import Purpose, seeded
 from dfm.data.dataset import Dataset, DatasetSpec, Split, data_folder
-from dfm.data.pixel_levels import centres
+from dfm.data.numbers.pixel_levels import centres
 from dfm.denoising.noisy_classifier import NoisyClassifier
 from dfm.evaluation.classifier_file import digest_of, pack, read, weights_of
 from dfm.evaluation.features import Coordinates, Features, kind_for
@@ -116,11 +116,12 @@ class ClassifierFeatures(Features):
     @property
     def file(self) -> Path:
         """The file of the classifier. Its name holds a hash of the recipe and of the training data."""
-        digest = hashlib.sha256(json.dumps([asdict(self.recipe), asdict(self.data.spec)]).encode())
+        digest = hashlib.sha256(json.dumps([asdict(self.recipe), self.data.spec.form]).encode())
         train = self._train
         assert train.labels is not None
-        for part in (train.values, train.labels):
-            digest.update(part.contiguous().numpy().tobytes())
+        for _, block in train.blocks():
+            digest.update(block.contiguous().numpy().data)
+        digest.update(train.labels.numpy().data)
         return self.folder / f"{self.data.spec.name}-{digest.hexdigest()[:16]}.safetensors"
 
     def prepare(self) -> Iterator[StepReport]:
@@ -208,7 +209,7 @@ class ClassifierFeatures(Features):
             return None
         assert test.labels is not None
         network = self._model.module()
-        predictions = torch.cat([network(*inputs).argmax(1).cpu() for inputs in self._inputs(test.values)])
+        predictions = torch.cat([network(*inputs).argmax(1).cpu() for inputs in self._inputs(test.all())])
         return float(torch.eq(predictions, test.labels).double().mean())
 
     def _inputs(self, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -238,7 +239,7 @@ def _new_classifier(recipe: Recipe, spec: DatasetSpec) -> NoisyClassifier:
 def features_for(data: Dataset, device: str = "auto", cache: str | None = None) -> Features:
     """Return the default features of a data set; for use from Python.
 
-    With ``f = features_for(data)``, ``quality(f.of(samples), f.of(data.split("test").values))`` compares samples.
+    With ``f = features_for(data)``, ``quality(f.of(samples), f.of(data.split("test").all()))`` compares samples.
 
     Args:
         cache: the folder for the classifier; the default is ``dfm.data.dataset.data_folder``.

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import Dataset, DatasetSpec
-from dfm.data.pixel_levels import centres
+from dfm.data.numbers.pixel_levels import centres
+from dfm.data.numbers.units import to_model
 from dfm.training.step_report import StepReport
 
 
@@ -28,7 +29,7 @@ class Features(ABC):
         """Return features float64 (n, k) of examples.
 
         Args:
-            values: in the form of a ``Split``: pixel levels uint8 (n, C, H, W), or points (n, d).
+            values: as ``Split.take`` gives them: integer levels, or real numbers in the user's unit.
         """
 
     @property
@@ -47,11 +48,11 @@ class Features(ABC):
 
 
 class Coordinates(Features):
-    """The coordinates as features; for images, the centres of the cells of their pixel levels, in [-1, 1]."""
+    """The coordinates as the model sees them: the centres of the cells of integer levels, in [-1, 1]."""
 
     def of(self, values: Tensor) -> Tensor:
         levels = self.data.spec.levels
-        return (values.double() if levels is None else centres(values, levels)).flatten(1)
+        return (to_model(values, self.data.spec).double() if levels is None else centres(values, levels)).flatten(1)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
-from dfm.data.dequantization import (
+from dfm.data.numbers.dequantization import (
     Dequantization,
     ImportanceDequantization,
     TruncatedNormalDequantization,

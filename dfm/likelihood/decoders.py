@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from dfm.data.pixel_levels import centres
+from dfm.data.numbers.pixel_levels import centres
 from dfm.denoising.denoiser import Denoiser
 
 

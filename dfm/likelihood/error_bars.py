@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dfm.basics.intervals import mean_interval
 from dfm.data.dataset import DatasetSpec
-from dfm.data.pixel_levels import unit_of
+from dfm.data.numbers.pixel_levels import unit_of
 from dfm.likelihood.scoring import Advance, Scores, Scoring
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
-from dfm.data.dequantization import Dequantization
+from dfm.data.numbers.dequantization import Dequantization
 from dfm.denoising.denoiser import Denoiser
 
 

@@ -31,8 +31,8 @@ from torch import Tensor
 from dfm.basics.errors import UserError, unknown
 from dfm.basics.seeding import Purpose, normal, uniform
 from dfm.data.dataset import DatasetSpec
-from dfm.data.dequantization import Dequantization, sharp
-from dfm.data.pixel_levels import centres
+from dfm.data.numbers.dequantization import Dequantization, sharp
+from dfm.data.numbers.pixel_levels import centres
 from dfm.denoising.denoiser import Denoiser
 from dfm.likelihood.decoders import DECODERS, Decoder
 from dfm.likelihood.estimator import Budget, Likelihood, LogDensity, ends, prior_gap

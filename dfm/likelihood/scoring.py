@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.basics.processes import World
-from dfm.basics.seeding import Purpose, uniform
-from dfm.data.dataset import DatasetSpec, Split
-from dfm.data.dequantization import Dequantization, UniformDequantization
+from dfm.data.dataset import Split
+from dfm.data.numbers.dequantization import Dequantization, UniformDequantization
+from dfm.data.numbers.units import log_volume, to_model
 from dfm.denoising.arguments import (
     check_denoiser,
     check_finite,
@@ -26,6 +26,7 @@ from dfm.denoising.arguments import (
 )
 from dfm.denoising.denoiser import Denoiser
 from dfm.likelihood.estimator import Budget, Likelihood, LogDensity, ends
+from dfm.likelihood.examples import dequantize_examples, labels_for
 from dfm.likelihood.ode import OdeLikelihood
 from dfm.sampling.draw import check_count
 
@@ -162,7 +163,7 @@ class Scoring:
         likelihood = (self.likelihood.finer() if fine else None) or self.likelihood
         parts = [indices[first : first + self.batch_size] for first in range(0, len(indices), self.batch_size)]
         for part in self.world.own_parts(parts):
-            values = self.split.values[list(part)]
+            values = self.split.take(part)
             labelled = self.denoiser.with_labels(self._labels(part))
 
             def density(data: Tensor, part: Sequence[int] = part, labelled: Denoiser = labelled) -> LogDensity:
@@ -180,12 +181,15 @@ class Scoring:
         return own if self.label is None or own is None else torch.full_like(own, self.label)
 
     def _score(self, values: Tensor, part: Sequence[int], density: Callable[[Tensor], LogDensity]) -> Scores:
-        """Score points, or integer levels by a discrete decoder."""
-        result = density(values)
-        log_q = torch.zeros(len(values), dtype=torch.float64)
+        """Score real numbers in the user's unit, or integer levels by a discrete decoder."""
+        spec = self.denoiser.spec
+        data = values if spec.levels else to_model(values, spec)
+        result = density(data.float() if self.device.type == "mps" else data)  # which has no float64
+        volume = log_volume(spec)
+        log_q = torch.full((len(values),), volume, dtype=torch.float64)
         return Scores(
             indices=part,
-            nats=-result.value.cpu(),
+            nats=volume - result.value.cpu(),
             evaluations=result.nfe * len(values),
             nats_by_level=None if result.budget is None else NatsByLevel.of(result.budget, log_q),
         )
@@ -208,57 +212,14 @@ class Scoring:
         return Scores(indices=part, nats=nats, evaluations=evaluations, nats_by_level=parts)
 
 
-def dequantize_examples(
-    values: Tensor,
-    spec: DatasetSpec,
-    dequantization: Dequantization,
-    seed: int,
-    indices: Sequence[int],
-    noise: int,
-    log_nsr: float,
-) -> tuple[Tensor, Tensor]:
-    """Return (data float32 (B, *D), log q float64 (B,)) of integer levels, with noise that depends on their index.
-
-    Args:
-        values: the levels of the examples numbered ``indices``.
-        noise: another number gives other noise.
-        log_nsr: the smallest log nsr at which the model is evaluated.
-    """
-    assert spec.levels is not None
-    u = uniform(seed, indices, tuple(values.shape[1:]), Purpose.DEQUANTIZE, noise)
-    data, log_q = dequantization.draw(values, spec.levels, u, log_nsr)
-    return data.float(), log_q
-
-
-def labels_for(denoiser: Denoiser, split: Split, indices: Sequence[int], device: torch.device) -> Tensor | None:
-    """Return the classes of the examples, int64 (len(indices),), for a model with classes; else None."""
-    if denoiser.spec.num_classes == 0 or split.labels is None:
-        return None
-    return split.labels[list(indices)].to(device)
-
-
-def examples(
-    split: Split, spec: DatasetSpec, indices: Sequence[int], seed: int, dequantization: Dequantization, log_nsr: float
-) -> Tensor:
-    """Return examples as the model sees them, float32 (n, *D).
-
-    Integer levels get dequantisation noise that depends on the index of the example.
-
-    Args:
-        log_nsr: the smallest log nsr at which the model is evaluated.
-    """
-    values = split.values[list(indices)]
-    if spec.levels is None:
-        return values.float()
-    return dequantize_examples(values, spec, dequantization, seed, indices, 0, log_nsr)[0]
-
-
 def log_likelihood(
     denoiser: Denoiser, data: Tensor, likelihood: Likelihood | None = None, seed: int = 0, batch_size: int = 256
 ) -> Tensor:
     """Return log p(data) in nats, float64 (n,), of data (n, *D) in the unit in which the model was trained.
 
-    Integer images must be dequantised first (``dfm.data.pixel_levels.dequantize``). ``dfm nll`` does this itself.
+    Integers must be dequantised first (``dfm.data.numbers.pixel_levels.dequantize``), and real numbers of a model that
+    scales them go through ``dfm.data.numbers.units.to_model``; its ``log_volume`` is not in the result. ``dfm nll``
+    does all this itself.
 
     Args:
         denoiser: for a conditional model ``denoiser.with_labels(labels)`` with the classes of the data, int64 (n,).

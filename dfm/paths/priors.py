@@ -16,9 +16,10 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.basics.seeding import Draws
-from dfm.data.dataset import Dataset, Split, moments
+from dfm.data.dataset import Dataset, Split
 from dfm.data.gaussian_mixture import Covariance, GaussianMixture, mixture_of
-from dfm.data.pixel_levels import dequantize
+from dfm.data.numbers.pixel_levels import dequantize
+from dfm.data.numbers.units import to_model
 
 
 class Prior(ABC):
@@ -198,7 +199,7 @@ class DatasetPrior(Prior):
 
     @cached_property
     def _moments(self) -> tuple[float, float]:
-        return moments(self.dataset.split("train").values, self.dataset.levels)
+        return self.dataset.spec.mean, self.dataset.spec.std
 
     @property
     def mean(self) -> float:
@@ -210,15 +211,15 @@ class DatasetPrior(Prior):
 
     def draw(self, draws: Draws, shape: tuple[int, ...]) -> Tensor:
         split = self._split(draws.held_out)
-        if tuple(split.values.shape[1:]) != shape:
+        if split.shape != shape:
             raise UserError(
-                f"prior=dataset: {self.dataset.name} has examples of shape {tuple(split.values.shape[1:])} and the "
+                f"prior=dataset: {self.dataset.name} has examples of shape {split.shape} and the "
                 f"data have shape {shape}; try prior=gaussian without dataset@prior.dataset"
             )
         u = draws.uniform(())
-        values = split.values[(u.cpu() * len(split)).long().clamp_max(len(split) - 1)].to(u.device)
+        values = split.take((u.cpu() * len(split)).long().clamp_max(len(split) - 1)).to(u.device)
         if self.dataset.levels is None:
-            return values.to(u)
+            return to_model(values, self.dataset.spec).to(u)
         return dequantize(values, self.dataset.levels, draws.uniform(shape)).to(u)
 
     def _split(self, held_out: bool) -> Split:

@@ -98,11 +98,10 @@ def save_weights(checkpoint: Checkpoint, run: Path) -> None:
     # copies, because parameters may share memory, and this format refuses shared memory
     ema = checkpoint.state["ema"]
     weights = {name: ema[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(ema)}
-    spec = {**asdict(checkpoint.spec), "shape": list(checkpoint.spec.shape)}
     numbers = {name: value.item() for name, value in checkpoint.state.get("objective", {}).items() if value.ndim == 0}
     facts = {
         "config": without_keys(checkpoint.config, checkpoint.private),
-        "spec": spec,
+        "spec": asdict(checkpoint.spec),
         "step": checkpoint.step,
         "objective": numbers,
     }
@@ -166,15 +165,16 @@ def read(path: Path) -> Checkpoint:
     """
     try:
         content = _read_weights(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
-        spec = {**content["spec"], "shape": tuple(content["spec"]["shape"])}
-        if math.prod(spec["shape"]) > LARGEST:
-            raise UserError(f"{path}: data of shape {spec['shape']}; allowed: at most {LARGEST} numbers an example")
+        facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["spec"].items()}
+        spec = DatasetSpec(**facts)
+        if math.prod(spec.shape) > LARGEST:
+            raise UserError(f"{path}: data of shape {spec.shape}; allowed: at most {LARGEST} numbers an example")
         config = without_downloads(current_config(content["config"]))
         state = content["state"]
         if not (isinstance(config, dict) and isinstance(state["step"], int) and isinstance(state["ema"], dict)):
             raise TypeError("config, step or ema has another type")
         data = {name: Fingerprint(**facts) for name, facts in (content.get("data") or {}).items()}
-        return Checkpoint(config=config, spec=DatasetSpec(**spec), state=state, path=path, data=data)
+        return Checkpoint(config=config, spec=spec, state=state, path=path, data=data)
     except UserError:
         raise
     except Exception as error:  # torch raises half a dozen types on a damaged file

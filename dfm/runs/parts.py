@@ -13,7 +13,7 @@ from torch import nn
 from dfm.basics.errors import UserError
 from dfm.basics.seeding import Purpose, seeded
 from dfm.data.dataset import Dataset, DatasetSpec
-from dfm.data.dequantization import Dequantization
+from dfm.data.numbers.dequantization import Dequantization
 from dfm.denoising.interpolant import InterpolantDenoiser
 from dfm.denoising.langevin import LangevinDenoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
@@ -136,7 +136,7 @@ class Parts:
         spec = self.dataset.spec
         if conditional and not spec.num_classes:
             raise UserError(f"conditional=true: dataset {spec.name} has no classes; try conditional=false")
-        return spec if conditional else replace(spec, num_classes=0)
+        return spec if conditional else replace(spec, num_classes=0, class_names=())
 
     def model(self, spec: DatasetSpec, device: torch.device = CPU) -> Model:
         """Return the model that the objective trains, with fresh weights: a function of the training seed.
@@ -179,6 +179,8 @@ class Parts:
             "num_classes": spec.num_classes,
             "std": spec.std,
             "centre": spec.centre,
+            "shift": spec.shift,
+            "scale": spec.scale,
             "grey_levels": spec.levels,
             "outputs": outputs,
             "two_times": two_times,

@@ -16,7 +16,7 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import whole_file, write_atomically
 from dfm.basics.locations import located
 from dfm.data.dataset import DatasetSpec
-from dfm.data.pixel_levels import from_eight_bits
+from dfm.data.numbers.stored_form import from_array, to_array
 from dfm.runs.old_names import current_config
 from dfm.runs.parts import ABSENT, DFM
 from dfm.runs.pictures.images import nhwc, picture, read_images, save_png
@@ -133,22 +133,21 @@ def store_samples(
     """Write ``samples.npz`` and ``grid.png``, piece by piece.
 
     Args:
-        pieces: stored samples in order, each piece uint8 images (m, C, H, W) or float points (m, d).
+        pieces: samples as they are stored, in order, each piece (m, *D).
         labels: the classes int64 (n,) of the samples, or None.
         indices: the numbers of the samples.
         png: whether to write ``png/000000.png`` ... as well.
         columns: the number of columns of the grid.
         by_class: whether each row of the grid shows one class. ``samples.npz`` keeps the order of the numbers.
     """
-    limit = GRID_LIMIT if spec.levels is not None else len(indices)
+    limit = GRID_LIMIT if len(spec.shape) > 1 else len(indices)
     beginning: list[Tensor] = []
     with npz_writer(directory / "samples.npz", "samples", len(indices)) as file:
         for piece in pieces:
             start = file.written
-            values = nhwc(piece) if spec.levels is not None else piece.numpy()
-            file.write(values)
-            if png and spec.levels is not None:
-                _save_pngs(values, indices[start : start + len(piece)], directory / "png")
+            file.write(to_array(piece, spec))
+            if png and spec.is_picture:
+                _save_pngs(nhwc(piece), indices[start : start + len(piece)], directory / "png")
             beginning.append(piece[: max(0, limit - start)].clone())  # a view would keep the whole piece in memory
         if labels is not None:
             file.add("labels", labels.numpy())
@@ -175,23 +174,13 @@ def read_samples(source: str, spec: DatasetSpec) -> Tensor:
         spec: the form of the data that the samples are compared with.
 
     Returns:
-        Pixel levels uint8 (n, C, H, W), or points float32 (n, d).
+        As ``Split.take``: integer levels, or real numbers in the user's unit, (n, *D).
 
     Raises:
         UserError: there are no samples, or they have another form.
     """
-    values = _read_array(source, spec)
-    if spec.levels is not None and values.ndim == 4:
-        values = values.permute(0, 3, 1, 2)
-    fits = values.is_floating_point() if spec.levels is None else values.dtype == torch.uint8
-    if values.shape[1:] != spec.shape or not fits:
-        kind = "floats" if spec.levels is None else "uint8"
-        raise UserError(
-            f"samples={source}: {values.dtype}, each of shape {tuple(values.shape[1:])}; allowed for dataset "
-            f"{spec.name}: {kind}, each of shape {spec.shape}; try another dataset=NAME"
-        )
     try:
-        return values.float() if spec.levels is None else from_eight_bits(values, spec.levels)
+        return from_array(_read_array(source, spec), spec)
     except UserError as error:
         raise UserError(f"samples={source}: {error}") from None
 
@@ -210,15 +199,15 @@ def read_labels(source: str, n: int) -> Tensor | None:
     return labels if labels is not None and labels.shape == (n,) else None
 
 
-def _read_array(source: str, spec: DatasetSpec) -> Tensor:
+def _read_array(source: str, spec: DatasetSpec) -> np.ndarray:
     """Read the array of a file, a run directory or a folder of PNGs as it is stored."""
     path = located(source)
-    if spec.levels is not None and next(path.glob("*.png"), None) and not (path / "samples.npz").exists():
-        return torch.from_numpy(read_images(path, spec.shape[0]))
+    if spec.is_picture and next(path.glob("*.png"), None) and not (path / "samples.npz").exists():
+        return read_images(path, spec.shape[0])
     path = path / "samples.npz" if path.is_dir() else path
     try:
         with np.load(path, allow_pickle=False) as content:
-            return torch.from_numpy(content["samples"])
+            return np.asarray(content["samples"])
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"samples={source}: no samples there ({type(error).__name__}); allowed: samples.npz of 'dfm sample', its "

@@ -1,4 +1,4 @@
-"""Draw samples 0 .. n-1 of a denoiser in batches, and convert them for storage."""
+"""Draw samples 0 .. n-1 of a denoiser in batches."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -9,8 +9,7 @@ from torch import Tensor
 
 from dfm.basics.devices import resolve_device
 from dfm.basics.errors import UserError
-from dfm.data.dataset import DatasetSpec
-from dfm.data.pixel_levels import quantize, to_eight_bits
+from dfm.data.spec import DatasetSpec
 from dfm.denoising.arguments import check_denoiser, device_of
 from dfm.denoising.denoiser import Denoiser
 from dfm.sampling.grids import NoiseShareGrid
@@ -145,21 +144,6 @@ def draw_samples(
             batches.append(convert(moment.state.x))
             evaluations += moment.state.nfe * len(moment.indices)
     return DrawResult(samples=torch.cat(batches), nfe=evaluations / len(indices))
-
-
-def as_data(samples: Tensor, spec: DatasetSpec) -> Tensor:
-    """Return samples in the form of a ``Split``: images as pixel levels uint8 (B, C, H, W), points float32 (B, d)."""
-    return samples.float().cpu() if spec.levels is None else quantize(samples, spec.levels).cpu()
-
-
-def stored(samples: Tensor, spec: DatasetSpec) -> Tensor:
-    """Return samples in the form of a file: images uint8 (B, C, H, W) over 0 .. 255, points float32 (B, d)."""
-    return spread(as_data(samples, spec), spec)
-
-
-def spread(values: Tensor, spec: DatasetSpec) -> Tensor:
-    """Return ``values`` (of ``as_data``) with the pixel levels of images spread over 0 .. 255."""
-    return values if spec.levels is None else to_eight_bits(values, spec.levels)
 
 
 # the same as configs/sampler/midpoint.yaml

@@ -18,7 +18,7 @@ from dfm.basics.devices import check_precision, laid_out, products, recompute, t
 from dfm.basics.processes import World
 from dfm.basics.seeding import STREAMS, Purpose, seeded, training_generator
 from dfm.data.dataset import Split
-from dfm.data.dequantization import Dequantization, UniformDequantization
+from dfm.data.numbers.dequantization import Dequantization, UniformDequantization
 from dfm.training.batches import Augmentation, Batch, Batches
 from dfm.training.ema import Ema
 from dfm.training.learning_rate import LearningRate
@@ -148,8 +148,8 @@ class Trainer:
             for k, first in enumerate(range(0, n, self.config.batch_size)):
                 rows = slice(first, min(first + self.config.batch_size, n))
                 generator = training_generator(self.device, self.config.seed, k, 0, Purpose.VALIDATE, self.streams)
-                labels = None if split.labels is None else split.labels[rows]
-                total += float(self._losses(averaged, split.values[rows], labels, generator, 1.0).value.sum())
+                values, labels = split.take(rows), split.labels_of(rows)
+                total += float(self._losses(averaged, values, labels, generator, 1.0).value.sum())
         return total / n
 
     def state(self) -> dict[str, Any]:
@@ -289,9 +289,7 @@ class Trainer:
         progress: float,
     ) -> Loss:
         """Return the losses of a batch, whose values are as in the split."""
-        data = values.to(self.device)
-        if denoiser.spec.levels is not None:
-            data = self.dequantization.training(data, denoiser.spec.levels, generator)
+        data = self.dequantization.model_input(values.to(self.device), denoiser.spec, generator)
         if denoiser.spec.num_classes == 0:
             labels = None
         denoiser = denoiser.with_labels(None if labels is None else labels.to(self.device))

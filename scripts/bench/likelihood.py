@@ -31,15 +31,16 @@ from torch import Tensor
 import dfm
 from dfm.basics.seeding import Purpose, rademacher
 from dfm.data.dataset import DatasetSpec
-from dfm.data.pixel_levels import unit_of
+from dfm.data.numbers.pixel_levels import unit_of
 from dfm.denoising.denoiser import Denoiser, EvaluationCount
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
 from dfm.likelihood.divergence import Hutchinson
 from dfm.likelihood.error_bars import choose_steps
 from dfm.likelihood.estimator import ends
+from dfm.likelihood.examples import examples
 from dfm.likelihood.ode import OdeLikelihood
-from dfm.likelihood.scoring import Scoring, examples
+from dfm.likelihood.scoring import Scoring
 from dfm.models.unet import UNet
 from dfm.paths.interpolating import Linear
 from dfm.runs.checkpoint import find

@@ -82,7 +82,7 @@ def points(law: str, seed: int, split: str) -> Tensor:
     if law == "normal":
         n, stream = (50_000, 0) if split == "train" else (N, 1)
         return torch.randn(n, 2, generator=torch.Generator().manual_seed(97 * seed + stream))
-    return LAWS[law](seed=seed, n_test=N).split(split).values
+    return LAWS[law](seed=seed, n_test=N).split(split).all()
 
 
 def ours(method: str, source: str, target: str, seed: int) -> tuple[nn.Module, Loss, Callable[[nn.Module], Field]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dfm.basics.per_sample import per_sample
 from dfm.data.dataset import DatasetSpec, Split
-from dfm.data.dequantization import UniformDequantization
+from dfm.data.numbers.dequantization import UniformDequantization
 from dfm.denoising.denoiser import Denoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser, same_point
 from dfm.denoising.predictions import Edm as EdmPrediction

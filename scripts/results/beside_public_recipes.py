@@ -35,8 +35,8 @@ from dfm.basics.devices import resolve_device
 from dfm.cli.composition.command_line import compose
 from dfm.cli.console import table
 from dfm.data.dataset import Dataset, DatasetSpec, Split
-from dfm.data.dequantization import UniformDequantization
-from dfm.data.pixel_levels import quantize, unit_of
+from dfm.data.numbers.dequantization import UniformDequantization
+from dfm.data.numbers.pixel_levels import quantize, unit_of
 from dfm.denoising.arguments import device_of
 from dfm.denoising.denoiser import Denoiser
 from dfm.evaluation.classifier_features import features_for
@@ -154,7 +154,7 @@ def main() -> None:
     spec = replace(data.spec, num_classes=0)
     split, features = data.split(options.split), features_for(data, options.device)
     sampler = Parts(compose("sample", f"sampler={options.sampler}")).sampler
-    references, rows = features.of(split.values), []
+    references, rows = features.of(split.all()), []
     for name in options.only:
         model, seen = model_of(name, options.data, spec, data.split("train"), options)
         value, error, steps = bits(model, split, options.bits, options.steps)

@@ -26,7 +26,8 @@ import torch
 from _runs import train, training_seconds
 
 import dfm
-from dfm.data.pixel_levels import quantize
+from dfm.data.numbers.pixel_levels import quantize
+from dfm.data.numbers.stored_form import stored
 from dfm.evaluation.classifier_features import features_for
 from dfm.evaluation.features import Features
 from dfm.evaluation.sample_quality import frechet_distance
@@ -34,7 +35,6 @@ from dfm.runs.checkpoint import find
 from dfm.runs.directory import checkpoints, step_of
 from dfm.runs.parts import Parts
 from dfm.runs.pictures.images import grid, nhwc, save_png
-from dfm.sampling.draw import stored
 from dfm.sampling.grids import LogNsrGrid, RhoGrid
 from dfm.sampling.samplers import GridSampler, JumpSampler, Sampler
 from dfm.sampling.steppers.ode import Heun
@@ -172,8 +172,8 @@ def main() -> None:
     checkpoint, _ = find(str(teacher))
     data = Parts(checkpoint.config).dataset
     features = features_for(data)
-    references = features.of(data.split("test").values)
-    floor = features.of(data.split("train").values[torch.randperm(len(data.split("train")))[: options.n]])
+    references = features.of(data.split("test").all())
+    floor = features.of(data.split("train").take(torch.randperm(len(data.split("train")))[: options.n]))
     print(f"{options.n} samples, {len(references)} test examples; features {json.dumps(features.facts)}")
     print(f"as many training examples: {frechet_distance(floor, references):.2f}")
     print("| model | NFE | Fréchet distance | training, s |\n|---|---|---|---|")

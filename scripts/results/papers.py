@@ -20,8 +20,8 @@ import torch
 
 from dfm.cli.composition.command_line import compose
 from dfm.cli.composition.config_dirs import options as options_of
-from dfm.data.digits import Digits
-from dfm.data.pixel_levels import to_eight_bits
+from dfm.data.numbers.pixel_levels import to_eight_bits
+from dfm.data.published.digits import Digits
 from dfm.evaluation.distances import energy_distance, energy_spread
 
 FLOWS = ("flow", "ot_flow", "rectified", "interpolant")
@@ -120,7 +120,7 @@ def main() -> None:
         make(name, options.out, options.steps)
     data = Digits()
     test, train = (
-        unit(to_eight_bits(data.split(s).values[:N], 17).numpy()).permute(0, 2, 3, 1) for s in ("test", "train")
+        unit(to_eight_bits(data.split(s).take(slice(N)), 17).numpy()).permute(0, 2, 3, 1) for s in ("test", "train")
     )
     print("| preset | test bits/dim | solver error | energy distance x 1000, own sampler | dopri5 |")
     print("|---|---|---|---|---|")

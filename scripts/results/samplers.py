@@ -26,13 +26,14 @@ from dfm.basics.errors import UserError
 from dfm.cli.composition.command_line import compose
 from dfm.cli.console import table
 from dfm.data.dataset import Split
+from dfm.data.numbers.stored_form import as_data
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.evaluation.classifier_features import features_for
 from dfm.evaluation.features import Features
 from dfm.evaluation.sample_quality import frechet_distance
 from dfm.runs.checkpoint import find
 from dfm.runs.parts import Parts
-from dfm.sampling.draw import as_data, batch_of, draw_samples
+from dfm.sampling.draw import batch_of, draw_samples
 from dfm.sampling.samplers import Sampler
 
 OF_ODE = ("euler", "midpoint", "heun", "rk4", "rk5", "adams_bashforth", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "jump")
@@ -140,8 +141,8 @@ def prepare(options: argparse.Namespace) -> Setup:
     denoiser = dfm.load(options.run)
     labels = torch.arange(options.n) % denoiser.spec.num_classes if denoiser.spec.num_classes else None
     real: Split = data.split("train")
-    floor = features.of(real.values[torch.randperm(len(real), generator=torch.manual_seed(0))[: options.n]])
-    references = features.of(test.values)
+    floor = features.of(real.take(torch.randperm(len(real), generator=torch.manual_seed(0))[: options.n]))
+    references = features.of(test.all())
     print(f"as many training examples: {frechet_distance(floor, references):.3f}")
     return Setup(
         denoiser=denoiser,

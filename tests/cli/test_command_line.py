@@ -123,9 +123,16 @@ def test_a_conditional_model(trained: Trained, command: Command) -> None:
     command("nll", f"ckpt={run}", "n=4", "likelihood.steps=1")
 
 
-def test_points(command: Command) -> None:
-    """Nats instead of bits, float samples, a cloud instead of a grid: on the exact denoiser, so the figure is known."""
-    run = command("train", "experiment=mixture_oracle", "trainer.max_steps=3", "samples.n=20", "nll.n=500").run
+@pytest.mark.parametrize("columns", [(1.0, 1.0), (1.0, 1000.0)], ids=["alike", "1 and 1000"])
+def test_points(command: Command, columns: tuple[float, float]) -> None:
+    """Nats instead of bits, float samples, a cloud instead of a grid: on the exact denoiser, so the figure is known.
+
+    If a column is a thousand times as large, the model sees it scaled, and samples and nats are in the file's unit.
+    """
+    means = [[-1.5 * columns[0], 0.0], [columns[0], columns[1]]]
+    law = [f"dataset.means={means}", f"dataset.covariances=[[{0.3 * columns[0] ** 2},{0.2 * columns[1] ** 2}],"
+           f"[{0.1 * columns[0] ** 2},{0.4 * columns[1] ** 2}]]", "dataset.weights=[0.6,0.4]"]  # fmt: skip
+    run = command("train", "experiment=mixture_oracle", *law, "trainer.max_steps=3", "samples.n=20", "nll.n=500").run
     result = json.loads((run / "nll.json").read_text())
     assert result["unit"] == "nats"
     assert result["bits_per_dim"] is None
@@ -138,10 +145,12 @@ def test_points(command: Command) -> None:
     exact = -float(data.mixture.log_prob(data.split("validation").values[:500].double()).mean())
     assert result["nats"] == pytest.approx(exact, abs=3 * result["stderr_probe"] + 0.01)
     assert len([line for line in read_metrics(run / "metrics.jsonl") if "loss" in line]) == 1
-    sampled = command("sample", f"ckpt={run}", "n=30").run
+    sampled = command("sample", f"ckpt={run}", "n=300").run
     points = np.load(sampled / "samples.npz")["samples"]
-    assert points.shape == (30, 2)
+    assert points.shape == (300, 2)
     assert points.dtype == np.float32
+    variance = 0.6 * 0.4 * np.array([2.5, 1.0]) ** 2 + [0.6 * 0.3 + 0.4 * 0.1, 0.6 * 0.2 + 0.4 * 0.4]
+    assert points.std(0) / columns == pytest.approx(np.sqrt(variance), rel=0.2)
 
 
 def test_a_multirun_ends_with_one_table(command: Command) -> None:

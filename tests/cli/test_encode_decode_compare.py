@@ -32,8 +32,8 @@ def test_images_there_and_back(tiny_run: Path, command: Command) -> None:
     assert {"nfe", "seconds", "checkpoint"} <= set(facts)
     Image.open(run / "grid.png").verify()
 
-    from dfm.data.digits import Digits
-    from dfm.data.pixel_levels import to_eight_bits
+    from dfm.data.numbers.pixel_levels import to_eight_bits
+    from dfm.data.published.digits import Digits
 
     given = to_eight_bits(Digits().split("test").values[:5], 17).permute(0, 2, 3, 1).numpy()
     for where in (run, run / "latents.npz"):

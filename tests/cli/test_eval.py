@@ -11,8 +11,8 @@ from support.cli import TINY, Command, Trained
 from support.image_files import overrides_for, truncate, write_image
 
 from dfm.cli.composition.config_dirs import config_dir
-from dfm.data.digits import Digits
-from dfm.data.pixel_levels import to_eight_bits
+from dfm.data.numbers.pixel_levels import to_eight_bits
+from dfm.data.published.digits import Digits
 from dfm.evaluation.classifier_features import ClassifierFeatures
 
 POINTS = ("nll.n=0", *(text for text in TINY if not text.startswith(("model", "nll"))))
@@ -129,8 +129,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "shape": (["samples=small.npz", "dataset=digits"], "each of shape (1, 8, 8)"),
     "floats": (["samples=floats.npz", "dataset=digits"], "each of shape (1, 8, 8)"),
     "images for points": (["samples=whole.npz", "dataset=moons"], "each of shape (2,)"),
-    "wide integers": (["samples=wide.npz", "dataset=digits"], "torch.int64"),
-    "words": (["samples=words.npz", "dataset=digits"], "no samples there"),
+    "wide integers": (["samples=wide.npz", "dataset=digits"], "int64"),
+    "words": (["samples=words.npz", "dataset=digits"], "<U7, each of shape ()"),
     "levels": (["samples=bytes.npz", "dataset=digits"], "17 levels spread"),
     "too many": (["samples=whole.npz", "dataset=digits", "n=9"], "at most n="),
     "no effect": (["samples=whole.npz", "dataset=digits", "sampler.steps=3"], "has no effect"),

@@ -10,10 +10,10 @@ from support.cli import TINY, Command, Outcome, Trained, one_error
 
 import dfm
 from dfm.basics.errors import UserError
+from dfm.data.numbers.stored_form import stored
 from dfm.likelihood.ode import OdeLikelihood
 from dfm.runs import checkpoint, metrics
 from dfm.runs import directory as run_dir
-from dfm.sampling.draw import stored
 from dfm.sampling.guidance import guided
 from dfm.sampling.samplers import JumpSampler
 

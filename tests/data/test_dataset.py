@@ -14,8 +14,9 @@ from support.image_files import (
 )
 
 from dfm.basics.errors import UserError
-from dfm.data.dataset import SPLITS, Dataset, DatasetSpec, Split, moments, scale_levels
-from dfm.data.digits import Digits
+from dfm.data.dataset import SPLITS, Dataset, DatasetSpec, Split
+from dfm.data.numbers.units import moments, scale_levels
+from dfm.data.published.digits import Digits
 
 PRESETS = sorted((ROOT / "configs" / "dataset").glob("*.yaml"))
 
@@ -53,7 +54,7 @@ def test_preset(preset, overrides, shape, levels, num_classes, flip, tmp_path, m
         assert split.values.dtype == (torch.float32 if levels is None else torch.uint8)
         assert (split.labels is None) == (num_classes == 0)
     plain = dataclasses.asdict(spec).values()
-    assert {type(value) for value in plain} <= {str, tuple, int, float, type(None)}, (
+    assert {type(value) for value in plain} <= {str, tuple, int, float, bool, type(None)}, (
         "checkpoints hold plain values only"
     )
 
@@ -119,11 +120,12 @@ class Given(Dataset):
 @pytest.mark.parametrize(
     ("values", "labels", "words"),
     [
-        (torch.full((1, 1, 2, 2), 4, dtype=torch.uint8), None, "a pixel of 4; allowed: 0 to 3"),
+        (torch.full((1, 1, 2, 2), 4, dtype=torch.uint8), None, "the number 4; allowed: 0 to 3"),
         (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.tensor([2]), "labels 2 to 2; allowed: 0 to 1"),
         (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.tensor([-1]), "labels -1 to -1"),
         (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), "allowed: int64 (1,)"),
-        (torch.zeros(1, 1, 2, 2), None, "allowed: uint8 (N, C, H, W)"),
+        (torch.zeros(1, 1, 2, 2), None, "allowed: integers with levels"),
+        (torch.zeros(1, 2, dtype=torch.bool), None, "allowed: integers or real numbers"),
         (torch.zeros(0, 1, 2, 2, dtype=torch.uint8), None, "no training examples"),
     ],
 )

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec, Split
-from dfm.data.dequantization import (
+from dfm.data.gaussian_mixture import mixture_of
+from dfm.data.numbers.dequantization import (
     Dequantization,
     ImportanceDequantization,
     TruncatedNormalDequantization,
     UniformDequantization,
     sharp,
 )
-from dfm.data.gaussian_mixture import mixture_of
 from dfm.denoising.exact import MixtureDenoiser
 from dfm.likelihood.ode import OdeLikelihood
 from dfm.likelihood.scoring import Scoring

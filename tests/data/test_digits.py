@@ -8,7 +8,7 @@ import torch
 from support import ROOT
 
 from dfm.data.dataset import SPLITS, Split
-from dfm.data.digits import Digits
+from dfm.data.published.digits import Digits
 
 
 def test_digits_are_scikit_learns_each_once():
@@ -34,7 +34,7 @@ def test_digits_file_is_what_its_script_makes(tmp_path, monkeypatch):
     spec.loader.exec_module(script)
     monkeypatch.setattr("sys.argv", ["make_digits.py", str(tmp_path / "digits.npz")])
     script.main()
-    made, shipped = np.load(tmp_path / "digits.npz"), np.load(ROOT / "dfm" / "data" / "digits.npz")
+    made, shipped = np.load(tmp_path / "digits.npz"), np.load(ROOT / "dfm" / "data" / "published" / "digits.npz")
     assert set(made) == set(shipped)
     assert all(np.array_equal(made[name], shipped[name]) for name in made)
 

@@ -26,7 +26,7 @@ from torchvision import datasets as torchvision_datasets
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import SPLITS, Dataset
-from dfm.data.mnist_cifar import CIFAR10, MNIST, FashionMNIST
+from dfm.data.published.mnist_cifar import CIFAR10, MNIST, FashionMNIST
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

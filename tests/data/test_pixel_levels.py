@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dfm.basics.errors import UserError
-from dfm.data.dequantization import UniformDequantization as UniformNoise
-from dfm.data.pixel_levels import bits_per_dimension, dequantize, from_eight_bits, quantize, to_eight_bits
+from dfm.data.numbers.dequantization import UniformDequantization as UniformNoise
+from dfm.data.numbers.pixel_levels import bits_per_dimension, dequantize, from_eight_bits, quantize, to_eight_bits
 
 
 @pytest.mark.parametrize("levels", [2, 17, 255, 256])

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from dfm.data.dataset import DatasetSpec
-from dfm.data.pixel_levels import unit_of
+from dfm.data.numbers.pixel_levels import unit_of
 
 
 def spec(shape: tuple[int, ...], levels: int | None) -> DatasetSpec:

@@ -13,7 +13,7 @@ from support.oracles import PREDICTIONS, SCHEDULES
 from torch import Tensor, nn
 
 from dfm.data.dataset import DatasetSpec
-from dfm.data.digits import Digits
+from dfm.data.published.digits import Digits
 from dfm.data.toys import Mixture
 from dfm.denoising.exact import Oracle
 from dfm.denoising.flow_map import flow_map

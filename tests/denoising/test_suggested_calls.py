@@ -10,7 +10,7 @@ import dfm
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
 from dfm.data.gaussian_mixture import mixture_of
-from dfm.data.pixel_levels import dequantize
+from dfm.data.numbers.pixel_levels import dequantize
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
 from dfm.evaluation.lecture_figures import noising
@@ -71,7 +71,7 @@ ROWS: dict[str, tuple[Call, str, Call]] = {
     ),
     "levels": (
         lambda: dfm.encode(network(), torch.zeros(2, 2, dtype=torch.uint8), FLOW),
-        "try dfm.data.pixel_levels.dequantize for levels",
+        "try dfm.data.numbers.pixel_levels.dequantize for levels",
         lambda: dfm.encode(network(), dequantize(torch.zeros(2, 2, dtype=torch.uint8), 256, torch.rand(2, 2)), FLOW),
     ),
     "whole numbers": (

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import Dataset, Split
-from dfm.data.digits import Digits
-from dfm.data.pixel_levels import centres
+from dfm.data.numbers.pixel_levels import centres
+from dfm.data.published.digits import Digits
 from dfm.data.toys import Moons
 from dfm.evaluation.classifier_features import ClassifierFeatures, Recipe, features_for
 from dfm.evaluation.features import Coordinates, kind_for

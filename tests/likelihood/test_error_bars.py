@@ -2,14 +2,13 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import scipy.stats
 import torch
 from support.oracles import SCHEDULES, oracle
 
-from dfm.data.dataset import DatasetSpec
+from dfm.data.dataset import DatasetSpec, Split
 from dfm.data.gaussian_mixture import mixture_of
 from dfm.likelihood.error_bars import Audit, audit_subset, choose_steps, report
 from dfm.likelihood.estimator import Likelihood
@@ -94,14 +93,14 @@ def gaussian_scoring(likelihood: Likelihood) -> tuple[Scoring, float]:
     data = gaussian.sample(32, torch.Generator().manual_seed(0))[0].double()
     a = float(model.schedule.ab(torch.tensor(model.t_min, dtype=torch.float64))[0])
     exact = -(model.log_density(a * data, model.t_min) + 3 * math.log(a)).mean()
-    split = SimpleNamespace(values=data, labels=None)  # a Split is float32, whose rounding is larger than rk5's error
+    split = Split(values=data, labels=None)  # float64, because float32's rounding is larger than rk5's error
     scoring = Scoring(
         denoiser=model,
         likelihood=likelihood,
         split=split,
         seed=0,
         batch_size=32,
-        device=torch.device("cpu"),  # type: ignore[arg-type]
+        device=torch.device("cpu"),
     )
     return scoring, float(exact)
 

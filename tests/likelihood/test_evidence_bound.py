@@ -15,8 +15,12 @@ from torch.distributions import Normal, kl_divergence
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
-from dfm.data.dequantization import ImportanceDequantization, TruncatedNormalDequantization, UniformDequantization
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
+from dfm.data.numbers.dequantization import (
+    ImportanceDequantization,
+    TruncatedNormalDequantization,
+    UniformDequantization,
+)
 from dfm.denoising.exact import MixtureDenoiser
 from dfm.likelihood.decoders import DECODERS
 from dfm.likelihood.evidence_bound import EvidenceBound

@@ -14,8 +14,9 @@ from dfm.data.dataset import DatasetSpec, Split
 from dfm.data.gaussian_mixture import GaussianMixture
 from dfm.denoising.denoiser import Denoiser
 from dfm.likelihood.divergence import Exact
+from dfm.likelihood.examples import dequantize_examples
 from dfm.likelihood.ode import OdeLikelihood
-from dfm.likelihood.scoring import Scoring, dequantize_examples, log_likelihood
+from dfm.likelihood.scoring import Scoring, log_likelihood
 
 SHAPE = (3, 32, 32)
 SMALL = (3, 8, 8)

@@ -11,13 +11,16 @@ import torch
 from support.oracles import SCHEDULES
 from torch import Tensor
 
-from dfm.basics.errors import UserError
 from dfm.basics.processes import World
 from dfm.cli.commands.nll.estimates import ScoringJob, score
 from dfm.data.dataset import DatasetSpec, Split
-from dfm.data.dequantization import ImportanceDequantization, TruncatedNormalDequantization, UniformDequantization
 from dfm.data.gaussian_mixture import mixture_of
-from dfm.data.pixel_levels import quantize
+from dfm.data.numbers.dequantization import (
+    ImportanceDequantization,
+    TruncatedNormalDequantization,
+    UniformDequantization,
+)
+from dfm.data.numbers.pixel_levels import quantize
 from dfm.denoising.exact import MixtureDenoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
@@ -187,14 +190,20 @@ def test_negative_bits_are_an_error_of_the_setting(tmp_path: Path, capsys: pytes
     assert "error of the setting" in capsys.readouterr().err
 
 
-def test_images_without_levels_have_no_bits() -> None:
-    """One line that says what is missing."""
-    model = network()
-    floats = dataclasses.replace(model, spec=dataclasses.replace(model.spec, levels=None))
-    wanted = exam(floats, images(2))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="without a number of pixel levels") as caught:
-        wanted.entries(OdeLikelihood())
-    assert "\n" not in str(caught.value)
+def test_real_images_have_nats_in_their_unit(tmp_path: Path) -> None:
+    """N(0, 1) noise of an image's shape in another unit: the entropy of its normal law, with the log of the unit."""
+    model, _ = small_images(1.0)
+    unit, moved = (3.0, 50.0)
+    spec = dataclasses.replace(model.spec, levels=None, shift=(moved,), scale=(unit,))
+    floats = dataclasses.replace(model, spec=spec)
+    values = moved + unit * torch.randn(20, *spec.shape, generator=torch.Generator().manual_seed(0))
+    found = result_of(exam(floats, Split(values=values, labels=None)), OdeLikelihood(), tmp_path / "unit")  # type: ignore[arg-type]
+    plain = dataclasses.replace(floats, spec=dataclasses.replace(spec, shift=(), scale=()))
+    before = result_of(
+        exam(plain, Split(values=(values - moved) / unit, labels=None)), OdeLikelihood(), tmp_path / "plain"
+    )  # type: ignore[arg-type]
+    assert (found["unit"], found["bits_per_dim"]) == ("nats", None)
+    assert found["nats"] == pytest.approx(before["nats"] + math.prod(spec.shape) * math.log(unit), abs=1e-4)
 
 
 def test_the_rows_of_a_bound_add_up(tmp_path: Path) -> None:

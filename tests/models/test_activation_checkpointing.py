@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from dfm.basics.devices import recompute
-from dfm.data.digits import Digits
+from dfm.data.published.digits import Digits
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
 from dfm.models.blocks import ResidualBlock

@@ -12,8 +12,8 @@ from support.oracles import SCHEDULES, oracle
 from dfm.basics.errors import UserError
 from dfm.basics.seeding import GeneratorDraws, NumberedDraws
 from dfm.data.dataset import DatasetSpec
-from dfm.data.digits import Digits
 from dfm.data.gaussian_mixture import mixture_of
+from dfm.data.published.digits import Digits
 from dfm.data.toys import EightGaussians, Moons
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity

@@ -165,7 +165,7 @@ def test_a_log_file_goes_on_when_the_disk_takes_lines_again(tmp_path: Path) -> N
 def test_the_classifier_of_the_features_is_used_although_it_cannot_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from dfm.data.digits import Digits
+    from dfm.data.published.digits import Digits
     from dfm.evaluation.classifier_features import Recipe
 
     features = ClassifierFeatures(data=Digits(), recipe=Recipe(steps=1, channels=8), cache=str(tmp_path))

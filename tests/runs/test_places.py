@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dfm.data import dataset
-from dfm.data.dataset import Split, fingerprint
+from dfm.data import split
+from dfm.data.split import Split, fingerprint
 from dfm.runs.places import beside, movable_keys, with_absolute_places, without_keys, without_places
 
 CONFIG = {
@@ -69,8 +69,8 @@ def test_a_fingerprint_sees_every_example_and_label(at: int) -> None:
 
 def test_a_large_split_is_read_in_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first and last example and those between at equal distances; the form counts as well."""
-    monkeypatch.setattr(dataset, "WHOLE", 10)
-    monkeypatch.setattr(dataset, "SAMPLE", 3)
+    monkeypatch.setattr(split, "WHOLE", 10)
+    monkeypatch.setattr(split, "SAMPLE", 3)
     small = Small(n=9)
     for at in (0, 4, 8):
         assert fingerprint(small.split(at)) != fingerprint(small.split())

@@ -151,7 +151,7 @@ def test_known_pixels_are_exact_in_the_result(mask: str, method: str, tiny_run: 
         "sampler.steps=2",
     ).run  # fmt: skip
     made = np.load(run / "samples.npz")["samples"][..., 0]
-    from dfm.data.digits import Digits
+    from dfm.data.published.digits import Digits
 
     images = np.round(Digits().split("test").values[:5, 0].double().numpy() * 255 / 16).astype(int)
     known = mine > 127 if mask == "mine.png" else Inpaint(mask=mask).known_pixels(8, 8).numpy() > 0

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfm.data.dataset import DatasetSpec, moments
+from dfm.data.dataset import DatasetSpec
 from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
+from dfm.data.numbers.units import moments
 from dfm.denoising import predictions
 from dfm.denoising.denoiser import Denoiser
 from dfm.denoising.exact import EmpiricalDenoiser, MixtureDenoiser

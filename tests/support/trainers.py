@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from dfm.data.dataset import Split
-from dfm.data.digits import Digits
+from dfm.data.published.digits import Digits
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
 from dfm.models.mlp import MLP

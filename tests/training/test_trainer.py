@@ -10,7 +10,7 @@ from support.trainers import assert_equal, trainer, weights
 from torch import nn
 
 from dfm.basics.errors import UserError
-from dfm.data.digits import Digits
+from dfm.data.published.digits import Digits
 from dfm.runs import checkpoint
 from dfm.runs import directory as run_dir
 from dfm.runs.metrics import read_metrics

@@ -19,8 +19,8 @@ from torch import nn
 from dfm.basics.devices import laid_out, products, resolve_device
 from dfm.basics.errors import UserError
 from dfm.data.dataset import Split
-from dfm.data.digits import Digits
-from dfm.data.pixel_levels import dequantize
+from dfm.data.numbers.pixel_levels import dequantize
+from dfm.data.published.digits import Digits
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
 from dfm.likelihood.ode import OdeLikelihood

@@ -15,11 +15,12 @@ from dfm.cli.composition.unused_settings import check_settings
 from dfm.cli.from_checkpoint import load_denoiser, refuse_unread
 from dfm.cli.job import Job
 from dfm.cli.settings import CompareSettings
+from dfm.data.numbers.stored_form import stored, to_array
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.runs.checkpoint import Checkpoint
-from dfm.runs.pictures.images import nhwc, save_png, side_by_side
+from dfm.runs.pictures.images import save_png, side_by_side
 from dfm.runs.sample_files import prior_of, save_npz
-from dfm.sampling.draw import check_count, check_labels, stored
+from dfm.sampling.draw import check_count, check_labels
 from dfm.sampling.ode_flow import OdeEnd, decode_batch, in_batches
 
 
@@ -40,7 +41,7 @@ def run(job: Job) -> None:
         ends = [follow(job, checkpoint, denoiser, latents, task.advance) for checkpoint, denoiser in pair]
     seconds = time.perf_counter() - start
     samples = [stored(end.x, spec) for end in ends]
-    arrays = [nhwc(values) if spec.levels is not None else values.numpy() for values in samples]
+    arrays = [to_array(values, spec) for values in samples]
     save_npz(job.directory / "samples.npz", {"samples": arrays[0], "other": arrays[1]})
     save_png(side_by_side(samples, spec), job.directory / "grid.png")
     facts = {

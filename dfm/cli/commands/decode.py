@@ -13,9 +13,10 @@ from dfm.cli.from_checkpoint import load_denoiser, refuse_unread
 from dfm.cli.job import Job
 from dfm.cli.settings import DecodeSettings
 from dfm.data.dataset import DatasetSpec
+from dfm.data.numbers.stored_form import stored
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.sample_files import prior_of, read_latents, store_samples
-from dfm.sampling.draw import check_count, check_labels, stored
+from dfm.sampling.draw import check_count, check_labels
 from dfm.sampling.ode_flow import decode_batch, in_batches, slerp
 
 

@@ -14,14 +14,15 @@ from dfm.cli.from_checkpoint import examples_of, how_many, load_denoiser
 from dfm.cli.job import Job
 from dfm.cli.settings import EncodeSettings
 from dfm.data.dataset import DatasetSpec
-from dfm.data.pixel_levels import quantize
+from dfm.data.numbers.pixel_levels import quantize
+from dfm.data.numbers.stored_form import stored
 from dfm.likelihood.estimator import ends
-from dfm.likelihood.scoring import examples
+from dfm.likelihood.examples import examples
 from dfm.paths.priors import Prior
 from dfm.runs.parts import Parts
 from dfm.runs.pictures.images import save_png, side_by_side
 from dfm.runs.sample_files import prior_of, save_npz
-from dfm.sampling.draw import check_count, stored
+from dfm.sampling.draw import check_count
 from dfm.sampling.ode_flow import decode_batch, encode_batch, in_batches
 
 

@@ -8,7 +8,7 @@ import torch
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
-from dfm.data.digits import Digits
+from dfm.data.published.digits import Digits
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
 from dfm.models.mlp import MLP

@@ -17,13 +17,13 @@ from dfm.cli.from_checkpoint import dataset_of, load_denoiser, warn_other_data
 from dfm.cli.job import Job
 from dfm.cli.settings import CheckSettings
 from dfm.data.dataset import Dataset
-from dfm.data.dequantization import UniformDequantization
+from dfm.data.numbers.dequantization import UniformDequantization
 from dfm.denoising.exact import exact_denoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.evaluation.distances import PARTS, energy_distance, energy_spread
 from dfm.evaluation.known_law import exact_end, follow, law_at, rms, starting_points
+from dfm.likelihood.examples import examples
 from dfm.likelihood.path_divergence import path_divergence
-from dfm.likelihood.scoring import examples
 from dfm.runs.pictures.charts import curves
 from dfm.runs.pictures.images import save_png
 from dfm.sampling.draw import check_labels, draw_samples

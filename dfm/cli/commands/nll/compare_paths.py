@@ -17,8 +17,9 @@ from dfm.denoising.exact import MixtureDenoiser, exact_denoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.evaluation.known_law import start_gap
 from dfm.likelihood.estimator import ends
+from dfm.likelihood.examples import examples, labels_for
 from dfm.likelihood.path_divergence import PathDivergence, path_divergence, path_gain
-from dfm.likelihood.scoring import Scores, examples, labels_for
+from dfm.likelihood.scoring import Scores
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.pictures.charts import curves
 from dfm.runs.pictures.images import save_png

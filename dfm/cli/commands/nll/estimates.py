@@ -16,12 +16,13 @@ from dfm.cli import console, progress
 from dfm.cli.commands.nll.report import print_report, write_csv, write_levels, write_table
 from dfm.cli.commands.nll.time_bound import Plan, everything, in_time
 from dfm.data.dataset import Split
-from dfm.data.dequantization import Dequantization
-from dfm.data.pixel_levels import unit_of
+from dfm.data.numbers.dequantization import Dequantization
+from dfm.data.numbers.pixel_levels import unit_of
 from dfm.denoising.denoiser import Denoiser
 from dfm.likelihood.error_bars import Audit, audit_subset, report
 from dfm.likelihood.estimator import Entry, Estimators, Likelihood, prior_gap
-from dfm.likelihood.scoring import Advance, Scores, Scoring, examples
+from dfm.likelihood.examples import examples
+from dfm.likelihood.scoring import Advance, Scores, Scoring
 
 PIXELS = 1 << 14  # in a batch on a CPU: 16 images of 32x32, 256 of 8x8
 
@@ -97,11 +98,6 @@ def suited_entries(
         UserError: the dequantisation, the decoder or the prior does not suit the estimator or the data.
     """
     spec = denoiser.spec
-    if spec.levels is None and len(spec.shape) > 1:
-        raise UserError(
-            f"{spec.name}: images of {spec.shape} without a number of pixel levels, so bits/dim is not defined; "
-            "allowed: integer images, whose spec gives the number of levels"
-        )
     if spec.levels is None and chosen is not None:
         raise UserError(f"dequantization=: {spec.name} has no integer levels; try without dequantization=")
     entries = likelihood.entries(spec, own, chosen)

@@ -15,7 +15,7 @@ from dfm.basics.intervals import as_text, mean_interval, share_interval
 from dfm.cli import console, progress
 from dfm.cli.commands.nll.estimates import ScoringJob
 from dfm.data.dataset import DatasetSpec
-from dfm.data.pixel_levels import unit_of
+from dfm.data.numbers.pixel_levels import unit_of
 from dfm.likelihood.error_bars import choose_steps
 from dfm.likelihood.estimator import Estimators
 

@@ -11,7 +11,7 @@ from dfm.basics.files import write_atomically
 from dfm.basics.intervals import as_text
 from dfm.cli import console
 from dfm.data.dataset import DatasetSpec
-from dfm.data.pixel_levels import unit_of
+from dfm.data.numbers.pixel_levels import unit_of
 from dfm.likelihood.scoring import NatsByLevel, Scores
 from dfm.runs.pictures.charts import bars
 from dfm.runs.pictures.images import save_png

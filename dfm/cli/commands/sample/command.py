@@ -16,9 +16,10 @@ from dfm.cli.from_checkpoint import load_drawing
 from dfm.cli.job import Job
 from dfm.cli.settings import SampleSettings
 from dfm.data.dataset import DatasetSpec
+from dfm.data.numbers.stored_form import stored
 from dfm.denoising.denoiser import Denoiser
 from dfm.runs.sample_files import store_samples
-from dfm.sampling.draw import batch_of, check_count, check_labels, draw_samples, stored
+from dfm.sampling.draw import batch_of, check_count, check_labels, draw_samples
 from dfm.sampling.samplers import Sampler
 
 
@@ -33,7 +34,7 @@ def run(job: Job) -> None:
     labels = check_labels(spec, wanted.label, indices)
     known = known_images(job, drawing, indices)
     if known is not None and labels is not None and wanted.label is None:
-        labels = known.images.labels
+        labels = known.labels
 
     denoiser = drawing.denoiser if known is None else known.denoiser
     draw = Draw(job=job, denoiser=denoiser, sampler=drawing.sampler, indices=indices, labels=labels, known=known)

@@ -1,6 +1,6 @@
 """Inverse problems in ``dfm sample``: held-out images of which a part is known, and a picture of the result."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,11 +11,10 @@ from dfm.basics.locations import located
 from dfm.cli.composition.unused_settings import refuse_unused
 from dfm.cli.from_checkpoint import Drawing, examples_of, refuse_unread
 from dfm.cli.job import Job
-from dfm.data.dataset import Split
-from dfm.data.pixel_levels import centres
+from dfm.data.numbers.pixel_levels import centres
+from dfm.data.numbers.stored_form import stored, to_stored
 from dfm.runs.pictures.images import grid, nhwc, save_png
 from dfm.runs.pictures.masks import read_mask
-from dfm.sampling.draw import stored
 from dfm.sampling.inverse_problems import Conditioned
 
 COLUMNS = 16  # of the picture, at most
@@ -26,11 +25,13 @@ class KnownImages:
     """Held-out images of which a task gives away a part.
 
     Args:
-        images: the whole images.
+        images: the whole images, as levels.
+        labels: their classes, or None.
         denoiser: the denoiser that respects the known part of each image.
     """
 
-    images: Split
+    images: Tensor
+    labels: Tensor | None
     denoiser: Conditioned
 
     def restore(self, samples: Tensor, rows: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class KnownImages:
         """
         spec = self.denoiser.spec
         assert spec.levels is not None
-        images = stored(centres(self.images.values, spec.levels), spec)
+        images = to_stored(self.images, spec)
         sheet = torch.cat([part[:COLUMNS] for part in (images, stored(self.denoiser.known, spec), samples)])
         save_png(grid(nhwc(sheet), min(COLUMNS, len(samples))), directory / "task.png")
         return {"rms_error": float((samples.double() - images.double()).square().mean().sqrt())}
@@ -74,6 +75,6 @@ def known_images(job: Job, drawing: Drawing, indices: range) -> KnownImages | No
         raise UserError(f"image {indices[-1]} of split={name}; allowed: 0 to {len(split) - 1}; try {fix}")
     assert spec.levels is not None
     rows = list(indices)
-    images = replace(split, values=split.values[rows], labels=None if split.labels is None else split.labels[rows])
-    denoiser = task.observe(drawing.denoiser, centres(images.values, spec.levels).float())
-    return KnownImages(images=images, denoiser=denoiser)
+    images = split.take(rows)
+    denoiser = task.observe(drawing.denoiser, centres(images, spec.levels).float())
+    return KnownImages(images=images, labels=split.labels_of(rows), denoiser=denoiser)

@@ -10,10 +10,10 @@ from dfm.basics.files import write_atomically, write_json
 from dfm.basics.seeding import Purpose
 from dfm.cli import console, progress
 from dfm.data.dataset import Split
-from dfm.data.dequantization import Dequantization
+from dfm.data.numbers.dequantization import Dequantization
 from dfm.denoising.noisy_classifier import NoisyClassifier
 from dfm.evaluation.calibration import accuracy_and_calibration
-from dfm.likelihood.scoring import examples
+from dfm.likelihood.examples import examples
 
 NOISE_LEVELS, BATCH = 12, 256
 COLUMNS = ("log_nsr", "accuracy", "cross_entropy", "calibration_error")

@@ -16,8 +16,9 @@ from dfm.cli import console
 from dfm.cli.commands.train.training_run import TrainingRun
 from dfm.cli.progress import Clock, Work
 from dfm.cli.surroundings.signals import Interruption, StoppedError
+from dfm.data.numbers.stored_form import stored
 from dfm.runs.pictures.images import picture
-from dfm.sampling.draw import Moment, batch_of, check_labels, draw_samples, stored
+from dfm.sampling.draw import Moment, batch_of, check_labels, draw_samples
 
 FREE, LAST = 5.0, 60.0  # seconds: for all pictures before the last, and for the last
 SHARE = 0.05  # of the time of the training steps, for the ones and for the other

@@ -122,10 +122,10 @@ class TrainingRun:
         newest, messages = checkpoint.first_whole(checkpoint_files(str(directory)))
         for message in messages:
             console.warn(message)
-        if newest.spec == replace(self.spec, centre=newest.spec.centre) != self.spec:  # of dfm 0.1: nothing is taken
-            self.spec = newest.spec
-            self.trainer = self._make_trainer()
         check_same_data(newest, self.spec, self.parts.dataset, directory)
+        found, self.spec = self.spec, replace(newest.spec, class_names=self.spec.class_names)
+        if found != self.spec:  # dfm 0.1 took no centre from the data, and scaled no column
+            self.trainer = self._make_trainer()
         before = {key: newest.config["trainer"].get(key) for key in ("max_steps", "max_minutes")}
         now = {key: self.job.config["trainer"].get(key) for key in before}
         if self.parts.objective.rounds.count > 1 and before != now:

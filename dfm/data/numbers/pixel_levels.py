@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
-from dfm.data.dataset import DatasetSpec, scale_levels
+from dfm.data.numbers.units import scale_levels
+from dfm.data.spec import DatasetSpec
 
 
 def dequantize(values: Tensor, levels: int, u: Tensor) -> Tensor:
@@ -38,12 +39,16 @@ def centres(values: Tensor, levels: int) -> Tensor:
 
 
 def quantize(data: Tensor, levels: int) -> Tensor:
-    """Return the level of the cell of each number, floor(K (data + 1)/2) clamped to 0 .. K-1, as uint8."""
-    return ((data + 1) * (levels / 2)).floor().clamp(0, levels - 1).to(torch.uint8)
+    """Return the level of the cell of each number, floor(K (data + 1)/2) clamped to 0 .. K-1: uint8 for K <= 256."""
+    return ((data + 1) * (levels / 2)).floor().clamp(0, levels - 1).to(_type_of(levels))
+
+
+def _type_of(levels: int) -> torch.dtype:
+    return torch.uint8 if levels <= 256 else torch.int32
 
 
 def to_eight_bits(values: Tensor, levels: int) -> Tensor:
-    """Spread levels 0 .. K-1 over 0 .. 255, as uint8, to view and store them; one to one for K <= 256."""
+    """Spread levels 0 .. K-1 over 0 .. 255, as uint8, to view them; one to one for K <= 256, which can be stored so."""
     if levels == 256:
         return values.to(torch.uint8)
     return (values.double() * (255 / (levels - 1))).round().to(torch.uint8)

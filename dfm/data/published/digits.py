@@ -34,7 +34,10 @@ class Digits(Dataset):
         return (1, 8, 8)
 
     def _load(self) -> Mapping[str, Split]:
-        with (files("dfm.data") / "digits.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with (
+            (files("dfm.data.published") / "digits.npz").open("rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             images = torch.from_numpy(arrays["images"]).unsqueeze(1)
             labels = torch.from_numpy(arrays["labels"]).long()
             split = torch.from_numpy(arrays["split"])

@@ -1,7 +1,7 @@
 """Noise inside a pixel level, and its cost: log P(v) of integer levels v from a density p of real data.
 
-Each of the K levels v has a cell of width 2/K in [-1, 1] (``dfm.data.pixel_levels``). For any q(data | v) on that cell,
-by Jensen's inequality (Theis et al. 2016, section 3.1; Burda et al. 2016, eq. 8, for k samples),
+Each of the K levels v has a cell of width 2/K in [-1, 1] (``dfm.data.numbers.pixel_levels``). For any q(data | v)
+on it, by Jensen's inequality (Theis et al. 2016, section 3.1; Burda et al. 2016, eq. 8, for k samples),
 
     log P(v) = log int_cell p(data) d data >= E[ log p(data) - log q(data | v) ]
                                            >= E[ log mean_k p(data_k)/q(data_k | v) ]     grows with k to log P(v)
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
-from dfm.data.pixel_levels import centres, dequantize
+from dfm.data.numbers.pixel_levels import centres, dequantize
+from dfm.data.numbers.units import to_model
+from dfm.data.spec import DatasetSpec
 
 DataAndLogQ = tuple[Tensor, Tensor]
 
@@ -37,6 +39,16 @@ class Dequantization(ABC):
     @abstractmethod
     def training(self, values: Tensor, levels: int, generator: torch.Generator) -> Tensor:
         """Return the data that a model is trained on, before the path adds its noise: float32, shape of ``values``."""
+
+    def model_input(self, values: Tensor, spec: DatasetSpec, generator: torch.Generator) -> Tensor:
+        """Return a training batch as the model sees it, float32: ``training`` of levels, or real numbers scaled.
+
+        Args:
+            values: as ``Split.take`` gives them.
+        """
+        if spec.levels is None:
+            return to_model(values, spec).float()
+        return self.training(values, spec.levels, generator)
 
     @abstractmethod
     def draw(self, values: Tensor, levels: int, u: Tensor, log_nsr: float) -> DataAndLogQ:

@@ -1,0 +1,1 @@
+"""Numbers: as a file holds them, as a model sees them, and what the change costs a likelihood."""

@@ -1,0 +1,90 @@
+"""The facts that a model must know about its data."""
+
+import math
+from dataclasses import dataclass
+
+from dfm.basics.errors import UserError
+
+# A mean of more than this many deviations is taken out of the data that a network sees (``DatasetSpec.centre``). With a
+# smaller one the mean square of its inputs and targets is at most 5 in place of 1, so it stays.
+FAR = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """The facts that a model must know about its data: plain numbers, strings and tuples only.
+
+    Args:
+        name: name of the data set.
+        shape: shape of one example: (d,) for points, (C, L) for signals, (C, H, W) for images, (C, D, H, W) for
+            volumes. The first axis is the channel.
+        levels: K, the number of integer levels 0..K-1; None for real numbers.
+        num_classes: labels are 0..num_classes-1; 0 if there are no labels.
+        mean: mean of all numbers of the data, as the model sees them.
+        std: root of their variance, in the same units; for points of the average variance of a coordinate.
+        centre: what is taken from the data before a network sees them: their mean if it is more than ``FAR`` deviations
+            from 0, else 0. Inputs and targets of a network are scaled by ``std`` alone, so with a mean of 100
+            deviations both would have size 100. It is 0 in every file of dfm 0.1.
+        shift, scale: the model sees (value - shift)/scale of real numbers, one of each for each channel
+            (``dfm.data.numbers.units``); empty: the values themselves.
+        dtype: NumPy's name of the type of the user's array, in which samples are stored in its unit. Empty for
+            pictures, which are stored as uint8 over 0 .. 255, and for points, which are stored as float32.
+        lowest: the integer of the user's array that is level 0.
+        channels_last: whether the user's array has its channels as the last axis, as samples then have.
+        class_names: the names of the classes, in the order of the labels; empty: they have none.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    levels: int | None
+    num_classes: int
+    mean: float
+    std: float
+    centre: float = 0.0
+    shift: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    dtype: str = ""
+    lowest: int = 0
+    channels_last: bool = False
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1:
+            raise UserError(
+                f"dataset {self.name}: shape {self.shape}; allowed: (d,), (C, L), (C, H, W) or (C, D, H, W), all at "
+                "least 1"
+            )
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise UserError(
+                f"dataset {self.name}: mean {self.mean:g}, std {self.std:g}; allowed: finite numbers, std above 0 "
+                "(are all training examples the same?)"
+            )
+        constants = (*self.shift, *self.scale)
+        fits = len(constants) in (0, 2 * self.shape[0]) and len(self.shift) == len(self.scale)
+        if not fits or not all(map(math.isfinite, constants)) or min(self.scale, default=1.0) <= 0:
+            raise UserError(
+                f"dataset {self.name}: shift {self.shift}, scale {self.scale}; allowed: one finite number of each for "
+                f"each of {self.shape[0]} channels, scale above 0"
+            )
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise UserError(
+                f"dataset {self.name}: {len(self.class_names)} names of classes; allowed: {self.num_classes}, one each"
+            )
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether samples are stored as pictures: 8 bits a channel, whatever the number of levels."""
+        return self.levels is not None and not self.dtype
+
+    def could_be(self, other: "DatasetSpec") -> bool:
+        """Whether both can be facts of the same data, though another version of dfm may have scaled them otherwise."""
+        if (self.form, self.dtype, self.lowest) != (other.form, other.dtype, other.lowest):
+            return False
+        pairs = ((self.mean, other.mean), (self.std, other.std))
+        scaled = (self.shift, self.scale) != (other.shift, other.scale)
+        return scaled or all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9 * self.std) for a, b in pairs)
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What two data sets must share for a model of one to see the other: shape, levels and classes."""
+        return self.shape, self.levels, self.num_classes
