@@ -1,4 +1,4 @@
-"""Signals, images and volumes through the command line: trained with what suits them, sampled, scored and gone on with."""
+"""Signals, images and volumes through the command line: trained with what suits them, resumed, sampled and scored."""
 
 import json
 from pathlib import Path
