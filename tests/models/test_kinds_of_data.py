@@ -5,7 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.cli import Command
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from dfm.cli.composition.command_line import compose
+from dfm.runs.parts import Parts
 
 OWN = """
 from dfm.data.dataset import Dataset
@@ -67,6 +73,31 @@ def test_each_kind_goes_through_all_commands(
     numbers = json.loads((scored / "nll.json").read_text())
     assert numbers["num_examples"] == 4
     assert np.isfinite(numbers["nats"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shape", "most"),
+    [
+        ("signals", (1, 512), 1.0), ("signals_long", (1, 4096), 1.0),
+        ("volumes", (1, 32, 32, 32), 1.0), ("volumes_large", (1, 128, 128, 128), 1.5),
+    ],
+)  # fmt: skip
+def test_a_step_of_a_recipe_is_small(recipe: str, shape: tuple[int, ...], most: float) -> None:
+    """GiB that a forward pass of one batch leaves for the backward pass, counted without memory."""
+    config = compose("train", f"recipe={recipe}")
+    kept: dict[int, int] = {}
+
+    def note(value: Tensor) -> Tensor:
+        kept[value.untyped_storage()._cdata] = value.untyped_storage().nbytes()
+        return value
+
+    with torch.device("meta"):
+        network = Parts(config).part("model", torch.nn.Module, shape=shape)
+        batch = config["trainer"]["batch_size"]
+        with saved_tensors_hooks(note, lambda value: value):
+            out = network(torch.zeros(batch, *shape), torch.zeros(batch))
+    assert out.shape == (batch, *shape)
+    assert most / 4 < sum(kept.values()) / 2**30 < most
 
 
 def losses(run: Path) -> list[float]:
