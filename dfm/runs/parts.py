@@ -202,8 +202,7 @@ class Parts:
         if kind is None:
             way = "model=unet_small" if len(spec.shape) in (2, 3, 4) else "model=mlp"
             raise UserError(
-                "objective=classifier: this model has no classifier; allowed: a unet for images, mlp for points; try "
-                f"{way}"
+                f"objective=classifier: this model has no classifier; allowed: a unet, or mlp for points; try {way}"
             )
         if self.config.get("label_dropout"):
             raise UserError("objective=classifier: label_dropout would hide the labels; allowed: label_dropout=0")
