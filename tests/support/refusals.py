@@ -112,6 +112,7 @@ OF_COMMANDS = {  # with a checkpoint of the digits
     "no checkpoint": ["sample"],
     "split": ["nll", "ckpt=latest", "split=tset"],
     "solver": ["nll", "ckpt=latest", "likelihood.solver=rk6"],
+    "group of another command": ["encode", "ckpt=latest", "likelihood=all"],
     "mask": ["sample", "ckpt=latest", "task=inpaint"],
     "unknown mask": ["sample", "ckpt=latest", "task=inpaint", "mask=lef"],
     "mask without a task": ["sample", "ckpt=latest", "mask=left"],

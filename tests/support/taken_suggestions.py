@@ -143,7 +143,7 @@ TAKEN = {  # file: how many suggestions the rows take
     "cli/from_checkpoint.py": 1,
     "cli/jobs/multirun.py": 1,
     "cli/words/flags.py": 5,
-    "cli/words/hydra_errors.py": 14,
+    "cli/words/hydra_errors.py": 15,
     "cli/words/known_keys.py": 4,
     "cli/words/own_code.py": 1,
     "denoising/arguments.py": 5,
