@@ -19,20 +19,38 @@ from dfm.training.trainer import Trainer
 SAME = ("model", "prediction", "schedule", "prior", "latent")
 
 
-def load_initial_weights(trainer: Trainer, job: Job, spec: DatasetSpec) -> None:
-    """Load the averaged weights of the run ``init`` in place of fresh ones. Without ``init`` do nothing.
+def find_initial_weights(job: Job) -> Checkpoint | None:
+    """Return the checkpoint of the run ``init``; None without ``init``.
 
     Raises:
-        UserError: the objective needs a teacher and there is no ``init``, or the weights of that run have another form
-            or another meaning.
+        UserError: the objective needs a teacher and there is no ``init``, or no such run.
     """
-    ckpt, objective = job.settings.init, trainer.objective
-    if ckpt is None:
-        if objective.needs_teacher:
-            name = type(objective).__name__.lower()
-            raise UserError(f"objective={name} needs a teacher; allowed: init=RUN; try init=latest")
-        return
-    origin = find_checkpoint(ckpt, "init", job.trusted)
+    ckpt, objective = job.settings.init, job.parts.objective
+    if ckpt is not None:
+        return find_checkpoint(ckpt, "init", job.trusted)
+    if objective.needs_teacher:
+        name = type(objective).__name__.lower()
+        raise UserError(f"objective={name} needs a teacher; allowed: init=RUN; try init=latest")
+    return None
+
+
+def seen_as_before(spec: DatasetSpec, origin: DatasetSpec) -> DatasetSpec:
+    """Return the spec with the centre with which these initial weights saw the same data.
+
+    A network sees data without their centre, and dfm 0.1 took none from any data. Data whose mean is a deviation away
+    are others, and have their own centre.
+    """
+    same = abs(spec.mean - origin.mean) <= spec.std
+    return replace(spec, centre=origin.centre) if same else spec
+
+
+def load_initial_weights(trainer: Trainer, job: Job, spec: DatasetSpec, origin: Checkpoint) -> None:
+    """Load the averaged weights of the run ``init`` in place of fresh ones.
+
+    Raises:
+        UserError: the weights of that run have another form or another meaning.
+    """
+    objective = trainer.objective
     with blame_checkpoint(origin):
         theirs = Parts(origin.config, job.trusted)
         check_origin(origin, theirs, job, spec)
