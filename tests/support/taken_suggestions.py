@@ -27,6 +27,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "not converged": NOTICE,
     },
     "cli/commands/train/command.py": {
+        "to begin again at": "tests/training/test_step_failures.py",
         "there is no checkpoint yet": NOTICE,
         "which share each batch": PROCESSES,
     },
@@ -117,7 +118,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "which share them": PROCESSES,
     },
     "training/step_failures.py": {
-        "steps in a row were not taken": "tests/training/test_step_failures.py",
+        "a smaller trainer.lr": "tests/training/test_step_failures.py",
         "has no effect on the loss": PROCESSES,
         "torch.compile failed": STATE,
         "out of memory": STATE,
