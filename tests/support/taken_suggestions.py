@@ -60,6 +60,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "a part of the output is lost": STATE,
     },
     "data/image_folder.py": {
+        "no training example among": "tests/data/test_image_folder.py",
         "fit neither": STATE,
     },
     "denoising/network_denoiser.py": {
@@ -99,7 +100,8 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "cannot start": STATE,
     },
     "sampling/adaptive_solver.py": {
-        "too small at": "the solver does not know whose tolerances these are",
+        "too small at": "tests/sampling/test_adaptive_solver.py",
+        "with finite outputs": "a call in Python",
     },
     "sampling/classifier_guidance.py": {
         "no class to guide towards": "a denoiser in Python: dfm sample draws classes",
@@ -107,9 +109,6 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     "sampling/draw.py": {
         "own_sampler": "tests/cli/test_students.py",
         "the network is on": DEVICES,
-    },
-    "training/batches.py": {
-        "the training split has no examples": "a data set of one's own: Dataset refuses it before",
     },
     "training/few_steps/meanflow.py": {
         "network of two times": "tests/training/few_steps/test_meanflow.py",
