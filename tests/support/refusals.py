@@ -59,6 +59,7 @@ OF_PARTS = {  # refused by the parts of a training
     "latent": ["objective=interpolant", "latent=root", "latent.scale=0"],
     "adaptive": ["sampler=dopri5", "sampler.steps=5"],
     "huber": ["objective=consistency", "objective.huber=0"],
+    "knee": ["objective=consistency", "objective.knee=0"],
     "fsdp and compile": ["trainer.parallel=fsdp", "trainer.compile=true"],
     "optimiser": ["trainer.optimizer=adamv"],
     "precision": ["trainer.precision=fp23"],

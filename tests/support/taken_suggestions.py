@@ -181,7 +181,7 @@ TAKEN = {  # file: how many suggestions the rows take
     "sampling/guidance.py": 2,
     "sampling/inverse_problems.py": 4,
     "sampling/samplers.py": 1,
-    "training/few_steps/consistency.py": 1,
+    "training/few_steps/consistency.py": 2,
     "training/few_steps/progressive.py": 1,
     "training/few_steps/reflow_pairs.py": 1,
     "training/objectives/base.py": 1,
