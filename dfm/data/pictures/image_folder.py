@@ -50,8 +50,8 @@ class ImageFolder(Dataset):
             image format and fractions has its own file. When the images change, a new file replaces the old one.
 
     Raises:
-        UserError: an argument has another value, there are no images, or their layout is not clear. On first use:
-            images are broken, or neither the memory nor ``cache`` has room for them.
+        UserError: an argument has another value, there are no images, none is left for training, or their layout is
+            not clear. On first use: images are broken, or neither the memory nor ``cache`` has room for them.
     """
 
     path: PathText | None = None
@@ -91,7 +91,13 @@ class ImageFolder(Dataset):
         for key in ("num_workers", "max_pixels"):
             if (number := getattr(self, key)) is not None and number < 1:
                 raise UserError(f"dataset folder: {key}={number}; allowed: at least 1")
-        _ = self._layout.pictures, self._layout.num_classes
+        pictures, _ = self._layout.pictures, self._layout.num_classes
+        if not any(placed.split == "train" for placed in pictures):
+            raise UserError(
+                f"dataset folder: no training example among {len(pictures)} images; by a hash of the path they are "
+                f"all in the shares validation={self.validation:g} and test={self.test:g}; "
+                "try dataset.validation=0 dataset.test=0"
+            )
         depth = self._stock.depth
         object.__setattr__(self, "levels", depth)  # None becomes what the pictures have
         if depth == SIXTEEN:  # samples are stored as the pictures are; 8 bits have a form of their own

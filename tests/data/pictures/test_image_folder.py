@@ -15,6 +15,7 @@ from support.image_files import (
 from dfm.basics.errors import UserError
 from dfm.data.dataset import SPLITS
 from dfm.data.pictures import ImageFolder
+from dfm.data.pictures.layout import share
 
 
 def numbers(dataset: ImageFolder) -> dict[str, set[int]]:
@@ -125,6 +126,16 @@ def test_channels(tmp_path, channels, expected):
     write_image(tmp_path / "1.png")
     dataset = ImageFolder(path=str(tmp_path), size=2, channels=channels, validation=0, test=0)
     assert dataset.split("train").all()[0, :, 0, 0].tolist() == expected
+
+
+def test_a_folder_with_no_example_for_training_is_refused_with_shares_that_leave_one(tmp_path):
+    held_out = next(name for name in map("{}.png".format, range(1000)) if share(name) < 0.05)
+    write_image(tmp_path / held_out)
+    with pytest.raises(UserError, match="no training example among 1 images") as error:
+        ImageFolder(path=str(tmp_path))
+    shares = dict(word.removeprefix("dataset.").split("=") for word in one_line(error).rpartition("try ")[2].split())
+    dataset = ImageFolder(path=str(tmp_path), **{name: float(number) for name, number in shares.items()})
+    assert len(dataset.split("train")) == 1
 
 
 @pytest.mark.parametrize(
