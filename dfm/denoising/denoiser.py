@@ -43,8 +43,6 @@ class Denoiser(ABC):
         checks_times: whether times outside [t_min, t_max] are refused. Samplers and likelihoods work without the check.
     """
 
-    can_omit_label = True  # a network with classes may not have learned to do without one
-
     spec: DatasetSpec
     schedule: Schedule
     label: Tensor | None = None
@@ -76,6 +74,11 @@ class Denoiser(ABC):
     def can_change_schedule(self) -> bool:
         """Whether ``on_schedule`` accepts another path; ``expectations`` must then use ``self.schedule``."""
         return False
+
+    @property
+    def can_omit_label(self) -> bool:
+        """Whether the denoiser works without classes; a network with classes may not have learned to."""
+        return True
 
     @property
     def is_linear_path(self) -> bool:
@@ -240,6 +243,10 @@ class WrappedDenoiser(Denoiser):
     """A denoiser that changes the results of another one and takes its path, times, classes and rows from it."""
 
     inner: Denoiser
+
+    @property
+    def can_omit_label(self) -> bool:
+        return self.inner.can_omit_label
 
     @property
     def noise_end(self) -> NoiseEnd:
