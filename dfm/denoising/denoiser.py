@@ -77,8 +77,8 @@ class Denoiser(ABC):
 
     @property
     def can_omit_label(self) -> bool:
-        """Whether the denoiser works without classes; a network with classes may not have learned to."""
-        return True
+        """Whether the denoiser works without classes, with all denoisers inside; a network may not have learned to."""
+        return all(part.can_omit_label for part in vars(self).values() if isinstance(part, Denoiser))
 
     @property
     def is_linear_path(self) -> bool:
@@ -152,11 +152,7 @@ class Denoiser(ABC):
         return self.schedule.mix(*self.expectations(x, self.time(t, x)), self.time(s, x))
 
     def score(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """Return grad log p_t(x) = -E[noise | x_t = x]/b.
-
-        Raises:
-            UserError: as ``check_score``.
-        """
+        """Return grad log p_t(x) = -E[noise | x_t = x]/b; errors as for ``check_score``."""
         return self.velocity_and_score(x, t)[1]
 
     def velocity_and_score(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -243,10 +239,6 @@ class WrappedDenoiser(Denoiser):
     """A denoiser that changes the results of another one and takes its path, times, classes and rows from it."""
 
     inner: Denoiser
-
-    @property
-    def can_omit_label(self) -> bool:
-        return self.inner.can_omit_label
 
     @property
     def noise_end(self) -> NoiseEnd:

@@ -49,10 +49,6 @@ class Guided(Denoiser):
     weak_labelled: bool = True
 
     @property
-    def can_omit_label(self) -> bool:
-        return self.strong.can_omit_label and self.weak.can_omit_label
-
-    @property
     def is_linear_path(self) -> bool:
         return self.strong.is_linear_path and self.weak.is_linear_path
 

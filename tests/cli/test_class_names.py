@@ -25,6 +25,7 @@ from dfm.sampling.steppers.ode import Euler
 
 NAMES = ("Food & Drink", "cat", "dog")  # as the folder sorts them
 DRAW = ("n=4", "sampler=euler", "sampler.steps=1")
+COARSE = ("flow.rtol=0.1", "flow.atol=0.1")
 PICTURES = ("dataset.size=8", "dataset.channels=1", "dataset.validation=0.1", "dataset.test=0.2")
 WORDS = (*TINY, "conditional=true", "trainer.warmup_steps=0", "trainer.lr=0.01", "nll.n=0")
 
@@ -151,22 +152,20 @@ def test_stored_samples_are_chosen_by_name(run: Path, command: Command) -> None:
 
 
 def test_latents_keep_their_classes_by_name(run: Path, command: Command) -> None:
-    coded = command("encode", f"ckpt={run}", "n=4", "split=train", "flow.rtol=0.1", "flow.atol=0.1").run
+    coded = command("encode", f"ckpt={run}", "n=4", "split=train", *COARSE).run
     stored = dict(np.load(coded / "latents.npz"))
     assert stored["class_names"].tolist() == list(NAMES)
     order = [2, 0, 1]
     moved = {**stored, "class_names": np.array([NAMES[k] for k in order]), "labels": np.array([0, 1, 2, 0])}
     np.savez("moved.npz", **moved)
-    back = command("decode", f"ckpt={run}", "latents=moved.npz", "flow.rtol=0.1", "flow.atol=0.1")
+    back = command("decode", f"ckpt={run}", "latents=moved.npz", *COARSE)
     assert np.load(back.run / "samples.npz")["labels"].tolist() == [2, 0, 1, 2]
     assert "taken by name" in back.err
     np.savez("moved.npz", **{**moved, "class_names": np.array(["bird", "cat", "dog"])})
     line = command("decode", f"ckpt={run}", "latents=moved.npz", code=1).problem
     assert "the class 'bird', which this model lacks" in line
     assert "try 'label=\"Food & Drink\"' to replace them" in line, "as one types it in a shell"
-    asked = command(
-        "decode", f"ckpt={run}", "latents=moved.npz", "label=Food & Drink", "flow.rtol=0.1", "flow.atol=0.1"
-    ).run
+    asked = command("decode", f"ckpt={run}", "latents=moved.npz", "label=Food & Drink", *COARSE).run
     assert np.load(asked / "samples.npz")["labels"].tolist() == [0] * 4
     assert read(asked, "decode.json")["label_name"] == "Food & Drink"
 
@@ -212,6 +211,14 @@ def test_other_names_of_the_same_number(
     same = command("train", *words, f"init={run}", "trainer.max_steps=1")
     assert "other names" not in same.err
     newest = replace(checkpoint.read(checkpoints(run)[0]), data={})
+    turned = replace(newest, spec=replace(newest.spec, class_names=("Food & Drink", "dog", "cat")))
+    file = checkpoint.save(turned, Path("turned"), keep=1)
+    says = "classes of the same number have other names: class 1 is 'dog' there, 'cat' here"
+    guided = command("sample", f"ckpt={run}", "guidance=autoguidance", f"guidance.ckpt={file}", *DRAW)
+    assert f"guidance.ckpt=: {says}" in guided.err
+    assert f"other=: {says}" in command("compare", f"ckpt={run}", f"other={file}", "n=2", *COARSE).err
+    scored = command("nll", f"ckpt={file}", "n=2", "split=train", "likelihood.steps=1", "audit=1")
+    assert "split=train: classes of the same number have other names: class 1 is 'cat' there" in scored.err
     moved = replace(newest.spec, class_names=("cat", "Food & Drink", "dog"))
     check_same_data(newest, moved, None, run)  # type: ignore[arg-type]
     assert (
@@ -220,6 +227,12 @@ def test_other_names_of_the_same_number(
     )
     check_same_data(newest, newest.spec, None, run)  # type: ignore[arg-type]
     assert not capsys.readouterr().err
+
+
+def test_a_teacher_of_named_classes(run: Path, words: tuple[str, ...], command: Command) -> None:
+    taught = ("label_dropout=0.2", "objective=progressive", "objective.start=2", f"init={run}")
+    done = command("train", *words, *taught)
+    assert dfm.load(done.run).spec.class_names == NAMES
 
 
 def test_files_of_weights_know_the_names_and_old_ones_work_by_number(run: Path, command: Command) -> None:
