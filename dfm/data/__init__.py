@@ -1,6 +1,10 @@
 """Data: the data sets, their exact laws where we know them, and integer pixel levels as real numbers."""
 
 from dfm.data.dataset import Dataset
+from dfm.data.fields.field_mixture import FieldMixture
+from dfm.data.fields.gaussian_fields import GaussianFields
+from dfm.data.fields.law import Law
+from dfm.data.fields.table import Table
 from dfm.data.gaussian_mixture import GaussianMixture
 from dfm.data.image_folder import ImageFolder
 from dfm.data.numbers.dequantization import (
@@ -25,14 +29,18 @@ __all__ = [
     "Digits",
     "EightGaussians",
     "FashionMNIST",
+    "FieldMixture",
+    "GaussianFields",
     "GaussianMixture",
     "ImageFolder",
     "ImportanceDequantization",
+    "Law",
     "Mixture",
     "Moons",
     "Points",
     "Split",
     "SwissRoll",
+    "Table",
     "TruncatedNormalDequantization",
     "UniformDequantization",
 ]
