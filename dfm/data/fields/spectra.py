@@ -82,7 +82,7 @@ def shells(spectrum: Tensor, sides: int) -> tuple[Tensor, Tensor, Tensor]:
     step = 1 / max(grid)
     number = (radius / step).round().long().flatten()
     inside = radius.flatten() <= 0.5 + 1e-9
-    number, flat = number[inside], spectrum.flatten(spectrum.ndim - sides)[..., inside]
+    number, flat = number[inside], spectrum.double().flatten(spectrum.ndim - sides)[..., inside]
     count = torch.bincount(number)
     where = torch.nn.functional.one_hot(number, len(count)).double() / count
     return radius.flatten()[inside] @ where, flat @ where, count
