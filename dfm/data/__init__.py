@@ -2,7 +2,7 @@
 
 from dfm.data.dataset import Dataset
 from dfm.data.fields.field_mixture import FieldMixture
-from dfm.data.fields.gaussian_fields import GaussianFields
+from dfm.data.fields.gaussian_fields import GaussianFields, Signals, Volumes
 from dfm.data.fields.law import Law
 from dfm.data.fields.table import Table
 from dfm.data.gaussian_mixture import GaussianMixture
@@ -38,9 +38,11 @@ __all__ = [
     "Mixture",
     "Moons",
     "Points",
+    "Signals",
     "Split",
     "SwissRoll",
     "Table",
     "TruncatedNormalDequantization",
     "UniformDequantization",
+    "Volumes",
 ]

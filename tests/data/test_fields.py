@@ -12,7 +12,7 @@ from support.image_files import one_line
 
 from dfm.basics.errors import UserError
 from dfm.data.fields.field_mixture import FieldMixture
-from dfm.data.fields.gaussian_fields import GaussianFields
+from dfm.data.fields.gaussian_fields import GaussianFields, Signals, Volumes
 from dfm.data.fields.spectra import frequencies, power, ridge, shells
 from dfm.data.gaussian_mixture import GaussianMixture
 
@@ -212,6 +212,14 @@ def test_wrong_numbers_are_refused_at_once(change: dict[str, object], word: str)
     with pytest.raises(UserError, match="allowed") as error:
         fields("signals", **change)
     assert word in one_line(error)
+
+
+@pytest.mark.parametrize(("kind", "sides", "words"), [(Signals, [4, 4], "1 of"), (Volumes, [4], "3 of")])
+def test_signals_and_volumes_have_their_number_of_sides(
+    kind: type[GaussianFields], sides: list[int], words: str
+) -> None:
+    with pytest.raises(UserError, match=rf"dataset {kind.name}: sides=\{sides}; allowed: {words}"):
+        kind(sides=sides)
 
 
 def test_wrong_laws_and_shapes_are_refused() -> None:

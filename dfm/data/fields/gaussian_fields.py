@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,8 +13,6 @@ from dfm.basics.errors import UserError
 from dfm.data.fields.field_mixture import FieldMixture
 from dfm.data.fields.spectra import ridge
 from dfm.data.toys import Points
-
-NAMES = {1: "signals", 2: "maps", 3: "volumes"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,7 +25,7 @@ class GaussianFields(Points):
     the same correlation rho at a place.
 
     Args:
-        sides: places along each side: [L] of signals (C, L), [H, W] of maps, [D, H, W] of volumes.
+        sides: places along each side: [L] of signals (C, L), [H, W] of maps (C, H, W), [D, H, W] of volumes.
         means, deviations: of each channel, in the unit of the data; their number is the number of channels C.
         correlation: of each two channels.
         lengths, exponents, frequencies: of the spectrum of each kind; their number is the number of kinds K.
@@ -50,12 +48,14 @@ class GaussianFields(Points):
     weights: Sequence[float] | None = None
     kinds: Sequence[str] = ()
 
+    name = "fields"
+    dimensions: ClassVar[tuple[int, ...]] = (1, 2, 3)  # numbers of sides that are allowed
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= len(self.sides) <= 3 or min(self.sides) < 2:
-            raise UserError(
-                f"dataset {self.name}: sides={list(self.sides)}; allowed: 1 to 3 whole numbers of at least 2"
-            )
+        if len(self.sides) not in self.dimensions or min(self.sides) < 2:
+            counts = " or ".join(map(str, self.dimensions))
+            raise UserError(f"dataset {self.name}: sides={list(self.sides)}; allowed: {counts} of at least 2 places")
         self._check_counts()
         _ = self.law  # the law checks its own numbers
 
@@ -92,11 +92,6 @@ class GaussianFields(Points):
         return (len(means), *sides) if sides else None
 
     @property
-    def name(self) -> str:  # type: ignore[override]
-        """Signals, maps or volumes, by the number of sides."""
-        return NAMES.get(len(self.sides), "fields")
-
-    @property
     def num_classes(self) -> int:  # type: ignore[override]
         """K, or 0 for one kind, for which a label has no meaning."""
         return len(self.lengths) if len(self.lengths) > 1 else 0
@@ -123,3 +118,19 @@ class GaussianFields(Points):
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         fields, labels = self.law.sample(n, generator)
         return fields, labels if self.num_classes else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Signals(GaussianFields):
+    """Fields on a line, (C, L)."""
+
+    name = "signals"
+    dimensions = (1,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Volumes(GaussianFields):
+    """Fields in space, (C, D, H, W)."""
+
+    name = "volumes"
+    dimensions = (3,)
