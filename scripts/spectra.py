@@ -63,8 +63,10 @@ def compared(run: Path) -> Comparison:
     unit = torch.tensor(list(data.deviations), dtype=torch.float64).square().reshape(column)
     frequency, law, count = shells(data.law.spectrum / unit, sides)
     _, found, _ = shells(power(x, centre) / unit, sides)
-    # f and -f are one complex number, whose power has the relative variance 1
-    error = (2 / (len(x) * count.double())).sqrt()
+    # f and -f are one complex number, whose power has the relative variance 1; samples are of several kinds
+    kinds = shells(data.law.spectra[..., 0, 0], sides)[1]
+    each = (data.law.weights @ kinds.square()) / (data.law.weights @ kinds).square()
+    error = ((each * (1 + 2 / count) - 1) / len(x)).sqrt()
     return Comparison(name=f"{data.name}, {len(x):,} samples", frequency=frequency, law=law, samples=found, error=error)
 
 

@@ -150,9 +150,7 @@ def test_initial_weights_see_the_data_as_before(
         assert dfm.load(elsewhere).spec.centre == pytest.approx(10, abs=0.5), "other data have their own centre"
 
 
-def test_initial_weights_see_columns_in_the_scale_they_know(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_initial_weights_see_columns_in_the_scale_they_know(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """dfm 0.1 scaled no column: before its first step the run from such weights is that model, on every input."""
     words = (*FAR_RUN, "dataset.means=[[0,0]]", "dataset.covariances=[[1.0,1e6]]", "trainer.max_steps=0")
     with monkeypatch.context() as patch:
