@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import Command
+from support.image_files import write_image
 
 from dfm.cli.composition.command_line import compose
 from dfm.runs.parts import Parts
@@ -49,3 +50,13 @@ def test_an_experiment_of_pictures_is_what_a_folder_alone_gets(tmp_path: Path) -
         assert compose("train", "experiment=pictures", *words) == compose("train", "dataset=folder", *words)
     other = compose("train", "experiment=pictures", "dataset=moons")
     assert other == compose("train", "dataset=moons"), "other data get their own recipe"
+
+
+def test_pictures_of_an_odd_size_are_trained_on_as_they_are(tmp_path: Path, command: Command) -> None:
+    for name in range(24):
+        write_image(tmp_path / "own" / f"{name}.png", (10 * name, 200, 30), (47, 33))
+    thin = ("model.channels=8", "model.groups=4", "model.blocks_per_level=1")
+    words = (f"dataset.path={tmp_path / 'own'}", "dataset.size=[33,47]", "dataset.validation=0", "dataset.test=0")
+    done = command("train", "experiment=pictures", *words, *thin, *BRIEF)
+    assert "recipe=images_64" in done.err
+    assert (done.run / "checkpoints" / "step_00000002.pt").exists()
