@@ -1,6 +1,10 @@
 """Data: the data sets, their exact laws where we know them, and integer pixel levels as real numbers."""
 
 from dfm.data.dataset import Dataset
+from dfm.data.fields.field_mixture import FieldMixture
+from dfm.data.fields.gaussian_fields import GaussianFields, Signals, Volumes
+from dfm.data.fields.law import Law
+from dfm.data.fields.table import Table
 from dfm.data.gaussian_mixture import GaussianMixture
 from dfm.data.numbers.dequantization import (
     Dequantization,
@@ -25,14 +29,20 @@ __all__ = [
     "Digits",
     "EightGaussians",
     "FashionMNIST",
+    "FieldMixture",
+    "GaussianFields",
     "GaussianMixture",
     "ImageFolder",
     "ImportanceDequantization",
+    "Law",
     "Mixture",
     "Moons",
     "Points",
+    "Signals",
     "Split",
     "SwissRoll",
+    "Table",
     "TruncatedNormalDequantization",
     "UniformDequantization",
+    "Volumes",
 ]
