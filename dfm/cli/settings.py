@@ -165,7 +165,14 @@ COMMANDS = {
         module="train.command",
         settings=TrainSettings,
         results=(
-            *("checkpoints/*.pt*", "weights.safetensors", "metrics.jsonl", "samples/*.png", "pairs/*.safetensors"),
+            *(
+                "data.png",
+                "checkpoints/*.pt*",
+                "weights.safetensors",
+                "metrics.jsonl",
+                "samples/*.png",
+                "pairs/*.safetensors",
+            ),
             *("nll.*", "levels*.*", "estimators.csv", "classifier.*"),
         ),
         shared=True,

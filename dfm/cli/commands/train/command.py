@@ -8,6 +8,7 @@ from dfm.basics.errors import UserError
 from dfm.basics.locations import located
 from dfm.basics.processes import World
 from dfm.cli import console, progress
+from dfm.cli.commands.train.data_picture import what_is_seen
 from dfm.cli.commands.train.final_report import is_done, write_final_report
 from dfm.cli.commands.train.pictures import Pictures, is_due
 from dfm.cli.commands.train.resume import auto_config, resumed_config, with_absolute_paths, with_settled_init
@@ -107,6 +108,8 @@ def train(run: TrainingRun, interruption: Interruption) -> Signals | None:
     """
     config, trainer = run.trainer.config, run.trainer
     signal: Signals | None = None
+    if run.recorder is not None:
+        run.recorder.data(lambda: what_is_seen(trainer))
     with (
         progress.work() as shown,
         shown.task("train", config.max_steps, "steps", done=trainer.step) as bar,
