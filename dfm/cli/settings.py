@@ -137,6 +137,14 @@ class NllSettings:
     max_minutes: float | None = None
 
 
+@dataclass(frozen=True)
+class DataSettings:
+    """The keys of ``dfm data``."""
+
+    n: int | None
+    duplicates: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """A word after ``dfm``.
@@ -159,6 +167,13 @@ class Command:
 
 
 COMMANDS = {
+    "data": Command(
+        summary="what is in a data set, what the network sees, and what suits it",
+        example="dfm data dataset=folder dataset.path=DIR",
+        module="data.command",
+        settings=DataSettings,
+        results=("data.json", "data.png"),
+    ),
     "train": Command(
         summary="train a model",
         example="dfm train experiment=digits_flow",

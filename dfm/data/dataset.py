@@ -89,6 +89,14 @@ class Dataset(ABC):
         """What a user should know of the data, one line each, after they are loaded: what was changed or left out."""
         return ()
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What this source found in its files, for ``dfm data``: names with numbers, texts, or lists and maps of both.
+
+        An example: how many files were broken, and which.
+        """
+        return {}
+
     @cached_property
     def spec(self) -> DatasetSpec:
         """Shape, levels, classes, scaling and moments, from the train split.

@@ -37,6 +37,7 @@ def check_sampler(job: Job) -> None:
     rows = sampler_rows(oracle, parts.sampler, wanted)
     marginals = marginal_rows(oracle, parts.sampler, wanted)
     few = data.split("test").take(range(min(wanted.n, 500))).double()
+    console.notices(data.notices)
     bias = likelihood_bias(oracle, likelihood, few, wanted.seed)
     gap = start_gap(oracle, few, wanted.seed)
     print_report(job.choice("sampler"), rows, marginals, bias, gap)

@@ -8,7 +8,6 @@ from dfm.basics.errors import UserError
 from dfm.basics.locations import located
 from dfm.basics.processes import World
 from dfm.cli import console, progress
-from dfm.cli.commands.train.data_picture import what_is_seen
 from dfm.cli.commands.train.final_report import is_done, write_final_report
 from dfm.cli.commands.train.pictures import Pictures, is_due
 from dfm.cli.commands.train.resume import auto_config, resumed_config, with_absolute_paths, with_settled_init
@@ -17,6 +16,7 @@ from dfm.cli.composition.recipes import told
 from dfm.cli.job import Job
 from dfm.cli.surroundings.signals import Interruption, StoppedError, exit_code, watch_signals
 from dfm.runs.directory import checkpoints
+from dfm.runs.pictures.training_examples import what_is_seen
 from dfm.runs.places import check_sources, find_sources
 from dfm.training.step_failures import GivenUpError
 
@@ -109,7 +109,9 @@ def train(run: TrainingRun, interruption: Interruption) -> Signals | None:
     config, trainer = run.trainer.config, run.trainer
     signal: Signals | None = None
     if run.recorder is not None:
-        run.recorder.data(lambda: what_is_seen(trainer))
+        streams, dequantization = trainer.streams, trainer.dequantization
+        seen = (trainer.batches, trainer.augmentation, dequantization, trainer.denoiser.spec)
+        run.recorder.data(lambda: what_is_seen(*seen, streams=streams))
     with (
         progress.work() as shown,
         shown.task("train", config.max_steps, "steps", done=trainer.step) as bar,

@@ -61,6 +61,7 @@ class TrainingRun:
         _ = (parts.sampler, parts.likelihood)  # mistakes in them are reported before the data are read
         console.say(f"reading the data: {job.choice('dataset')}")
         self.spec = parts.spec(wanted.conditional or parts.objective.trains == "classifier")
+        console.notices(parts.dataset.notices)
         console.say(f"building the network: {job.choice('model')}")
         self.trainer = self._make_trainer()
         self._check_report()
