@@ -57,6 +57,9 @@ def report(facts: dict[str, Any]) -> None:
             for name in SPLITS
         ],
     )
+    for name in SPLITS[1:]:
+        if count := facts["splits"][name].get("also_in_train"):
+            console.warn(f"{count:,} of the {name} examples stand in train too: scores on them are too good")
     if facts["classes"]:
         rows = [
             (str(row["label"]), row["name"] or "", *(number(row[name]) for name in SPLITS)) for row in facts["classes"]

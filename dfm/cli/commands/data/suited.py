@@ -25,7 +25,7 @@ def suited(job: Job, data: Dataset) -> dict[str, Any]:
     mirrored = mirroring(job, data)
     typed = [word for word in words if key_of(word).split(".")[0] == "dataset"]
     if mirrored is not None and mirrored.suits and not data.flip:
-        typed.append("dataset.flip=true")
+        typed = [*(word for word in typed if key_of(word) != "dataset.flip"), "dataset.flip=true"]
     config, choices = other_command("train", words)
     model, trainer = config["model"], config["trainer"]
     parameters, refused = network(config, job)
