@@ -34,6 +34,7 @@ class Dataset(ABC):
         class_names: their names, in the order of the labels; empty: they have none.
         normalize: how real numbers are scaled for the model (``dfm.data.numbers.units.constants``).
         dtype, channels_last: how samples are stored, see ``DatasetSpec``.
+        channel_names: names of the channels, as of the columns of a table; empty: they have none.
         flip: whether training may mirror images left to right.
         sources: the parameters that are paths of the data. They may change when the data move.
         caches: the parameters that are paths of files that can be made again.
@@ -47,6 +48,7 @@ class Dataset(ABC):
     normalize: str = "none"
     dtype: str = ""
     channels_last: bool = False
+    channel_names: tuple[str, ...] = ()
     flip: bool = False
     sources: ClassVar[tuple[str, ...]] = ()
     caches: ClassVar[tuple[str, ...]] = ()

@@ -15,8 +15,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from dfm.basics.seeding import Purpose, stream
 from dfm.data.split import Split
 
-PROBES, OTHERS, SIDE = 500, 4000, 32  # examples that are mirrored, those beside them, and pixels of their longer side
-LEAST, FEWEST = 0.45, 50  # share from which mirroring suits, and examples that it takes to tell
+PROBES, OTHERS, SIDE = 500, 4000, 32  # examples that are mirrored, all that are looked at, pixels of the longer side
+CLEAR, UNLIKE = 0.40, 0.45  # mirroring suits if the share is surely above the one, and not if surely below the other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class MirrorTest:
         share: ties count half; 1/2 where mirroring changes nothing.
         stderr: its standard error.
         examples: how many were mirrored.
-        suits: whether training may mirror; None: too few examples to tell.
+        suits: whether training may mirror: True if the share is above ``CLEAR`` by two standard errors, False if it is
+            below ``UNLIKE`` by two; None: neither or both, so it does not tell.
     """
 
     share: float
@@ -37,16 +38,18 @@ class MirrorTest:
 
 
 def mirror_test(split: Split, seed: int = 0) -> MirrorTest | None:
-    """Return the test on random examples (N, C, H, W) of a split, each among those of its class; None: no others.
+    """Return the test on random examples (N, C, H, W) of a split, each beside the others of its class; None: no others.
 
     Distances are Euclidean, of images shrunk to ``SIDE`` pixels. An example that occurs twice does not count.
     """
-    order = stream(seed, 0, Purpose.RESAMPLE, step=2).permutation(len(split))[: PROBES + OTHERS]
-    count = min(PROBES, len(order) // 2)
+    order = stream(seed, 0, Purpose.RESAMPLE, step=2).permutation(len(split))[:OTHERS]
     rows = torch.from_numpy(order)
     images, labels = _small(split.take(rows)), split.labels_of(rows)
-    alike = None if labels is None else labels[:count, None] == labels[count:]
-    itself, mirrored = (_nearest(part, images[count:], alike) for part in (images[:count], images[:count].flip(-1)))
+    probes = images[:PROBES]
+    other = ~torch.eye(len(probes), len(images), dtype=torch.bool)
+    if labels is not None:
+        other &= labels[:PROBES, None] == labels
+    itself, mirrored = (_nearest(part, images, other) for part in (probes, probes.flip(-1)))
     told = itself.isfinite() & (itself > 0)
     itself, mirrored = itself[told], mirrored[told]
     n = len(itself)
@@ -55,7 +58,8 @@ def mirror_test(split: Split, seed: int = 0) -> MirrorTest | None:
     margin = 1e-6 * itself  # a symmetric image is as near as its mirror image, up to rounding
     share = float(((mirrored < itself - margin).double() + 0.5 * ((mirrored - itself).abs() <= margin)).mean())
     stderr = math.sqrt(max(share * (1 - share), 0.25 / n) / n)
-    return MirrorTest(share=share, stderr=stderr, examples=n, suits=share >= LEAST if n >= FEWEST else None)
+    yes, no = share - 2 * stderr > CLEAR, share + 2 * stderr < UNLIKE
+    return MirrorTest(share=share, stderr=stderr, examples=n, suits=None if yes == no else yes)
 
 
 def _small(images: Tensor) -> Tensor:
@@ -64,9 +68,7 @@ def _small(images: Tensor) -> Tensor:
     return adaptive_avg_pool2d(images, (height, width))
 
 
-def _nearest(images: Tensor, others: Tensor, alike: Tensor | None) -> Tensor:
-    """Return the distance of each image to the nearest other one of its class; infinity: there is none."""
+def _nearest(images: Tensor, others: Tensor, allowed: Tensor) -> Tensor:
+    """Return the distance of each image to the nearest one that is allowed, bool (images, others); infinity: none is."""
     distances = torch.cdist(images.flatten(1), others.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
-    if alike is not None:
-        distances = distances.masked_fill(~alike, torch.inf)
-    return distances.amin(1) if len(others) else torch.full((len(images),), torch.inf)
+    return distances.masked_fill(~allowed, torch.inf).amin(1)

@@ -159,7 +159,7 @@ def test_points_have_columns_and_no_mirror(command: Command) -> None:
     outcome = command("data", "dataset=moons", "dataset.n_train=400", "dataset.n_validation=0", "dataset.n_test=8")
     facts = json.loads((outcome.run / "data.json").read_text())
     assert (facts["levels"], facts["lowest"], facts["mirrored"]) == (None, None, None)
-    assert [set(row) for row in facts["channels"]] == [{"lowest", "highest", "mean", "deviation"}] * 2
+    assert [set(row) for row in facts["channels"]] == [{"name", "lowest", "highest", "mean", "deviation"}] * 2
     assert facts["splits"]["validation"] == {
         "examples": 0, "duplicates": 0, "duplicates_pairs": [], "also_in_train": 0, "also_in_train_pairs": []
     }  # fmt: skip

@@ -8,12 +8,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dfm.data.spec import DatasetSpec
+from dfm.runs.pictures.charts import font_file
 from dfm.runs.pictures.images import GROUND, SMALLEST_CELL
 from dfm.runs.pictures.windows import colours, shades
 
 MAPS, SLICES = 16, 8  # channels and slices that a cell shows, at most
 SQUARE, LIGHT, DARK = 4, 255, 204  # the checkerboard under opacity: pixels of a square, and its two greys
-TEXT, INK = 15, (30, 30, 30)  # pixels that a line of text takes, and its colour
+FRAME = 3  # pixels of white around the panes of an example
+TEXT, LETTERS, INK = 15, 11, (30, 30, 30)  # pixels of a line of text and of its letters, and their colour
 
 
 def cells(samples: Tensor, spec: DatasetSpec) -> np.ndarray:
@@ -41,9 +43,9 @@ def slices(depth: int) -> np.ndarray:
 
 
 def joined(panes: np.ndarray) -> np.ndarray:
-    """Join panes uint8 (N, rows, columns, H, W, C) to images (N, height, width, C), with a line of grey between them.
+    """Join panes uint8 (N, rows, columns, H, W, C) to images (N, height, width, C).
 
-    Small panes are enlarged without blur first, unless there is only one.
+    A line of grey is between panes, and a white frame around those of an example. Small panes are enlarged without blur first, unless there is only one.
     """
     n, rows, columns, height, width, channels = panes.shape
     if rows == columns == 1:
@@ -54,7 +56,7 @@ def joined(panes: np.ndarray) -> np.ndarray:
     for place, pane in enumerate(panes.reshape(n, rows * columns, height, width, channels).swapaxes(0, 1)):
         top, left = place // columns * (height + 1), place % columns * (width + 1)
         sheet[:, top : top + height, left : left + width] = pane
-    return sheet
+    return np.pad(sheet, ((0, 0), (FRAME, FRAME), (FRAME, FRAME), (0, 0)), constant_values=LIGHT)
 
 
 def enlarged(images: np.ndarray, smallest: int = SMALLEST_CELL) -> np.ndarray:
@@ -76,7 +78,7 @@ def captioned(images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     """Write a line of text under each image (N, H, W, 1 or 3); return uint8 (N, H + ``TEXT``, W, 3)."""
     images = enlarged(images, 64)
     n, height, width, channels = images.shape
-    font = ImageFont.load_default()
+    font = ImageFont.truetype(str(font_file()), LETTERS)
     sheet = np.full((n, height + TEXT, width, 3), LIGHT, np.uint8)
     sheet[:, :height] = images if channels == 3 else images.repeat(3, -1)
     for image, text in zip(sheet, captions, strict=True):
@@ -86,11 +88,8 @@ def captioned(images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     return sheet
 
 
-def fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> str:
+def fitting(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """Return as much of a text as fits a width in pixels, with two dots where it is cut."""
-    try:
-        if font.getlength(text) <= width:
-            return text
-        return next((f"{text[:k]}.." for k in range(len(text), 0, -1) if font.getlength(f"{text[:k]}..") <= width), "")
-    except UnicodeEncodeError:  # Pillow without FreeType has the letters of Latin-1 only
-        return fitting(text.encode("ascii", "replace").decode(), font, width)
+    if font.getlength(text) <= width:
+        return text
+    return next((f"{text[:k]}.." for k in range(len(text), 0, -1) if font.getlength(f"{text[:k]}..") <= width), "")

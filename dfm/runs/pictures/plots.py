@@ -18,7 +18,7 @@ CHANNELS = 8  # of a signal that are drawn
 PANEL, MARGIN, GAP, CAPTION = (220, 130), 64, 12, 14  # pixels of a signal's panel, and of what is around panels
 
 
-def pairs(points: np.ndarray, shown: Sequence[Window]) -> np.ndarray:
+def pairs(points: np.ndarray, shown: Sequence[Window], names: Sequence[str] = ()) -> np.ndarray:
     """Draw points (N, d) as histograms of their columns and clouds of their pairs; return uint8 (H, W, 3).
 
     The first ``PAIRED`` columns stand in pairs below the diagonal; up to ``COLUMNS`` have a histogram. Dark cells are
@@ -26,16 +26,18 @@ def pairs(points: np.ndarray, shown: Sequence[Window]) -> np.ndarray:
 
     Args:
         shown: the window of each column.
+        names: those of the columns; empty: their numbers.
     """
     d = min(points.shape[1], COLUMNS)
     side = min(d, PAIRED)
     rows = side + math.ceil((d - side) / side)
-    inch = 1.9 if side > 1 else 3.6
+    titles = list(names) or [f"column {k}" for k in range(d)]
+    inch = 2.1 if side > 1 else 3.6
     size = (inch * side + 0.2, inch * rows + 0.3)
     figure = Figure(figsize=size, dpi=DPI)
 
     def panel(row: int, column: int) -> Axes:
-        place = (0.45 + column * inch, size[1] - 0.5 - (row + 1) * inch + 0.55, inch - 0.5, inch - 0.55)  # inches
+        place = (0.65 + column * inch, size[1] - 0.5 - (row + 1) * inch + 0.55, inch - 0.7, inch - 0.7)  # inches
         return figure.add_axes((place[0] / size[0], place[1] / size[1], place[2] / size[0], place[3] / size[1]))
 
     for row in range(side):
@@ -43,7 +45,7 @@ def pairs(points: np.ndarray, shown: Sequence[Window]) -> np.ndarray:
             cloud(panel(row, column), points[:, [column, row]], shown[column], shown[row])
     for column in range(d):
         row, place = (column, column) if column < side else (side + (column - side) // side, (column - side) % side)
-        histogram(panel(row, place), points[:, column], shown[column], f"column {column}")
+        histogram(panel(row, place), points[:, column], shown[column], titles[column])
     if d < points.shape[1]:
         figure.suptitle(f"the first {d} of {points.shape[1]} columns", fontsize=8)
     return render(figure)

@@ -8,7 +8,7 @@ import torch
 
 from dfm.data.spec import DatasetSpec
 from dfm.runs.pictures.cells import LIGHT, TEXT, captioned, cells, slices
-from dfm.runs.pictures.drawing import captions_of, enough, picture, side_by_side
+from dfm.runs.pictures.drawing import Texts, captions_of, enough, picture, side_by_side
 from dfm.runs.pictures.plots import CAPTION, MARGIN, PANEL, lines
 from dfm.runs.pictures.plots import GAP as BESIDE
 from dfm.runs.pictures.windows import shades, windows
@@ -84,11 +84,11 @@ def test_the_columns_of_a_table_have_histograms_and_pairs() -> None:
     third = blue[blue[:, 0] > 2 * len(drawn) / 3]
     first = blue[blue[:, 0] < len(drawn) / 3]
     left, right = first[:, 1].mean(), third[:, 1].mean()
-    # panels 154 pixels wide begin at pixel 50, each 209 after the one before; of 12 bins the numbers are in bin 6 and 9
-    assert left == pytest.approx(50 + 154 * 6.5 / 12, abs=4)
-    assert right == pytest.approx(50 + 2 * 209 + 154 * 9.5 / 12, abs=4)
+    # panels 154 pixels wide begin at pixel 72, each 231 after the one before; of 12 bins the numbers are in bin 6 and 9
+    assert left == pytest.approx(72 + 154 * 6.5 / 12, abs=4)
+    assert right == pytest.approx(72 + 2 * 231 + 154 * 9.5 / 12, abs=4)
     many = picture(torch.zeros(9, 40), spec((40,)))
-    assert many.shape[1] == pytest.approx(6 * 209, abs=30), "the first columns only, six to a row"
+    assert many.shape[1] == pytest.approx(6 * 231, abs=30), "the first columns only, six to a row"
     assert side_by_side([rows, rows], facts).shape[1] == 2 * drawn.shape[1] + 2
 
 
@@ -127,10 +127,10 @@ def test_a_volume_is_a_row_of_its_slices() -> None:
     assert slices(3).tolist() == [0, 1, 2]
     volume = (10 * torch.arange(16)).reshape(1, 1, 16, 1, 1).expand(2, 1, 16, 50, 60)
     image = cells(volume, spec((1, 16, 50, 60), 256, dtype="uint8"))
-    assert image.shape == (2, 50, 8 * 61 - 1, 1)
-    assert [int(image[0, 25, 61 * k + 30, 0]) for k in range(8)] == [10, 30, 50, 70, 90, 110, 130, 150]
+    assert image.shape == (2, 56, 8 * 61 + 5, 1)
+    assert [int(image[0, 28, 61 * k + 33, 0]) for k in range(8)] == [10, 30, 50, 70, 90, 110, 130, 150]
     both = side_by_side([volume, 255 - volume], spec((1, 16, 50, 60), 256, dtype="uint8"))
-    assert [int(both[2 + 25 + 52 * row, 2 + 30, 0]) for row in range(4)] == [10, 245, 10, 245]
+    assert [int(both[2 + 28 + 58 * row, 2 + 33, 0]) for row in range(4)] == [10, 245, 10, 245]
 
 
 def test_other_channels_are_maps_side_by_side() -> None:
@@ -138,8 +138,8 @@ def test_other_channels_are_maps_side_by_side() -> None:
     facts = spec((5, 50, 50), shift=(0.0, 1.0, 2.0, 3.0, 4.0), scale=(1.0, 2.0, 4.0, 8.0, 16.0))
     values = torch.tensor([-2.0, 1.0 - 2, 2.0, 3.0 + 8, 4.0 + 32]).reshape(1, 5, 1, 1).expand(1, 5, 50, 50)
     image = cells(values, facts)
-    assert image.shape == (1, 50, 5 * 51 - 1, 1)
-    assert [int(image[0, 25, 51 * k + 25, 0]) for k in range(5)] == [0, 64, 128, 191, 255]
+    assert image.shape == (1, 56, 5 * 51 + 5, 1)
+    assert [int(image[0, 28, 51 * k + 28, 0]) for k in range(5)] == [0, 64, 128, 191, 255]
 
 
 def test_opacity_lies_over_a_checkerboard() -> None:
@@ -179,7 +179,7 @@ def test_names_of_classes_stand_under_the_examples() -> None:
     assert (sheet[:, :64] == 0).all()
     ink = [(row[64:] != LIGHT).sum() for row in sheet]
     assert 0 == ink[0] < ink[1] < ink[2]
-    assert picture(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), facts, captions=["cat"] * 4).shape[-1] == 3
+    assert picture(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), facts, texts=Texts(captions=["cat"] * 4)).shape[-1] == 3
 
 
 def test_a_picture_of_large_data_has_fewer_examples() -> None:

@@ -35,7 +35,8 @@ def run(job: Job) -> None:
     facts |= suited(job, data)
     report(facts)
     batches = Batches(data.split("train"), BATCH, SEED)
-    seen = what_is_seen(batches, Augmentation(flip=data.flip), UniformDequantization(), data.spec, n=wanted.n)
+    how = (Augmentation(flip=data.flip), UniformDequantization(), data.spec)
+    seen = what_is_seen(batches, *how, n=wanted.n, columns=data.channel_names)
     save_png(seen, job.directory / "data.png")
     write_json(job.directory / "data.json", facts)
     console.result(f"what the network sees: {job.directory / 'data.png'}")
@@ -69,7 +70,7 @@ def report(facts: dict[str, Any]) -> None:
             console.warn(f"no training example of {len(empty)} classes: {', '.join(empty[:5])}")
     keys = ("lowest", "highest", "mean", "deviation")
     kind = "column" if len(facts["shape"]) == 1 else "channel"
-    rows = [(str(k), *(f"{row[key]:.6g}" for key in keys)) for k, row in enumerate(facts["channels"])]
+    rows = [(row["name"] or str(k), *(f"{row[key]:.6g}" for key in keys)) for k, row in enumerate(facts["channels"])]
     table("training examples, in the unit of the file", (kind, *keys), rows)
     if facts["found"]:
         table("found in the files", ("what", "value"), [(str(key), text(v)) for key, v in facts["found"].items()])
@@ -87,7 +88,7 @@ def mirrored_line(found: dict[str, Any], on: bool) -> str:
     said = {
         True: "mirroring suits (dataset.flip=true)",
         False: "mirroring does not suit (dataset.flip=false)",
-        None: "too few to tell whether mirroring suits",
+        None: "this does not tell whether mirroring suits",
     }[found["suits"]]
     share = f"{found['share']:.0%} +- {found['stderr']:.0%} of {found['examples']} examples are nearer to the others"
     return f"{share} when mirrored, where 50% means no difference: {said}; now it is {'on' if on else 'off'}"

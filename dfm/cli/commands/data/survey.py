@@ -56,15 +56,20 @@ def classes(data: Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def channels(data: Dataset) -> list[dict[str, float]]:
-    """Return the range, mean and deviation of each channel of the training examples, as the user's file has them."""
+def channels(data: Dataset) -> list[dict[str, Any]]:
+    """Return the name (null: it has none), range, mean and deviation of each channel of the training examples, as the user's file has them."""
     split = data.split("train")
     found = data.statistics("train") if data.levels is None else statistics(split, data.name, None)
     rows = zip(found.low.tolist(), found.high.tolist(), found.mean.tolist(), found.variance.tolist(), strict=True)
-    by = split.lowest
+    by, names = split.lowest, data.channel_names or (None,) * split.shape[0]
+    keys = ("lowest", "highest", "mean")
     return [
-        {"lowest": low + by, "highest": high + by, "mean": mean + by, "deviation": math.sqrt(max(0.0, variance))}
-        for low, high, mean, variance in rows
+        {
+            "name": name,
+            **{k: v + by for k, v in zip(keys, row, strict=True)},
+            "deviation": math.sqrt(max(0.0, variance)),
+        }
+        for name, (*row, variance) in zip(names, rows, strict=True)
     ]
 
 
