@@ -69,6 +69,6 @@ def _small(images: Tensor) -> Tensor:
 
 
 def _nearest(images: Tensor, others: Tensor, allowed: Tensor) -> Tensor:
-    """Return the distance of each image to the nearest one that is allowed, bool (images, others); infinity: none is."""
+    """Return the distance of each image to the nearest one allowed, bool (images, others); infinity: none is."""
     distances = torch.cdist(images.flatten(1), others.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
     return distances.masked_fill(~allowed, torch.inf).amin(1)

@@ -74,7 +74,7 @@ def test_mirrored_digits_are_no_digits_and_few_images_tell_nothing() -> None:
     digits = mirror_test(Digits().split("train"))
     assert digits is not None
     assert digits.suits is False
-    few = mirror_test(split_of(corners("left", 20)))
+    few = mirror_test(split_of(corners("either", 20)))
     assert few is not None
     assert few.suits is None
     assert mirror_test(split_of(corners("left", 1))) is None

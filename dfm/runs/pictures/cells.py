@@ -45,7 +45,8 @@ def slices(depth: int) -> np.ndarray:
 def joined(panes: np.ndarray) -> np.ndarray:
     """Join panes uint8 (N, rows, columns, H, W, C) to images (N, height, width, C).
 
-    A line of grey is between panes, and a white frame around those of an example. Small panes are enlarged without blur first, unless there is only one.
+    A line of grey is between panes, and a white frame around those of an example. Small panes are enlarged without blur
+    first. A pane alone stays as it is.
     """
     n, rows, columns, height, width, channels = panes.shape
     if rows == columns == 1:

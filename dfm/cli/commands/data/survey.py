@@ -57,7 +57,7 @@ def classes(data: Dataset) -> list[dict[str, Any]]:
 
 
 def channels(data: Dataset) -> list[dict[str, Any]]:
-    """Return the name (null: it has none), range, mean and deviation of each channel of the training examples, as the user's file has them."""
+    """Return name (null: none), range, mean and deviation of each channel in training, in the unit of the file."""
     split = data.split("train")
     found = data.statistics("train") if data.levels is None else statistics(split, data.name, None)
     rows = zip(found.low.tolist(), found.high.tolist(), found.mean.tolist(), found.variance.tolist(), strict=True)
