@@ -76,7 +76,7 @@ def wide(*words: str) -> object:
     "words",
     [
         ("data", "duplicates=false"), ("nll", "HERE", "n=2", *QUICK), ("check", "n=4", "steps=[1]", "samplers=[euler]"),
-        wide("train", *UNET, *FAST, "logger=none"), wide("encode", "HERE", "n=2", "flow.steps=2"),
+        wide("train", *UNET, *FAST, "logger=none"), wide("encode", "HERE", "n=2"),
         wide("eval", "HERE", "n=8", "sampler.steps=1"), wide("check", "HERE", "n=4", "steps=[1]", "samplers=[euler]"),
         wide("sample", "HERE", "n=2", "sampler.steps=1", "task=inpaint", "mask=left"),
     ],
