@@ -44,7 +44,7 @@ def mirror_test(split: Split, seed: int = 0) -> MirrorTest | None:
     """
     order = stream(seed, 0, Purpose.RESAMPLE, step=2).permutation(len(split))[:OTHERS]
     rows = torch.from_numpy(order)
-    images, labels = _small(split.take(rows)), split.labels_of(rows)
+    images, labels = _small(split, rows), split.labels_of(rows)
     probes = images[:PROBES]
     other = ~torch.eye(len(probes), len(images), dtype=torch.bool)
     if labels is not None:
@@ -62,10 +62,11 @@ def mirror_test(split: Split, seed: int = 0) -> MirrorTest | None:
     return MirrorTest(share=share, stderr=stderr, examples=n, suits=None if yes == no else yes)
 
 
-def _small(images: Tensor) -> Tensor:
-    images = images.double()
-    height, width = (max(1, round(side * min(1.0, SIDE / max(images.shape[-2:])))) for side in images.shape[-2:])
-    return adaptive_avg_pool2d(images, (height, width))
+def _small(split: Split, rows: Tensor) -> Tensor:
+    """Return images shrunk to ``SIDE`` pixels, float64, read a few at a time."""
+    sides = split.shape[-2:]
+    height, width = (max(1, round(side * min(1.0, SIDE / max(sides)))) for side in sides)
+    return torch.cat([adaptive_avg_pool2d(split.take(part).double(), (height, width)) for part in rows.split(64)])
 
 
 def _nearest(images: Tensor, others: Tensor, allowed: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 
 from dfm.basics.errors import UserError
 from dfm.cli.composition.command_line import other_command
-from dfm.cli.composition.recipes import told
+from dfm.cli.composition.recipes import form_of, form_of_shape, told
 from dfm.cli.job import Job
 from dfm.cli.words.own_code import key_of
 from dfm.cli.words.printed_command import printed
@@ -26,7 +26,9 @@ def suited(job: Job, data: Dataset) -> dict[str, Any]:
     typed = [word for word in words if key_of(word).split(".")[0] == "dataset"]
     if mirrored is not None and mirrored.suits and not data.flip:
         typed = [*(word for word in typed if key_of(word) != "dataset.flip"), "dataset.flip=true"]
-    config, choices = other_command("train", words)
+    recipe = unknown_before(job, data)
+    typed += recipe
+    config, choices = other_command("train", [*words, *recipe])
     model, trainer = config["model"], config["trainer"]
     parameters, refused = network(config, job)
     return {
@@ -44,6 +46,13 @@ def suited(job: Job, data: Dataset) -> dict[str, Any]:
         "command": printed("train", *typed),
         "command_with_classes": printed("train", *typed, "conditional=true") if data.num_classes else None,
     }
+
+
+def unknown_before(job: Job, data: Dataset) -> list[str]:
+    """Return ``recipe=NAME`` for data whose shape is known only after they are read, else nothing."""
+    shape, before = data.split("train").shape, form_of(job.config["dataset"], job.trusted)
+    suited_to = form_of_shape(data.name, shape)
+    return [] if before is None or before == suited_to else [f"recipe={suited_to.recipe}"]
 
 
 def network(config: dict[str, Any], job: Job) -> tuple[int | None, str | None]:

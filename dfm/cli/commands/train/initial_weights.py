@@ -1,5 +1,7 @@
 """``init=RUN``: start a training run with the weights of another run, which can also be a teacher."""
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -19,20 +21,50 @@ from dfm.training.trainer import Trainer
 SAME = ("model", "prediction", "schedule", "prior", "latent")
 
 
-def load_initial_weights(trainer: Trainer, job: Job, spec: DatasetSpec) -> None:
-    """Load the averaged weights of the run ``init`` in place of fresh ones. Without ``init`` do nothing.
+def find_initial_weights(job: Job) -> Checkpoint | None:
+    """Return the checkpoint of the run ``init``; None without ``init``.
 
     Raises:
-        UserError: the objective needs a teacher and there is no ``init``, or the weights of that run have another form
-            or another meaning.
+        UserError: the objective needs a teacher and there is no ``init``, or no such run.
     """
-    ckpt, objective = job.settings.init, trainer.objective
-    if ckpt is None:
-        if objective.needs_teacher:
-            name = type(objective).__name__.lower()
-            raise UserError(f"objective={name} needs a teacher; allowed: init=RUN; try init=latest")
-        return
-    origin = find_checkpoint(ckpt, "init", job.trusted)
+    ckpt, objective = job.settings.init, job.parts.objective
+    if ckpt is not None:
+        return find_checkpoint(ckpt, "init", job.trusted)
+    if objective.needs_teacher:
+        name = type(objective).__name__.lower()
+        raise UserError(f"objective={name} needs a teacher; allowed: init=RUN; try init=latest")
+    return None
+
+
+def seen_as_before(spec: DatasetSpec, origin: DatasetSpec) -> DatasetSpec:
+    """Return the spec with the centre and the scaling with which these initial weights saw the same data.
+
+    A network sees data without their centre, each channel in a scale of its own; dfm 0.1 had neither. Data whose mean
+    is a deviation away, or whose deviation is another by a factor of 2, are others, and have their own.
+    """
+    (mean, std), (before, spread) = in_users_unit(spec), in_users_unit(origin)
+    if abs(mean - before) > std or not 0.5 < spread / std < 2:
+        return spec
+    if spec.scale == origin.scale:
+        return replace(spec, centre=origin.centre)
+    names = ("shift", "scale", "mean", "std", "centre")
+    return replace(spec, **{name: getattr(origin, name) for name in names})
+
+
+def in_users_unit(spec: DatasetSpec) -> tuple[float, float]:
+    """Return mean and deviation of all numbers in the unit of the user's file; of levels, in that of the model."""
+    if not spec.scale:
+        return spec.mean, spec.std
+    return statistics.fmean(spec.shift), math.sqrt(statistics.fmean(scale**2 for scale in spec.scale))
+
+
+def load_initial_weights(trainer: Trainer, job: Job, spec: DatasetSpec, origin: Checkpoint) -> None:
+    """Load the averaged weights of the run ``init`` in place of fresh ones.
+
+    Raises:
+        UserError: the weights of that run have another form or another meaning.
+    """
+    objective = trainer.objective
     with blame_checkpoint(origin):
         theirs = Parts(origin.config, job.trusted)
         check_origin(origin, theirs, job, spec)
