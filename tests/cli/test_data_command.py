@@ -182,3 +182,12 @@ def test_mistakes_are_one_line(command: Command, tmp_path: Path) -> None:
     write_image(tmp_path / "one" / "1.png")
     words = ("dataset=folder", f"dataset.path={tmp_path / 'one'}", "dataset.validation=0", "dataset.test=0")
     assert command("data", *words).run, "one grey picture is enough for a training, so it is enough here"
+
+
+def test_a_recipe_for_data_whose_shape_is_found_late(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training cannot know the shape before it reads the data, so the printed command names the recipe."""
+    monkeypatch.setattr(Digits, "shape_of", classmethod(lambda cls, arguments: None))
+    facts = json.loads((command("data", "dataset=digits", "duplicates=false").run / "data.json").read_text())
+    assert facts["command"] == "dfm train dataset=digits recipe=images_8"
+    assert facts["settings"]["recipe"] == "images_8"
+    assert facts["settings"]["model"] == "unet_digits"
