@@ -98,6 +98,10 @@ class ImageFolder(Dataset):
     def num_classes(self) -> int:  # type: ignore[override]
         return len(self._classes)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self._classes)
+
     @cached_property
     def _classes(self) -> list[str]:
         """The names of the folders that are classes; none if the images lie in ``path`` itself."""

@@ -145,6 +145,7 @@ OF_COMMANDS = {  # with a checkpoint of the digits
     "no classifier to guide": ["sample", "ckpt=latest", "guidance=classifier"],
     "guidance without dropout": ["sample", "ckpt=CONDITIONAL", "guidance=cfg", "label=3"],
     "label of no class": ["sample", "ckpt=latest", "label=3"],
+    "no class for a model that needs one": ["sample", "ckpt=CONDITIONAL", "label=none"],
     "no picture": ["sample", "ckpt=latest", "task=inpaint", "mask=RUN/metrics.jsonl"],
     "picture of another size": ["sample", "ckpt=latest", "task=inpaint", "mask=PICTURES/large.png"],
     "picture of one colour": ["sample", "ckpt=latest", "task=inpaint", "mask=PICTURES/white.png"],

@@ -18,6 +18,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     },
     "cli/commands/decode.py": {
         "one class per latent": "tests/cli/test_encode_decode_compare.py",
+        "which this model lacks": "tests/cli/test_class_names.py",
     },
     "cli/commands/nll/estimates.py": {
         "drawn at random": NOTICE,
@@ -47,6 +48,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "so that it takes": NOTICE,
     },
     "cli/from_checkpoint.py": {
+        "which leads towards a class": "tests/cli/test_class_names.py",
         "has its own sampler": NOTICE,
         ": this student is made for": NOTICE,
     },
@@ -105,6 +107,9 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     },
     "sampling/classifier_guidance.py": {
         "no class to guide towards": "a denoiser in Python: dfm sample draws classes",
+    },
+    "sampling/labels.py": {
+        "did you mean": "tests/cli/test_class_names.py",
     },
     "sampling/draw.py": {
         "own_sampler": "tests/cli/test_students.py",
@@ -177,10 +182,10 @@ TAKEN = {  # file: how many suggestions the rows take
     "runs/pictures/masks.py": 1,
     "sampling/adaptive_solver.py": 1,
     "sampling/classifier_guidance.py": 1,
-    "sampling/draw.py": 1,
     "sampling/grids.py": 1,
     "sampling/guidance.py": 2,
     "sampling/inverse_problems.py": 4,
+    "sampling/labels.py": 2,
     "sampling/samplers.py": 1,
     "training/few_steps/consistency.py": 2,
     "training/few_steps/progressive.py": 1,

@@ -15,7 +15,7 @@ from dfm.runs.pictures.windows import colours, shades
 MAPS, SLICES = 16, 8  # channels and slices that a cell shows, at most
 SQUARE, LIGHT, DARK = 4, 255, 204  # the checkerboard under opacity: pixels of a square, and its two greys
 FRAME = 3  # pixels of white around the panes of an example
-TEXT, LETTERS, INK = 15, 11, (30, 30, 30)  # pixels of a line of text and of its letters, and their colour
+TEXT, LETTERS, INK = 15, 9, (30, 30, 30)  # pixels of a line of text and of its letters, and their colour
 
 
 def cells(samples: Tensor, spec: DatasetSpec) -> np.ndarray:

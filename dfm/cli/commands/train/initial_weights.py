@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from dfm.basics.errors import UserError
 from dfm.cli import console
+from dfm.cli.from_checkpoint import warn_other_names
 from dfm.cli.job import Job
 from dfm.data.dataset import DatasetSpec
 from dfm.denoising.network_denoiser import NetworkDenoiser
@@ -108,6 +109,7 @@ def check_origin(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec)
             f"init={ckpt}: its network takes two times (t, s); allowed: an objective of two times; try "
             "objective=meanflow"
         )
+    warn_other_names(f"init={ckpt}", spec, origin.spec)
 
 
 def check_teacher(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec) -> None:
@@ -123,7 +125,7 @@ def check_teacher(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec
             f"init={ckpt}: a few-step model ({type(theirs.objective).__name__}) has no ODE to teach; allowed: a run of "
             "an objective with an ODE, such as objective=flow_matching, denoising or score"
         )
-    data, mine = (replace(s, name="", num_classes=0) for s in (origin.spec, spec))
+    data, mine = (replace(s, name="", num_classes=0, class_names=()) for s in (origin.spec, spec))
     if data != mine:
         raise UserError(f"init={ckpt}: a teacher of other data, {origin.spec}; allowed: {spec}")
     if config.get("label_dropout") and not origin.config.get("label_dropout"):
