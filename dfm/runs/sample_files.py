@@ -19,7 +19,8 @@ from dfm.data.dataset import DatasetSpec
 from dfm.data.numbers.stored_form import channels_last, from_array, stored_type, to_array
 from dfm.runs.old_names import current_config
 from dfm.runs.parts import ABSENT, DFM
-from dfm.runs.pictures.images import nhwc, picture, read_images, save_png
+from dfm.runs.pictures.drawing import picture
+from dfm.runs.pictures.images import nhwc, read_images, save_png
 from dfm.runs.pictures.named_rows import named_rows
 from dfm.runs.places import without_places
 

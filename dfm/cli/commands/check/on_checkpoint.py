@@ -50,6 +50,7 @@ def check_model(job: Job) -> None:
     checkpoint, denoiser = load_denoiser(own_path, wanted.ckpt)
     data = dataset_of(checkpoint, job.trusted)
     reference = held_out(data, wanted.n, wanted.seed)
+    console.notices(data.notices)
     warn_other_data(checkpoint, data, "test")
     rows = sampler_rows(job, denoiser, reference)
     floor = energy_distance(held_out(data, len(reference), wanted.seed, "train"), reference)
