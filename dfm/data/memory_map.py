@@ -4,11 +4,13 @@ import errno
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dfm.basics.files import lock
 
@@ -38,6 +40,13 @@ def memory_map(target: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray]
                     if old != target:
                         old.unlink(missing_ok=True)  # processes that still map it keep their copy
     return np.memmap(target, dtype=np.uint8, mode="r", shape=shape)
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """Return the numbers of an array as a tensor that shares its memory, or its file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns that the file is read-only: nothing writes to it
+        return torch.from_numpy(array)
 
 
 def _write(target: Path, shape: tuple[int, ...], size: int, fill: Callable[[np.ndarray], None]) -> None:
