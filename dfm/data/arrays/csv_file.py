@@ -71,7 +71,7 @@ class CsvFile(Table):
         """
         with broken(self.path), self.path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
             try:
-                rows = (row for row in csv.reader(file, delimiter=self._delimiter) if any(row))
+                rows = (row for row in csv.reader(file, delimiter=self._delimiter) if row)
                 if not header and self._named:
                     next(rows, None)
                 yield from rows
