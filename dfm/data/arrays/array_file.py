@@ -12,12 +12,12 @@ from dfm.basics.errors import UserError, unknown
 from dfm.basics.locations import PathText, located
 from dfm.basics.seeding import check_seed
 from dfm.data.arrays import layout as axes
-from dfm.data.arrays.classes import Names, number_classes
+from dfm.data.arrays.formats.number_types import for_torch
+from dfm.data.arrays.formats.open_source import ALLOWED, names_file, open_source, read_list
+from dfm.data.arrays.formats.source import Source
 from dfm.data.arrays.integer_range import found_range, levels_of
-from dfm.data.arrays.number_types import for_torch
-from dfm.data.arrays.open_source import ALLOWED, names_file, open_source, read_list
-from dfm.data.arrays.partition import Parts, by_list, by_share, shares_of_names, shares_of_rows
-from dfm.data.arrays.source import Source
+from dfm.data.arrays.rows.classes import Names, number_classes
+from dfm.data.arrays.rows.partition import Parts, by_list, by_share, shares_of_names, shares_of_rows
 from dfm.data.dataset import Dataset, Split
 from dfm.data.memory_map import as_tensor
 from dfm.data.numbers.units import WAYS

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dfm.basics.errors import UserError
-from dfm.data.arrays.source import BLOCK
+from dfm.data.arrays.formats.source import BLOCK
 
 MOST = 65_536
 AT_LEAST = 2

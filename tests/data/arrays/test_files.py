@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dfm.basics.errors import UserError
-from dfm.data.arrays import source as source_module
+from dfm.data.arrays.formats import source as source_module
+from dfm.data.arrays.formats.open_source import open_source
 from dfm.data.arrays.natural_order import natural
-from dfm.data.arrays.open_source import open_source
 
 RANDOM = np.random.default_rng(5)
 TYPES = ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", "?"]

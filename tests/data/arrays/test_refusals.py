@@ -130,7 +130,7 @@ def test_what_is_suggested_works(keys: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_cache_that_cannot_be_written_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dfm.data.arrays import source
+    from dfm.data.arrays.formats import source
 
     monkeypatch.setattr(source, "SMALL", 0)
     Path("cache").write_text("a file")

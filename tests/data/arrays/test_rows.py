@@ -7,7 +7,7 @@ import pytest
 
 from dfm.basics.errors import UserError
 from dfm.data import ArrayFile
-from dfm.data.arrays.partition import shares_of_rows
+from dfm.data.arrays.rows.partition import shares_of_rows
 from dfm.data.dataset import SPLITS
 
 RANDOM = np.random.default_rng(7)

@@ -7,8 +7,8 @@ import pytest
 
 from dfm.basics.errors import UserError
 from dfm.data import ArrayFile
-from dfm.data.arrays import csv_file
-from dfm.data.arrays.open_source import open_source
+from dfm.data.arrays.formats import csv_file
+from dfm.data.arrays.formats.open_source import open_source
 
 RANDOM = np.random.default_rng(6)
 

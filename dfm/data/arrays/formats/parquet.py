@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from dfm.basics.errors import UserError
-from dfm.data.arrays.npy import broken
-from dfm.data.arrays.table import Table
+from dfm.data.arrays.formats.npy import broken
+from dfm.data.arrays.formats.table import Table
 
 ROWS = 50_000  # that are converted together
 NUMBERS = ("is_integer", "is_floating", "is_boolean", "is_decimal")

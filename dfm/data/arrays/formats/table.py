@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from dfm.basics.errors import UserError, unknown
-from dfm.data.arrays.source import Source
+from dfm.data.arrays.formats.source import Source
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+")  # names that need no quotes on a command line
 SHOWN = 12  # columns that a suggestion lists

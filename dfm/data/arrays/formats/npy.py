@@ -16,8 +16,8 @@ from typing import IO
 import numpy as np
 
 from dfm.basics.errors import UserError
-from dfm.data.arrays.number_types import check_type
-from dfm.data.arrays.source import Source, copy
+from dfm.data.arrays.formats.number_types import check_type
+from dfm.data.arrays.formats.source import Source, copy
 
 READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 PIECE = 2**22  # bytes that are unpacked together

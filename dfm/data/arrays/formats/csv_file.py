@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from dfm.basics.errors import UserError
-from dfm.data.arrays.npy import broken
-from dfm.data.arrays.table import MISSING, Table
+from dfm.data.arrays.formats.npy import broken
+from dfm.data.arrays.formats.table import MISSING, Table
 
 DELIMITERS = ",;\t|"
 ROWS = 50_000  # that are converted together

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from dfm.basics.errors import UserError, unknown
+from dfm.data.arrays.formats.npy import NpyFile
+from dfm.data.arrays.formats.source import Source
 from dfm.data.arrays.natural_order import natural
-from dfm.data.arrays.npy import NpyFile
-from dfm.data.arrays.source import Source
 
 EXAMPLES, PIECES, AUTO = "examples", "pieces", "auto"
 FILES = (AUTO, EXAMPLES, PIECES)

@@ -7,11 +7,11 @@ import numpy as np
 
 from dfm.basics.errors import UserError
 from dfm.basics.locations import located
-from dfm.data.arrays.csv_file import CsvFile
-from dfm.data.arrays.folder import NpyFolder
-from dfm.data.arrays.npy import NpyFile, NpzMember, broken
-from dfm.data.arrays.parquet import ParquetFile
-from dfm.data.arrays.source import Source
+from dfm.data.arrays.formats.csv_file import CsvFile
+from dfm.data.arrays.formats.folder import NpyFolder
+from dfm.data.arrays.formats.npy import NpyFile, NpzMember, broken
+from dfm.data.arrays.formats.parquet import ParquetFile
+from dfm.data.arrays.formats.source import Source
 
 TABLES = {".csv": CsvFile, ".tsv": CsvFile, ".parquet": ParquetFile}
 ALLOWED = "a file .npy, .npz, .csv, .tsv or .parquet, or a folder of .npy files"
