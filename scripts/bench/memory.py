@@ -30,8 +30,8 @@ import numpy as np
 GIBIBYTE = 2**30
 SHAPE = (3, 64, 64)
 SETTINGS = (
-    "dataset=array", "model=mlp", "model.width=32", "trainer.batch_size=64", "samples.n=4", "sampler.steps=2", "nll.n=0",
-    "trainer.num_workers=1", "logger=none", "trainer.sample_every=0", "trainer.validate_every=0",
+    "dataset=array", "model=mlp", "model.width=32", "trainer.batch_size=64", "samples.n=4", "sampler.steps=2",
+    "nll.n=0", "trainer.num_workers=1", "logger=none", "trainer.sample_every=0", "trainer.validate_every=0",
 )  # fmt: skip
 
 
@@ -90,9 +90,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
     if process.returncode:
         sys.exit(f"dfm train: exit {process.returncode}")
-    print(
-        f"data {size / GIBIBYTE:.1f} GiB, limit {wanted.limit:g} GiB, private memory at most {highest / GIBIBYTE:.2f} GiB"
-    )
+    print(f"data {size / GIBIBYTE:.1f} GiB, limit {wanted.limit:g} GiB, needed {highest / GIBIBYTE:.2f} GiB at most")
     print(f"data/limit {size / limit:.1f}, data/private {size / highest:.1f}, {seconds:.0f} seconds")
     peak = peak_of_group()
     if peak is not None:
