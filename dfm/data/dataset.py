@@ -157,7 +157,7 @@ class Dataset(ABC):
         what = f"dataset {self.name}, split {name}"
         if split.is_real != (self.levels is None):
             raise UserError(f"{what}: {split.values.dtype} and levels={self.levels}; allowed: integers with levels")
-        self._statistics[name] = statistics(split, what, self.levels)
+        self._statistics[name] = statistics(split.in_file_order(), what, self.levels)
         if split.labels is not None and not 0 <= split.labels.min() <= split.labels.max() < self.num_classes:
             raise UserError(
                 f"{what}: labels {split.labels.min()} to {split.labels.max()}; allowed: 0 to {self.num_classes - 1}"

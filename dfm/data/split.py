@@ -94,6 +94,10 @@ class Split:
             return replace(self, values=self.values[which], labels=self.labels_of(which))
         return replace(self, labels=self.labels_of(which), rows=rows[_index(which)])
 
+    def in_file_order(self) -> "Split":
+        """Return the same examples in the order of the file, without labels: a pass over them reads it once."""
+        return self if self.rows is None else replace(self, labels=None, rows=np.sort(self.rows))
+
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """Yield (number of the first example, examples) of ``BLOCK`` numbers at a time, for arrays of any size."""
         size = max(1, BLOCK // max(1, int(np.prod(self.shape))))

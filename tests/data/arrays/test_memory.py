@@ -6,6 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from dfm.data import ArrayFile
+from dfm.data.memory_map import expect_random_access
+from dfm.data.split import Split
 
 MEBIBYTE = 2**20
 PROGRAM = """
@@ -57,3 +62,23 @@ def test_data_ten_times_the_memory(what: str, tmp_path: Path) -> None:
         assert "MemoryError" in done.stderr or "allocate" in done.stderr
     else:
         assert done.stdout.split() == ["256", "41000"], done.stderr
+
+
+def test_a_pass_over_a_split_goes_through_the_file_once() -> None:
+    """The rows of the test split are mixed; their moments are taken in the order of the file."""
+    values = torch.arange(20.0).reshape(10, 2)
+    split = Split(values=values, labels=torch.arange(3), rows=np.array([7, 1, 4]))
+    assert split.in_file_order().all()[:, 0].tolist() == [2, 8, 14]
+    assert split.all()[:, 0].tolist() == [14, 2, 8], "itself it stays"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_only_the_pages_of_a_mapped_file_are_advised(tmp_path: Path) -> None:
+    """/proc/self/smaps says ``rr`` of a mapping that expects random reads, once the data are loaded."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((500, 3)))
+    data = ArrayFile(path=str(tmp_path / "x.npy"))
+    _ = data.spec
+    smaps = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    (mapping,) = [k for k, text in enumerate(smaps) if str(tmp_path / "x.npy") in text]
+    assert " rr" in smaps[mapping + 1].splitlines()[0]
+    expect_random_access(np.zeros(3))
