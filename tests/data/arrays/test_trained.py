@@ -44,17 +44,17 @@ def test_a_column_in_another_unit_moves_nats_by_the_logarithm(command: Command) 
 
 def test_whole_numbers_of_sixteen_bits_come_back(command: Command) -> None:
     """Also a file with smaller numbers is scored with the levels of the training."""
-    array = RANDOM.integers(-500, 3000, (60, 8, 8, 1)).astype(np.int16)
-    array.flat[:2] = -500, 3000
+    array = RANDOM.integers(500, 4000, (60, 8, 8, 1)).astype(np.uint16)
+    array.flat[:2] = 500, 4000
     np.save("scans.npy", array)
-    words = ("train", "dataset=array", *TINY, "dataset.path=scans.npy", "nll.n=0", "logger=none")
+    words = ("train", "dataset=array", *TINY, "dataset.path=scans.npy", "dataset.lowest=500", "nll.n=0", "logger=none")
     run = command(*words).run
     drawn = samples(command("sample", f"ckpt={run}", "n=4", "sampler.steps=2"))
-    assert (drawn.dtype, drawn.shape) == (np.int16, (4, 8, 8, 1))
-    assert -500 <= drawn.min() < drawn.max() <= 3000
+    assert (drawn.dtype, drawn.shape) == (np.uint16, (4, 8, 8, 1))
+    assert 500 <= drawn.min() < drawn.max() <= 4000
     bits = json.loads((command("nll", f"ckpt={run}", *SCORE).run / "nll.json").read_text())
     assert bits["levels"] == 3501
-    np.save("others.npy", array.clip(0, 1000))
+    np.save("others.npy", array.clip(600, 1000))
     told = command("nll", f"ckpt={run}", *SCORE, "dataset.path=others.npy")
     assert "not the test data of the run that trained this model" in told.err
     assert json.loads((told.run / "nll.json").read_text())["levels"] == 3501
