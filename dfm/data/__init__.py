@@ -3,13 +3,13 @@
 from dfm.data.arrays.array_file import ArrayFile
 from dfm.data.dataset import Dataset
 from dfm.data.gaussian_mixture import GaussianMixture
-from dfm.data.image_folder import ImageFolder
 from dfm.data.numbers.dequantization import (
     Dequantization,
     ImportanceDequantization,
     TruncatedNormalDequantization,
     UniformDequantization,
 )
+from dfm.data.pictures import ImageFolder
 from dfm.data.published.digits import Digits
 from dfm.data.published.mnist_cifar import CIFAR10, MNIST, FashionMNIST
 from dfm.data.spec import DatasetSpec

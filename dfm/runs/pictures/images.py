@@ -14,6 +14,7 @@ from torchvision.utils import make_grid
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically
 from dfm.data.dataset import DatasetSpec
+from dfm.data.pictures.decoder import Decoder
 
 SMALLEST_CELL = 48  # pixels
 GAP, GROUND = 2, 128
@@ -65,25 +66,29 @@ def nhwc(images: Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def read_images(folder: Path, channels: int) -> np.ndarray:
-    """Read the ``*.png`` of a folder in the order of their names, uint8 (n, H, W, channels).
+def read_images(folder: Path, channels: int, levels: int = 256) -> np.ndarray:
+    """Read the ``*.png`` of a folder in the order of their names, (n, H, W, channels), as ``dataset=folder`` does.
+
+    Opacity is composited on white unless it is a channel, and a picture is turned as its EXIF entry says.
 
     Args:
         channels: 1 for grey, 3 for RGB, 4 for RGB with opacity.
+        levels: 256 for uint8, 65,536 for uint16.
 
     Raises:
         UserError: a file cannot be read, or has another size than the first.
     """
+    decoder = Decoder(height_width=None, channels=channels, levels=levels)
     images: list[np.ndarray] = []
     for path in sorted(folder.glob("*.png")):
         try:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
-        except (OSError, Image.DecompressionBombError) as error:
+            with path.open("rb") as file, decoder.limited():
+                pixels = decoder.decode(file, path.name).values.transpose(1, 2, 0)
+        except Exception as error:  # Pillow's plug-ins raise nearly any exception on a broken file
             raise UserError(f"{path}: cannot be read as a picture ({error}); allowed: a PNG") from None
         if images and pixels.shape[:2] != images[0].shape[:2]:
             raise UserError(f"{path}: {pixels.shape[:2]} pixels; allowed: {images[0].shape[:2]}, as in the first file")
-        images.append(pixels.reshape(*pixels.shape[:2], channels))
+        images.append(pixels)
     return np.stack(images)
 
 

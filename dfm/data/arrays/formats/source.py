@@ -78,15 +78,12 @@ class Source(ABC):
             self.decode(out)
             return out
         try:
-            flat = memory_map(
-                self._cache_file(cache), (size,), lambda m: self.decode(m.view(self.dtype).reshape(shape))
-            )
+            return memory_map(self._cache_file(cache), shape, self.decode, self.dtype)
         except OSError as problem:
             raise UserError(
                 f"dataset array: {self.path} needs a file of {size / 2**30:.1f} GiB in {cache} "
                 f"({problem.strerror or problem}); try dataset.cache=DIR on a larger disk"
             ) from None
-        return flat.view(self.dtype).reshape(shape)
 
     def _cache_file(self, cache: Path) -> Path:
         """Return the cache file; its name changes with the files, their dates and sizes, and what is read of them."""
