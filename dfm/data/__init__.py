@@ -2,6 +2,10 @@
 
 from dfm.data.arrays.array_file import ArrayFile
 from dfm.data.dataset import Dataset
+from dfm.data.fields.field_mixture import FieldMixture
+from dfm.data.fields.gaussian_fields import GaussianFields, Signals, Volumes
+from dfm.data.fields.law import Law
+from dfm.data.fields.table import Table
 from dfm.data.gaussian_mixture import GaussianMixture
 from dfm.data.numbers.dequantization import (
     Dequantization,
@@ -27,14 +31,20 @@ __all__ = [
     "Digits",
     "EightGaussians",
     "FashionMNIST",
+    "FieldMixture",
+    "GaussianFields",
     "GaussianMixture",
     "ImageFolder",
     "ImportanceDequantization",
+    "Law",
     "Mixture",
     "Moons",
     "Points",
+    "Signals",
     "Split",
     "SwissRoll",
+    "Table",
     "TruncatedNormalDequantization",
     "UniformDequantization",
+    "Volumes",
 ]

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from dfm.basics.errors import UserError, unknown
+from dfm.data.fields.law import Law
 from dfm.data.numbers.statistics import Statistics, statistics
 from dfm.data.numbers.units import constants, moments_seen
 from dfm.data.spec import FAR, DatasetSpec
@@ -95,6 +96,11 @@ class Dataset(ABC):
     @cached_property
     def _fingerprints(self) -> dict[str, Fingerprint]:
         return {}
+
+    @property
+    def law(self) -> Law | None:
+        """The exact law of the examples, in the unit of the data; None: it is unknown. A ``mixture`` is such a law."""
+        return getattr(self, "mixture", None)
 
     @property
     def notices(self) -> tuple[str, ...]:
