@@ -85,6 +85,12 @@ def say(message: str) -> None:
     log.info(message)
 
 
+def notices(lines: Iterable[str]) -> None:
+    """Print what a user should know of the data that were just read."""
+    for line in lines:
+        say(line)
+
+
 def warn(message: str) -> None:
     """Print a warning on stderr, and keep it in the run's log."""
     log.warning(message)
@@ -141,5 +147,5 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for name in columns:
         view.add_column(name, overflow="fold", no_wrap=name != columns[-1])
     for row in rows:
-        view.add_row(*row)
+        view.add_row(*map(Text, row))  # a name in brackets is no markup
     _out.print(view)

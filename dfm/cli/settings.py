@@ -4,8 +4,12 @@ This module imports no torch, so ``dfm --help`` and completion never wait for it
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from dfm.basics.locations import PathText
+
+CLASSES = "names or numbers of classes"
+LabelText = Annotated[int | str | tuple[int | str, ...] | None, CLASSES]
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class SampleSettings:
     n: int
     seed: int
     batch_size: int | None
-    label: int | str | None
+    label: LabelText
     index: int | None
     split: str
     mask: PathText | None
@@ -76,7 +80,7 @@ class DecodeSettings:
     ckpt: PathText | None
     latents: PathText | None
     interpolate: int
-    label: int | None
+    label: LabelText
     batch_size: int
     device: str
 
@@ -116,7 +120,7 @@ class EvalSettings:
     split: str
     seed: int
     batch_size: int | None
-    label: int | str | None
+    label: LabelText
     device: str
     precision: str
 
@@ -135,6 +139,14 @@ class NllSettings:
     per_class: bool
     device: str
     max_minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The keys of ``dfm data``."""
+
+    n: int | None
+    duplicates: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,13 +171,27 @@ class Command:
 
 
 COMMANDS = {
+    "data": Command(
+        summary="what is in a data set, what the network sees, and what suits it",
+        example="dfm data dataset=folder dataset.path=DIR",
+        module="data.command",
+        settings=DataSettings,
+        results=("data.json", "data.png"),
+    ),
     "train": Command(
         summary="train a model",
         example="dfm train experiment=digits_flow",
         module="train.command",
         settings=TrainSettings,
         results=(
-            *("checkpoints/*.pt*", "weights.safetensors", "metrics.jsonl", "samples/*.png", "pairs/*.safetensors"),
+            *(
+                "data.png",
+                "checkpoints/*.pt*",
+                "weights.safetensors",
+                "metrics.jsonl",
+                "samples/*.png",
+                "pairs/*.safetensors",
+            ),
             *("nll.*", "levels*.*", "estimators.csv", "classifier.*"),
         ),
         shared=True,

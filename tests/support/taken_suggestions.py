@@ -18,6 +18,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     },
     "cli/commands/decode.py": {
         "one class per latent": "tests/cli/test_encode_decode_compare.py",
+        "which this model lacks": "tests/cli/test_class_names.py",
     },
     "cli/commands/nll/estimates.py": {
         "drawn at random": NOTICE,
@@ -27,6 +28,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "not converged": NOTICE,
     },
     "cli/commands/train/command.py": {
+        "to begin again at": "tests/training/test_step_failures.py",
         "there is no checkpoint yet": NOTICE,
         "which share each batch": PROCESSES,
     },
@@ -46,6 +48,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "so that it takes": NOTICE,
     },
     "cli/from_checkpoint.py": {
+        "which leads towards a class": "tests/cli/test_class_names.py",
         "has its own sampler": NOTICE,
         ": this student is made for": NOTICE,
     },
@@ -58,8 +61,23 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     "cli/surroundings/streams.py": {
         "a part of the output is lost": STATE,
     },
-    "data/image_folder.py": {
+    "data/pictures/decoder.py": {
+        "try dataset.max_pixels": "tests/data/pictures/test_kinds_of_files.py",
+    },
+    "data/pictures/image_folder.py": {
+        "no training example among": "tests/data/pictures/test_image_folder.py",
+    },
+    "data/pictures/layout.py": {
+        "which are splits, and beside them": "tests/data/pictures/test_layouts.py",
+        "try dataset.labels=false": "tests/data/pictures/test_layouts.py",
+    },
+    "data/pictures/pixels.py": {
+        "try dataset.levels=256": "tests/data/pictures/test_sixteen_bits.py",
+        "which need OpenCV": STATE,
+    },
+    "data/pictures/stock.py": {
         "fit neither": STATE,
+        "try dataset.broken=skip": "tests/data/pictures/test_found.py",
     },
     "denoising/network_denoiser.py": {
         "the network on": DEVICES,
@@ -98,17 +116,18 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "cannot start": STATE,
     },
     "sampling/adaptive_solver.py": {
-        "too small at": "the solver does not know whose tolerances these are",
+        "too small at": "tests/sampling/test_adaptive_solver.py",
+        "with finite outputs": "a call in Python",
     },
     "sampling/classifier_guidance.py": {
         "no class to guide towards": "a denoiser in Python: dfm sample draws classes",
     },
+    "sampling/labels.py": {
+        "did you mean": "tests/cli/test_class_names.py",
+    },
     "sampling/draw.py": {
         "own_sampler": "tests/cli/test_students.py",
         "the network is on": DEVICES,
-    },
-    "training/batches.py": {
-        "the training split has no examples": "a data set of one's own: Dataset refuses it before",
     },
     "training/few_steps/meanflow.py": {
         "network of two times": "tests/training/few_steps/test_meanflow.py",
@@ -117,7 +136,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "which share them": PROCESSES,
     },
     "training/step_failures.py": {
-        "steps in a row were not taken": "tests/training/test_step_failures.py",
+        "a smaller trainer.lr": "tests/training/test_step_failures.py",
         "has no effect on the loss": PROCESSES,
         "torch.compile failed": STATE,
         "out of memory": STATE,
@@ -143,7 +162,7 @@ TAKEN = {  # file: how many suggestions the rows take
     "cli/from_checkpoint.py": 1,
     "cli/jobs/multirun.py": 1,
     "cli/words/flags.py": 5,
-    "cli/words/hydra_errors.py": 14,
+    "cli/words/hydra_errors.py": 15,
     "cli/words/known_keys.py": 4,
     "cli/words/own_code.py": 1,
     "data/numbers/stored_form.py": 1,
@@ -159,9 +178,10 @@ TAKEN = {  # file: how many suggestions the rows take
     "likelihood/estimator.py": 1,
     "likelihood/path_divergence.py": 1,
     "models/blocks.py": 4,
-    "models/classifiers.py": 1,
+    "models/dimensions.py": 1,
     "models/embeddings.py": 3,
-    "models/unet.py": 8,
+    "models/padding.py": 3,
+    "models/unet.py": 5,
     "paths/formulas.py": 1,
     "paths/interpolant_latents.py": 1,
     "paths/potentials.py": 1,
@@ -176,12 +196,12 @@ TAKEN = {  # file: how many suggestions the rows take
     "runs/pictures/masks.py": 1,
     "sampling/adaptive_solver.py": 1,
     "sampling/classifier_guidance.py": 1,
-    "sampling/draw.py": 1,
     "sampling/grids.py": 1,
     "sampling/guidance.py": 2,
     "sampling/inverse_problems.py": 4,
+    "sampling/labels.py": 2,
     "sampling/samplers.py": 1,
-    "training/few_steps/consistency.py": 1,
+    "training/few_steps/consistency.py": 2,
     "training/few_steps/progressive.py": 1,
     "training/few_steps/reflow_pairs.py": 1,
     "training/objectives/base.py": 1,

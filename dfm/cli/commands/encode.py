@@ -20,7 +20,8 @@ from dfm.likelihood.estimator import ends
 from dfm.likelihood.examples import examples
 from dfm.paths.priors import Prior
 from dfm.runs.parts import Parts
-from dfm.runs.pictures.images import save_png, side_by_side
+from dfm.runs.pictures.drawing import side_by_side
+from dfm.runs.pictures.images import save_png
 from dfm.runs.sample_files import prior_of, save_npz
 from dfm.sampling.draw import check_count
 from dfm.sampling.ode_flow import decode_batch, encode_batch, in_batches
@@ -60,7 +61,11 @@ def run(job: Job) -> None:
         "indices": torch.tensor(list(indices)).numpy(),
         "prior": np.array(prior_of(checkpoint.config)),
     }
-    save_npz(job.directory / "latents.npz", arrays if labels is None else {**arrays, "labels": labels.numpy()})
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+        if spec.class_names:
+            arrays["class_names"] = np.array(spec.class_names)
+    save_npz(job.directory / "latents.npz", arrays)
     save_png(side_by_side([stored(part, spec) for part in (data, back)], spec), job.directory / "grid.png")
     write_json(job.directory / "encode.json", facts)
     console.result(

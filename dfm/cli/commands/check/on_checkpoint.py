@@ -26,7 +26,8 @@ from dfm.likelihood.examples import examples
 from dfm.likelihood.path_divergence import path_divergence
 from dfm.runs.pictures.charts import curves
 from dfm.runs.pictures.images import save_png
-from dfm.sampling.draw import check_labels, draw_samples
+from dfm.sampling.draw import draw_samples
+from dfm.sampling.labels import in_turn
 from dfm.sampling.samplers import Sampler
 
 DEFAULT_SAMPLERS = ("euler", "heun", "ddim", "dpmpp_2m", "unipc", "euler_maruyama", "ancestral", "dopri5")
@@ -49,6 +50,7 @@ def check_model(job: Job) -> None:
     checkpoint, denoiser = load_denoiser(own_path, wanted.ckpt)
     data = dataset_of(checkpoint, job.trusted)
     reference = held_out(data, wanted.n, wanted.seed)
+    console.notices(data.notices)
     warn_other_data(checkpoint, data, "test")
     rows = sampler_rows(job, denoiser, reference)
     floor = energy_distance(held_out(data, len(reference), wanted.seed, "train"), reference)
@@ -103,7 +105,7 @@ def held_out(data: Dataset, n: int, seed: int, split: str = "test") -> Tensor:
 
 def ode_ends(denoiser: NetworkDenoiser, seed: int, device: torch.device) -> Tensor:
     """Return the denoised ends of the ODE from the first latents, by Dormand-Prince with tolerance 1e-5."""
-    labels = check_labels(denoiser.spec, None, range(REFERENCE_SAMPLES))
+    labels = in_turn(denoiser.spec, range(REFERENCE_SAMPLES))
     conditional = denoiser.with_labels(None if labels is None else labels.to(device))
     x = starting_points(conditional, REFERENCE_SAMPLES, seed, device, double=False)
     with torch.no_grad():
@@ -130,7 +132,7 @@ def measure(
         range(n),
         seed=wanted.seed,
         batch_size=wanted.batch_size,
-        labels=check_labels(denoiser.spec, None, range(n)),
+        labels=in_turn(denoiser.spec, range(n)),
         device=device,
         convert=lambda x: x,
     )
@@ -151,10 +153,10 @@ def measure(
 
 def exact_divergence(job: Job, denoiser: NetworkDenoiser, data: Dataset) -> dict[str, Any] | None:
     """Return the path divergence from the exact law and a test of samples; None if there is no such law."""
-    has_law = getattr(data, "mixture", None) is not None and denoiser.spec.num_classes == 0
+    has_law = data.law is not None and denoiser.spec.num_classes == 0
     if not (has_law and denoiser.is_linear_path and denoiser.prior.gaussian and denoiser.independent):
         return None
-    exact, wanted = exact_denoiser(data, denoiser.schedule), job.settings
+    exact, wanted = exact_denoiser(data, denoiser.schedule, denoiser.spec), job.settings
     x = held_out(data, wanted.n, wanted.seed).to(torch.float32)
     divergence = path_divergence(exact, denoiser, x, seed=wanted.seed)
     sampler = job.variant("sampler=euler_maruyama").sampler.with_steps(256)
