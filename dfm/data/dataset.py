@@ -2,12 +2,15 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
+
 from dfm.basics.errors import UserError, unknown
 from dfm.data.fields.law import Law
+from dfm.data.memory_map import expect_random_access
 from dfm.data.numbers.statistics import Statistics, statistics
 from dfm.data.numbers.units import constants, moments_seen
 from dfm.data.spec import FAR, DatasetSpec
@@ -163,7 +166,14 @@ class Dataset(ABC):
             raise UserError(f"dataset {self.name}: no training examples; allowed: at least 1")
         for name, split in splits.items():
             self._check(name, split)
+        for array in self._mapped:  # from here on batches are read; before, a pass in the order of the file
+            expect_random_access(array)
         return splits
+
+    @property
+    def _mapped(self) -> Sequence[np.ndarray]:
+        """The arrays of the splits that may be mapped from files."""
+        return ()
 
     def _check(self, name: str, split: Split) -> None:
         if len(split) == 0:

@@ -45,7 +45,12 @@ SMALL = (
     "trainer.log_every=1", "samples.n=4", "sampler.steps=2", "nll.n=0", "logger=none", "likelihood.steps=2",
 )  # fmt: skip
 KINDS = [((1, 21), None, "signals"), ((1, 5, 3, 4), None, "volumes")]
-MORE = [((2, 5), 16, "signals"), ((3, 11, 7), 32, "images_8"), ((1, 33, 47), None, "images_64")]
+MORE = [
+    ((2, 5), 16, "signals"),
+    ((1, 5, 3, 4), 16, "volumes"),
+    ((3, 11, 7), 32, "images_8"),
+    ((1, 33, 47), None, "images_64"),
+]
 
 
 @pytest.mark.parametrize(

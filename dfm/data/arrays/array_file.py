@@ -19,7 +19,7 @@ from dfm.data.arrays.integer_range import found_range, levels_of
 from dfm.data.arrays.rows.classes import Names, number_classes
 from dfm.data.arrays.rows.partition import Parts, by_list, by_share, shares_of_names, shares_of_rows
 from dfm.data.dataset import Dataset, Split
-from dfm.data.memory_map import as_tensor, expect_random_access
+from dfm.data.memory_map import as_tensor
 from dfm.data.numbers.units import WAYS
 from dfm.data.spec import DatasetSpec
 
@@ -228,12 +228,9 @@ class ArrayFile(Dataset):
                 raise UserError(f"dataset array: {self._sources[name].path} has no examples; allowed: at least one")
         return arrays
 
-    @cached_property
-    def _splits(self) -> Mapping[str, Split]:
-        splits = super()._splits  # one pass over each file finds its range, another its moments
-        for array in self._arrays.values():
-            expect_random_access(array)
-        return splits
+    @property
+    def _mapped(self) -> Sequence[np.ndarray]:
+        return tuple(self._arrays.values())
 
     def _load(self) -> Mapping[str, Split]:
         arrays, lowest = self._arrays, 0

@@ -1,6 +1,5 @@
 """A folder or a zip of your own pictures, with sub-folders as classes, decoded once and kept as numbers."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ import torch
 from dfm.basics.errors import UserError
 from dfm.basics.locations import PathText, located
 from dfm.data.dataset import SPLITS, Dataset, Split
+from dfm.data.memory_map import as_tensor
 from dfm.data.pictures.decoder import CROPS, MODES, Colour, Decoder, colour_of
 from dfm.data.pictures.folder_source import FolderSource
 from dfm.data.pictures.layout import SPLIT_FOLDERS, Layout
@@ -180,10 +180,12 @@ class ImageFolder(Dataset):
             order=(self.splits, self.validation, self.test),
         )
 
+    @property
+    def _mapped(self) -> Sequence[np.ndarray]:
+        return (self._stock.values,)
+
     def _load(self) -> Mapping[str, Split]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns that the file is read-only: nothing writes to it
-            values = torch.from_numpy(self._stock.values)
+        values = as_tensor(self._stock.values)
         pictures, broken = self._layout.pictures, {row for row, _, _ in self._stock.facts.broken}
         whole = np.array([row not in broken for row in range(len(pictures))])
         splits = {}
