@@ -2,6 +2,7 @@
 
 from dfm.data.dataset import Dataset
 from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.data.hubs import HuggingFace, WebDataset
 from dfm.data.image_folder import ImageFolder
 from dfm.data.numbers.dequantization import (
     Dequantization,
@@ -26,6 +27,7 @@ __all__ = [
     "EightGaussians",
     "FashionMNIST",
     "GaussianMixture",
+    "HuggingFace",
     "ImageFolder",
     "ImportanceDequantization",
     "Mixture",
@@ -35,4 +37,5 @@ __all__ = [
     "SwissRoll",
     "TruncatedNormalDequantization",
     "UniformDequantization",
+    "WebDataset",
 ]

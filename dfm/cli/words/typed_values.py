@@ -18,7 +18,7 @@ from dfm.cli.settings import COMMANDS
 
 # The last words of the keys of parts that name paths. The types of the parts say the same (PathText); they are not read
 # here, because the parts import torch.
-OF_PARTS = ("path", "root", "cache", "ckpt", "mask")
+OF_PARTS = ("path", "validation_path", "test_path", "root", "cache", "ckpt", "mask")
 OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 OF_COMMANDS = ("from",)  # no name of a field in Python
 STRUCTURES = "[{'\""  # what begins with one of these is meant for Hydra
