@@ -90,8 +90,15 @@ def _allow_tf32(allowed: bool) -> None:
 
 
 def laid_out(network: nn.Module, channels_last: bool) -> nn.Module:
-    """Return the network; with ``channels_last``, the weights of its convolutions have that memory layout."""
-    return network.to(memory_format=torch.channels_last) if channels_last else network
+    """Return the network; with ``channels_last``, the weights of 2-D and 3-D convolutions have that memory layout.
+
+    In one dimension torch has no such layout.
+    """
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d} if channels_last else {}
+    for part in (*network.parameters(), *network.buffers()):
+        if part.ndim in layouts:
+            part.data = part.data.to(memory_format=layouts[part.ndim])
+    return network
 
 
 def recompute(network: nn.Module) -> None:

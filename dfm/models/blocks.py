@@ -1,7 +1,7 @@
 """The parts of a U-Net: residual blocks with time, self-attention, and changes of resolution.
 
-Dhariwal and Nichol 2021 (arXiv:2105.05233), section 3 and appendix A. All parts map a tensor (B, C, H, W) to another of
-this kind and keep its memory format, channels_last included.
+Dhariwal and Nichol 2021 (arXiv:2105.05233), section 3 and appendix A. All parts map a tensor (B, C, *S) to another of
+this kind, with one, two or three sides S, and keep its memory format, channels_last included.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from dfm.basics.errors import UserError
+from dfm.models.dimensions import KINDS, Convolution, at_every_place, kind_of
 from dfm.models.fused_norm import norm_silu
 
 Resize = Literal["down", "up"]
@@ -28,6 +29,7 @@ class BlockOptions:
 
     Args:
         divisor: number by which each sum of a block is divided.
+        dimensions: number of sides of the data: 1, 2 or 3.
 
     Raises:
         UserError: both num_heads and head_channels are set, or dropout is no probability below 1.
@@ -43,6 +45,7 @@ class BlockOptions:
     head_channels: int | None
     zero_init: bool
     divisor: float = 1.0
+    dimensions: int = 2
 
     def __post_init__(self) -> None:
         if self.num_heads is not None and self.head_channels is not None:
@@ -52,6 +55,13 @@ class BlockOptions:
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout={self.dropout:g}; allowed: from 0 to below 1; try model.dropout=0.1")
+
+    def convolution(
+        self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, padding: int | None = None
+    ) -> Convolution:
+        """Return torch's convolution with ``kernel`` places along each side; sides stay as they are by default."""
+        padding = kernel // 2 if padding is None else padding
+        return KINDS[self.dimensions].convolution(inputs, outputs, kernel, stride=stride, padding=padding)
 
     def heads(self, channels: int) -> int:
         """Return the number of attention heads for ``channels`` channels.
@@ -78,9 +88,9 @@ class ResidualBlock(nn.Module):
         y = x + conv_2(dropout(silu(n))),    n = norm_2(h + W e)                             time is added, or
                                              n = norm_2(h) (1 + s) + b,  (s, b) = W e        with scale_shift
 
-    with e the silu of the embedding, (B, time_channels). With ``resize``, the height and width of both x and
-    silu(norm_1(x)) are halved (mean of 2 by 2) or doubled (nearest) before the convolutions. If the number of channels
-    changes, x goes through a 1x1 convolution. Sums are divided by ``options.divisor``.
+    with e the silu of the embedding, (B, time_channels). With ``resize``, the sides of both x and silu(norm_1(x)) are
+    halved (mean of neighbours) or doubled (nearest) before the convolutions. If the number of channels changes, x goes
+    through a 1x1 convolution. Sums are divided by ``options.divisor``.
     """
 
     def __init__(
@@ -96,16 +106,16 @@ class ResidualBlock(nn.Module):
         self.options, self.resize = options, resize
         self.recompute = False  # set by ``dfm.basics.devices.recompute``
         self.norm_1 = nn.GroupNorm(options.groups, inputs, eps=options.norm_eps)
-        self.conv_1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv_1 = options.convolution(inputs, outputs)
         self.time = nn.Linear(options.time_channels, 2 * outputs if options.scale_shift else outputs)
         self.norm_2 = nn.GroupNorm(options.groups, outputs, eps=options.norm_eps)
         self.dropout = nn.Dropout(options.dropout)
-        self.conv_2 = zero_out(nn.Conv2d(outputs, outputs, 3, padding=1), options.zero_init)
-        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.conv_2 = zero_out(options.convolution(outputs, outputs), options.zero_init)
+        self.shortcut = nn.Identity() if inputs == outputs else options.convolution(inputs, outputs, kernel=1)
         self.attention = SelfAttention(outputs, options) if attention else nn.Identity()
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """Map x (B, inputs, H, W) and e (B, time_channels) to (B, outputs, H', W')."""
+        """Map x (B, inputs, *S) and e (B, time_channels) to (B, outputs, *S')."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self._compute, x, e, use_reentrant=False)
         return self._compute(x, e)
@@ -121,7 +131,7 @@ class ResidualBlock(nn.Module):
         """Return silu(n), with n as above."""
         time = self.time(e)
         if not self.options.scale_shift:
-            return norm_silu(h + time[:, :, None, None], self.norm_2)
+            return norm_silu(h + at_every_place(time, h), self.norm_2)
         scale, shift = time.chunk(2, dim=1)
         return norm_silu(h, self.norm_2, (scale, shift))
 
@@ -142,9 +152,9 @@ class SelfAttention(nn.Module):
         self.out = zero_out(nn.Linear(channels, channels), options.zero_init)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W)."""
-        # (B, HW, C) is a view of a channels_last tensor, and so is the result: a CPU copies nothing. On a card the norm
-        # changes the layout, and fused attention needs the channels of a head side by side.
+        """Map x (B, C, *S) to (B, C, *S)."""
+        # (B, places, C) is a view of a channels_last tensor, and so is the result: a CPU copies nothing. On a card the
+        # norm changes the layout, and fused attention needs the channels of a head side by side.
         tokens = pointwise(self.norm(x), self.qkv).flatten(2).transpose(1, 2).contiguous()
         q, k, v = tokens.unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)
         y = attend(q, k, v)
@@ -161,60 +171,61 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Downsample(nn.Module):
-    """A 3x3 convolution of stride 2, which halves the height and width.
+    """A convolution of three places and stride 2, which halves the sides.
 
     Args:
         channels: number of input and of output channels.
-        padding: 1 pads all four sides; 0 pads right and bottom only, as the first DDPM code did.
+        padding: 1 pads both ends of each side; 0 pads the far end only, as the first DDPM code did.
+        options: of all blocks.
     """
 
-    def __init__(self, channels: int, padding: int) -> None:
+    def __init__(self, channels: int, padding: int, options: BlockOptions) -> None:
         super().__init__()
-        self.pad = (0, 1, 0, 1) if padding == 0 else None
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+        self.pad = (0, 1) * options.dimensions if padding == 0 else None
+        self.conv = options.convolution(channels, channels, stride=2, padding=padding)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H/2, W/2). The time ``e`` is not used; residual blocks in this place use it."""
+        """Map x (B, C, *S) to (B, C, *S/2). The time ``e`` is not used; residual blocks in this place use it."""
         return self.conv(x if self.pad is None else functional.pad(x, self.pad))
 
 
 class Upsample(nn.Module):
-    """A doubling of height and width by the nearest neighbour, then a 3x3 convolution."""
+    """A doubling of the sides by the nearest neighbour, then a convolution of three places."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, options: BlockOptions) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = options.convolution(channels, channels)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, 2H, 2W). The time ``e`` is not used; residual blocks in this place use it."""
+        """Map x (B, C, *S) to (B, C, *2S). The time ``e`` is not used; residual blocks in this place use it."""
         return self.conv(resample(x, "up"))
 
 
 class PlainResample(nn.Module):
-    """A change of height and width without weights: half (down) or double (up)."""
+    """A change of the sides without weights: half (down) or double (up)."""
 
     def __init__(self, resize: Resize) -> None:
         super().__init__()
         self.resize = resize
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H', W'). The time ``e`` is not used; residual blocks in this place use it."""
+        """Map x (B, C, *S) to (B, C, *S'). The time ``e`` is not used; residual blocks in this place use it."""
         return resample(x, self.resize)
 
 
 def pointwise(x: Tensor, linear: nn.Linear) -> Tensor:
-    """Apply the layer at every pixel of x (B, C, H, W), as a 1x1 convolution.
+    """Apply the layer at every place of x (B, C, *S), as a 1x1 convolution.
 
     On some processors, as AMD's, torch takes matrix products and convolutions from different libraries. There the
     convolution is more than twice as fast.
     """
-    return functional.conv2d(x, linear.weight[:, :, None, None], linear.bias)
+    return kind_of(x).convolve(x, at_every_place(linear.weight, x), linear.bias)
 
 
 def resample(x: Tensor, resize: Resize) -> Tensor:
-    """Take the mean of each 2 by 2 pixels (down), or repeat each pixel four times (up)."""
+    """Take the mean of two neighbours along each side (down), or repeat each place along each side (up)."""
     if resize == "down":
-        return functional.avg_pool2d(x, 2)
+        return kind_of(x).pool(x, 2)
     return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 

@@ -5,6 +5,7 @@ from torch.nn import functional
 
 from dfm.basics.errors import UserError
 from dfm.models.blocks import BlockOptions, check_count
+from dfm.models.dimensions import dimensions_of
 from dfm.models.embeddings import Embedding
 from dfm.models.fused_norm import norm_silu
 from dfm.models.mlp import MLP
@@ -13,19 +14,19 @@ from dfm.models.unet import UNet
 
 
 class ImageClassifier(nn.Module):
-    """The network model(x (B, C, H, W), c_time (B,)) -> logits (B, num_classes).
+    """The network model(x (B, C, *S), c_time (B,)) -> logits (B, num_classes), for signals, images and volumes.
 
-    It is the way down of a U-Net, averaged over the image (Dhariwal and Nichol 2021, section 4.1, with an average in
-    place of attention pooling).
+    It is the way down of a U-Net, averaged over all places (Dhariwal and Nichol 2021, section 4.1, with an average in
+    place of attention pooling). Sides may have any length: a step down takes n places to n/2, rounded up.
 
     Args:
-        shape: (C, H, W) of one image.
+        shape: (C, *S) of one example.
         num_classes: at least 2.
         channels, channel_multipliers, blocks_per_level, attention_levels: as in ``UNet``.
         num_heads, head_channels, groups, dropout: as in ``UNet``.
 
     Raises:
-        UserError: fewer than two classes, or data that are not images.
+        UserError: fewer than two classes, or points.
     """
 
     def __init__(
@@ -44,10 +45,7 @@ class ImageClassifier(nn.Module):
     ) -> None:
         super().__init__()
         _check_classes(num_classes)
-        if len(shape) != 3:
-            raise UserError(
-                f"the classifier got data of shape {tuple(shape)}; allowed: images (C, H, W); try model=mlp"
-            )
+        dimensions = dimensions_of(shape, "classifier")
         check_count("blocks_per_level", blocks_per_level, 2, 1000)
         options = BlockOptions(
             time_channels=4 * channels,
@@ -59,10 +57,11 @@ class ImageClassifier(nn.Module):
             num_heads=num_heads,
             head_channels=head_channels,
             zero_init=True,
+            dimensions=dimensions,
         )
         self.embedding = Embedding(features=channels, channels=4 * channels)
         widths = [round(channels * multiplier) for multiplier in channel_multipliers]
-        self.conv_in = nn.Conv2d(shape[0], widths[0], 3, padding=1)
+        self.conv_in = options.convolution(shape[0], widths[0])
         self.down = way_down(widths, blocks_per_level, attention_levels, ("conv",) * (len(widths) - 1), 1, options)
         self.norm_out = nn.GroupNorm(groups, widths[-1])
         self.linear_out = nn.Linear(widths[-1], num_classes)
@@ -73,10 +72,10 @@ class ImageClassifier(nn.Module):
         h = self.conv_in(x)
         for resolution in self.down:
             h = resolution(h, e)[-1]
-        return norm_silu(h, self.norm_out).mean((2, 3))
+        return norm_silu(h, self.norm_out).mean(tuple(range(2, h.ndim)))
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
-        """Map x (B, C, H, W) and c_time = log nsr (B,) to logits (B, num_classes); ``label`` has no effect."""
+        """Map x (B, C, *S) and c_time = log nsr (B,) to logits (B, num_classes); ``label`` has no effect."""
         return self.linear_out(self.features(x, c_time))
 
 

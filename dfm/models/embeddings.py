@@ -149,6 +149,6 @@ class PixelFourier(nn.Module):
         self.frequencies = [torch.pi * (grey_levels or 0) * std / 2**j for j in range(octaves)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C (1 + 2 octaves), H, W)."""
+        """Map x (B, C, *S) to (B, C (1 + 2 octaves), *S)."""
         waves = [wave for w in self.frequencies for wave in ((w * x).sin(), (w * x).cos())]
         return torch.cat([x, *waves], 1) if waves else x

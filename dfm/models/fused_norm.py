@@ -1,8 +1,8 @@
 """Group norm and the silu after it, in one pass forward and one backward where torch's own is several times slower.
 
 Convolutions want channels_last tensors. On a CPU, torch's group norm is up to nine times slower for them than for
-contiguous tensors. Here it is a few operations on (B, H W, C), as fast as the memory allows. On other devices and for
-other layouts we use torch's own group norm.
+contiguous tensors. Here it is a few operations on (B, places, C), as fast as the memory allows. On other devices and
+for other layouts we use torch's own group norm.
 """
 
 from typing import Any
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dfm.models.dimensions import at_every_place
+
 
 def norm_silu(x: Tensor, norm: nn.GroupNorm, scale_shift: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Return silu(norm(x)), or silu(norm(x) (1 + s) + b), of x (B, C, H, W).
+    """Return silu(norm(x)), or silu(norm(x) (1 + s) + b), of x (B, C, *S).
 
     Args:
         x: the input.
@@ -23,7 +25,7 @@ def norm_silu(x: Tensor, norm: nn.GroupNorm, scale_shift: tuple[Tensor, Tensor] 
     if not _is_slow_in_torch(x):
         y = norm(x)
         if scale_shift is not None:
-            scale, shift = (part[:, :, None, None] for part in scale_shift)
+            scale, shift = (at_every_place(part, x) for part in scale_shift)
             y = y * (1 + scale) + shift
         return functional.silu(y)
     weight, bias = norm.weight.expand(len(x), -1), norm.bias.expand(len(x), -1)
@@ -47,7 +49,7 @@ def moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def affine(x: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
-    """Return x factor + offset of x (B, C, H, W), with factor and offset (B, C)."""
+    """Return x factor + offset of x (B, C, *S), with factor and offset (B, C)."""
     return _image(torch.addcmul(offset[:, None], _rows(x), factor[:, None]), x)
 
 
@@ -63,7 +65,7 @@ class _NormSilu(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute it for x (B, C, H, W) channels_last; weight and bias are (B, C)."""
+        """Compute it for x (B, C, *S) channels_last; weight and bias are (B, C)."""
         centre, spread = moments(x, groups, eps)
         return functional.silu(affine(x, *_fold(weight, bias, centre, spread)), inplace=True), centre, spread
 
@@ -141,23 +143,25 @@ def _group_means(values: Tensor, groups: int) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Return x (B, C, H, W) as (B, H W, C): a view of a channels_last tensor."""
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, x.shape[1])
+    """Return x (B, C, *S) as (B, places, C): a view of a channels_last tensor."""
+    return x.movedim(1, -1).reshape(len(x), -1, x.shape[1])
 
 
 def _image(rows: Tensor, like: Tensor) -> Tensor:
-    """Return rows (B, H W, C) as (B, C, H, W): a channels_last view."""
-    return rows.reshape(len(like), *like.shape[2:], -1).permute(0, 3, 1, 2)
+    """Return rows (B, places, C) as (B, C, *S): a channels_last view."""
+    return rows.reshape(len(like), *like.shape[2:], -1).movedim(-1, 1)
 
 
 def _is_slow_in_torch(x: Tensor) -> bool:
     """Whether x is a channels_last tensor on a CPU, for which torch's own norm is slow."""
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.ndim != 4:
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.ndim < 4:
         return False
     if x.dtype not in (torch.float32, torch.float64):
         return False
     # x.is_contiguous(memory_format=...) does not work inside vmap, so we compare the strides
-    _, channels, height, width = x.shape
-    wanted = (height * width * channels, 1, width * channels, channels)
-    ours = all(size == 1 or a == b for size, a, b in zip(x.shape, x.stride(), wanted, strict=True))
+    strides, step = [1], x.shape[1]
+    for size in reversed(x.shape[2:]):
+        strides.insert(1, step)
+        step *= size
+    ours = all(size == 1 or a == b for size, a, b in zip(x.shape, x.stride(), (step, *strides), strict=True))
     return ours and not x.is_contiguous()

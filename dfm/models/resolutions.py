@@ -90,11 +90,11 @@ def way_up(
 
 def _step_down(kind: str, width: int, padding: int, options: BlockOptions) -> nn.Module:
     if kind == "conv":
-        return Downsample(width, padding)
+        return Downsample(width, padding, options)
     return ResidualBlock(width, width, options, resize="down") if kind == "resblock" else PlainResample("down")
 
 
 def _step_up(kind: str, width: int, options: BlockOptions) -> nn.Module:
     if kind == "conv":
-        return Upsample(width)
+        return Upsample(width, options)
     return ResidualBlock(width, width, options, resize="up") if kind == "resblock" else PlainResample("up")

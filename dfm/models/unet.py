@@ -1,8 +1,9 @@
 """The U-Net of diffusion models, with the options of its two common forms.
 
 The shape is from Ronneberger et al. 2015, the residual blocks with time and attention are from Ho et al. 2020 (appendix
-B), and heads, scale-shift and resampling blocks are from Dhariwal and Nichol 2021 (section 3). The options cover
-diffusers' ``UNet2DModel`` and the ADM U-Net of guided-diffusion and torchcfm, so weights of both can be copied.
+B), and heads, scale-shift and resampling blocks are from Dhariwal and Nichol 2021 (section 3). In two dimensions the
+options cover diffusers' ``UNet2DModel`` and the ADM U-Net of guided-diffusion and torchcfm, so weights of both can be
+copied.
 
     here                     diffusers                                        ADM
     channels                 block_out_channels[0]                            model_channels
@@ -26,8 +27,10 @@ from torch.nn import functional
 
 from dfm.basics.errors import UserError, unknown
 from dfm.models.blocks import BlockOptions, ResidualBlock, check_count, zero_out
+from dfm.models.dimensions import KINDS, channels_to_patches, dimensions_of, patches_to_channels
 from dfm.models.embeddings import Embedding, PixelFourier
 from dfm.models.fused_norm import norm_silu
+from dfm.models.padding import Padding, check_sides, crop, pad
 from dfm.models.resolutions import way_down, way_up
 
 Down = Literal["conv", "resblock", "pool"]
@@ -35,16 +38,24 @@ Up = Literal["conv", "resblock", "nearest"]
 
 
 class UNet(nn.Module):
-    """The network model(x (B, C, H, W), c_time (B,), label (B,) or None) -> (B, outputs * C, H, W).
+    """The network model(x (B, C, *S), c_time (B,), label (B,) or None) -> (B, outputs * C, *S).
 
-    Resolution i has 1/2^i of the height and width, and channels * channel_multipliers[i] channels. Time enters every
-    residual block. Each block of the way up also gets one output of the way down, its skip.
+    The sides S are one of a signal, two of an image or three of a volume. Resolution i has 1/2^i of each side, and
+    channels * channel_multipliers[i] channels. Time enters every residual block. Each block of the way up also gets one
+    output of the way down, its skip.
+
+    Sides may have any length. Inside, each is made longer to a multiple of patch 2^(resolutions - 1) (``padding``), and
+    the output is cut to the sides of x. So the network is a function of x alone, and a likelihood is that of the data
+    as they are. Norms and attention see the added places as they see all others. Sides that are multiples stay.
 
     Args:
-        shape: (C, H, W) of one image; H and W are divisible by patch 2^(resolutions - 1).
-        patch: side of the squares of pixels that become channels before the first layer, and pixels again after the
-            last one (Shi et al. 2016, pixel shuffle). All work is then done at a lower resolution, where it is cheaper.
-            1: no squares.
+        shape: (C, *S) of one example.
+        patch: side of the patches that become channels before the first layer, and places again after the last one
+            (Shi et al. 2016, pixel shuffle). All work is then done at a lower resolution, where it is cheaper. 1: none.
+        padding: ``reflect`` mirrors x at its ends. What is added has the mean, the deviation and the noise level of x,
+            so norms and attention see what they see of larger data, and an image of height 1 becomes one that is
+            constant along its height, on which the network can do what one for signals does. ``zeros`` adds zeros,
+            which lower the deviation that norms see. ``refuse`` takes only sides that are multiples.
         outputs: number of outputs of that shape, side by side along the channels.
         num_classes: labels are 0..num_classes-1; num_classes means 'no label', as None does. 0: no labels at all.
         channels: base width, also the number of sines and cosines of time.
@@ -87,6 +98,7 @@ class UNet(nn.Module):
         shape: tuple[int, ...],
         outputs: int = 1,
         patch: int = 1,
+        padding: Padding = "reflect",
         num_classes: int = 0,
         channels: int = 128,
         channel_multipliers: tuple[float, ...] = (1, 2, 2, 2),
@@ -120,8 +132,13 @@ class UNet(nn.Module):
         super().__init__()
         resolutions = len(channel_multipliers)
         up_attention_levels = attention_levels if up_attention_levels is None else up_attention_levels
-        check_count("patch", patch, 2, 64)
-        _check_shape(shape, resolutions, patch)
+        dimensions = dimensions_of(shape, "U-Net")
+        check_count("patch", patch, 2, KINDS[dimensions].largest_patch)
+        if resolutions < 1:
+            raise UserError(
+                "channel_multipliers=(); allowed: one for each resolution; try model.channel_multipliers=[1,2]"
+            )
+        check_sides(shape, resolutions, patch, padding)
         widths = _widths(channels, channel_multipliers, groups)
         check_count("blocks_per_level", blocks_per_level, 2, 1000 // max(1, resolutions))
         time_channels = 4 * channels if time_channels is None else time_channels
@@ -140,6 +157,7 @@ class UNet(nn.Module):
             num_heads=num_heads,
             head_channels=head_channels,
             zero_init=zero_init,
+            dimensions=dimensions,
         )
         mid_groups = _mid_groups(mid_attention_groups, groups, widths[-1])
         mid_options = replace(options, attention_groups=mid_groups, divisor=mid_scale_factor)
@@ -156,16 +174,17 @@ class UNet(nn.Module):
         )
         self.skips_per_resolution = blocks_per_level + 1
         self.features = PixelFourier(fourier, grey_levels, std)
-        self.patch = patch
-        self.conv_in = nn.Conv2d(patch**2 * shape[0] * (1 + 2 * fourier), widths[0], 3, padding=1)
+        self.patch, self.factor, self.padding = patch, patch * 2 ** (resolutions - 1), padding
+        size = patch**dimensions
+        self.conv_in = options.convolution(size * shape[0] * (1 + 2 * fourier), widths[0])
         self.down = way_down(widths, blocks_per_level, attention_levels, down_steps, downsample_padding, options)
         self.mid = _mid(widths[-1], mid_attention, mid_options) if mid_block else nn.ModuleList()
         self.up = way_up(widths, blocks_per_level, up_attention_levels, up_steps, options)
         self.norm_out = nn.GroupNorm(groups, widths[0], eps=norm_eps)
-        self.conv_out = zero_out(nn.Conv2d(widths[0], patch**2 * outputs * shape[0], 3, padding=1), zero_init)
+        self.conv_out = zero_out(options.convolution(widths[0], size * outputs * shape[0]), zero_init)
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
-        """Map x (B, C, H, W), c_time = log nsr (B,) and label int64 (B,) or None to (B, outputs * C, H, W).
+        """Map x (B, C, *S), c_time = log nsr (B,) and label int64 (B,) or None to (B, outputs * C, *S).
 
         ``c_end`` (B,) is the second time of a flow map; ``dfm.denoising.flow_map`` says how it gives both times.
 
@@ -173,7 +192,8 @@ class UNet(nn.Module):
             UserError: a label for a network without classes.
         """
         e = functional.silu(self.embedding(c_time, label, c_end))  # every block needs the silu, so we compute it once
-        skips = [self.conv_in(functional.pixel_unshuffle(self.features(x), self.patch))]
+        inputs = x if self.padding == "refuse" else pad(x, self.factor, self.padding)
+        skips = [self.conv_in(patches_to_channels(self.features(inputs), self.patch))]
         for resolution in self.down:
             skips += resolution(skips[-1], e)
         h = skips[-1]
@@ -182,32 +202,11 @@ class UNet(nn.Module):
         for resolution in self.up:
             h = resolution(h, skips[-self.skips_per_resolution :], e)
             del skips[-self.skips_per_resolution :]
-        return functional.pixel_shuffle(self.conv_out(norm_silu(h, self.norm_out)), self.patch)
+        return crop(channels_to_patches(self.conv_out(norm_silu(h, self.norm_out)), self.patch), x.shape[2:])
 
 
 def _mid(width: int, attention: bool, options: BlockOptions) -> nn.ModuleList:
     return nn.ModuleList([ResidualBlock(width, width, options, attention=a) for a in (attention, False)])
-
-
-def _check_shape(shape: tuple[int, ...], resolutions: int, patch: int) -> None:
-    if len(shape) != 3:
-        raise UserError(f"the U-Net got data of shape {tuple(shape)}; allowed: images (C, H, W); try model=mlp")
-    if resolutions < 1:
-        raise UserError("channel_multipliers=(); allowed: one for each resolution; try model.channel_multipliers=[1,2]")
-    factor = patch * 2 ** (resolutions - 1)
-    if shape[1] % factor or shape[2] % factor:
-        common = math.gcd(shape[1], shape[2])
-        if common % patch:
-            raise UserError(
-                f"images of {shape[1]}x{shape[2]} and patch={patch}; allowed: a divisor of both; "
-                f"try model.patch={math.gcd(common, patch)}"
-            )
-        common //= patch
-        most = ",".join("12222222222222222222"[: (common & -common).bit_length()])
-        raise UserError(
-            f"images of {shape[1]}x{shape[2]} and {resolutions} resolutions; allowed: height and width divisible by "
-            f"{factor}; try model.channel_multipliers=[{most}], or another size"
-        )
 
 
 def _widths(channels: int, multipliers: Sequence[float], groups: int) -> list[int]:

@@ -188,7 +188,7 @@ class Parts:
         with self._fresh(device):
             network = self.part("model", nn.Module, **offered)
         if two_times and "two_times" not in inspect.signature(type(network)).parameters:
-            way = "model=unet_small" if len(spec.shape) == 3 else "model=mlp"
+            way = "model=unet_small" if len(spec.shape) in (2, 3, 4) else "model=mlp"
             raise UserError(
                 f"model: {type(network).__name__} takes one time, and this objective needs a network of two times; "
                 f"allowed: a network with the parameter two_times; try {way}"
@@ -200,10 +200,9 @@ class Parts:
         options = dict(self.config["model"])
         kind = CLASSIFIERS.get(target_of(str(options.pop("_target_")), "model", self.trusted))
         if kind is None:
-            way = "model=unet_small" if len(spec.shape) == 3 else "model=mlp"
+            way = "model=unet_small" if len(spec.shape) in (2, 3, 4) else "model=mlp"
             raise UserError(
-                "objective=classifier: this model has no classifier; allowed: a unet for images, mlp for points; try "
-                f"{way}"
+                f"objective=classifier: this model has no classifier; allowed: a unet, or mlp for points; try {way}"
             )
         if self.config.get("label_dropout"):
             raise UserError("objective=classifier: label_dropout would hide the labels; allowed: label_dropout=0")

@@ -261,7 +261,8 @@ class Upsample(Task):
 
 
 def _image_shape(name: str, spec: DatasetSpec) -> tuple[int, ...]:
-    """Return (C, H, W) of the data; refuse points."""
+    """Return (C, H, W) of the data; refuse other data."""
     if len(spec.shape) != 3:
-        raise UserError(f"task={name}: {spec.name} has points of shape {spec.shape}; allowed: a model of images")
+        what = "points" if len(spec.shape) == 1 else "data"
+        raise UserError(f"task={name}: {spec.name} has {what} of shape {spec.shape}; allowed: a model of images")
     return spec.shape

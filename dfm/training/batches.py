@@ -43,7 +43,7 @@ class Augmentation:
     """Random changes of each example of a batch, as a function of (seed, step).
 
     Args:
-        flip: whether images are mirrored left to right with probability 1/2.
+        flip: whether examples are mirrored along their last side (images: left to right) with probability 1/2.
         label_dropout: the probability that a class is hidden: ``num_classes`` replaces it (Ho and Salimans 2022).
         num_classes: number of classes of the model.
 
@@ -70,7 +70,7 @@ class Augmentation:
         values, labels = batch.values, batch.labels
         if self.flip:
             mirror = self._choose(0.5, len(values), seed, step, Purpose.FLIP, streams).to(values.device)
-            values = torch.where(mirror.reshape(-1, 1, 1, 1), values.flip(-1), values)
+            values = torch.where(mirror.reshape(-1, *[1] * (values.ndim - 1)), values.flip(-1), values)
         if self.label_dropout and labels is not None:
             hidden = self._choose(self.label_dropout, len(labels), seed, step, Purpose.HIDDEN_LABEL, streams)
             labels = torch.where(hidden.to(labels.device), self.num_classes, labels)

@@ -64,8 +64,7 @@ class Trainer:
         check_parallel(config, objective.shardable, self.world)
         self.dequantization = dequantization or UniformDequantization()
         self.augmentation = Augmentation(flip=flip, label_dropout=label_dropout, num_classes=denoiser.spec.num_classes)
-        images = len(denoiser.spec.shape) == 3
-        self.network = laid_out(denoiser.module().to(device), config.channels_last and images)
+        self.network = laid_out(denoiser.module().to(device), config.channels_last)
         self.learned = objective.module(self.network).to(device)
         average = copy.deepcopy(self.network)
         self.parallel = hold_network(config.parallel, self.network, average, self.world)

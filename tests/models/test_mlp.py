@@ -10,7 +10,7 @@ from torch.nn.functional import silu
 from dfm.basics.errors import UserError
 from dfm.models.mlp import MLP
 
-SHAPES = [(2,), (5,), (1, 4, 6)]
+SHAPES = [(2,), (5,), (2, 7), (1, 4, 6), (1, 2, 3, 4)]
 
 
 def mlp(shape: tuple[int, ...] = (2,), num_classes: int = 0, **options: Any) -> MLP:

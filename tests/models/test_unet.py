@@ -20,6 +20,8 @@ PRESETS = [
     ("unet_patch", (1, 28, 28)),
     ("unet_patch", (3, 32, 32)),
     ("unet_digits", (1, 8, 8)),
+    ("unet_signals", (1, 256)),
+    ("unet_volumes", (1, 16, 16, 16)),
     ("mlp", (2,)),
 ]
 
@@ -152,11 +154,14 @@ def test_the_default_sinusoids_go_from_ten_to_a_tenth_radian_per_unit() -> None:
     ("build", "words"),
     [
         (
-            lambda: unet((1, 7, 8)),
+            lambda: unet((1, 7, 8), padding="refuse"),
             "7x8 and 2 resolutions; allowed: height and width divisible by 2; try model.channel_multipliers=",
         ),
-        (lambda: unet((1, 28, 28), channel_multipliers=(1,) * 4), "by 8; try model.channel_multipliers=[1,2,2]"),
-        (lambda: unet((2,)), "(2,); allowed: images (C, H, W); try model=mlp"),
+        (
+            lambda: unet((1, 28, 28), channel_multipliers=(1,) * 4, padding="refuse"),
+            "by 8; try model.channel_multipliers=[1,2,2]",
+        ),
+        (lambda: unet((2,)), "(2,); allowed: signals (C, L), images (C, H, W), volumes (C, D, H, W); try model=mlp"),
         (lambda: unet(channel_multipliers=()), "channel_multipliers=()"),
         (lambda: unet(channels=9, groups=3), "9 sines and cosines of time"),
         (
@@ -220,4 +225,4 @@ def test_patches_are_channels_of_a_smaller_image(patch: int) -> None:
 )
 def test_patches_that_do_not_fit(shape: tuple[int, ...], patch: int, levels: int, hint: str) -> None:
     with pytest.raises(UserError, match=hint):
-        UNet(shape=shape, patch=patch, channel_multipliers=(1,) * levels, channels=8, groups=4, attention_levels=(0,))
+        unet(shape, patch=patch, channel_multipliers=(1,) * levels, attention_levels=(0,), padding="refuse")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dfm.data.dataset import Split
-from dfm.training.batches import Batches
+from dfm.training.batches import Augmentation, Batch, Batches
 
 
 def numbered(n: int) -> Split:
@@ -37,3 +37,15 @@ def test_orders_do_not_pile_up() -> None:
     for k in range(1000):
         batches.indices(k)
     assert len(batches._orders) <= 3
+
+
+@pytest.mark.parametrize("sides", [(6,), (4, 6), (2, 4, 6)])
+def test_examples_are_mirrored_along_their_last_side(sides: tuple[int, ...]) -> None:
+    """Signals in time, images left to right, volumes likewise."""
+    values = torch.randn(16, 2, *sides)
+    batch = Augmentation(flip=True)(Batch(values, None, torch.arange(16)), seed=3, step=1)
+    backwards = torch.stack([values[..., i] for i in range(5, -1, -1)], -1)
+    mirrored = [bool(torch.equal(new, old)) for new, old in zip(batch.values, backwards, strict=True)]
+    kept = [bool(torch.equal(new, old)) for new, old in zip(batch.values, values, strict=True)]
+    assert [a != b for a, b in zip(mirrored, kept, strict=True)] == [True] * 16
+    assert 3 < sum(mirrored) < 13

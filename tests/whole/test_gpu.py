@@ -13,9 +13,10 @@ import pytest
 import torch
 from support.cli import Command
 from support.image_files import overrides_for
+from support.unet_cases import inputs, unet
 from torch import nn
 
-from dfm.basics.devices import products, resolve_device
+from dfm.basics.devices import laid_out, products, resolve_device
 from dfm.basics.errors import UserError
 from dfm.data.dataset import Split
 from dfm.data.numbers.pixel_levels import dequantize
@@ -102,6 +103,21 @@ def test_samples_are_those_of_the_cpu() -> None:
         )  # fmt: skip
         found[name] = torch.cat([m.state.x.cpu() for m in moments if m.state.final])
     assert torch.allclose(found["cpu"], found["cuda"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 12), (1, 7), (2, 5, 9), (2, 4, 8, 4), (1, 3, 5, 2)])
+def test_signals_images_and_volumes_of_any_size_are_those_of_the_cpu(shape: tuple[int, ...]) -> None:
+    """Output and gradient in float64, in the layout of training."""
+    found = []
+    x, c_time = (part.double() for part in inputs(shape))
+    for name in ("cpu", "cuda"):
+        torch.manual_seed(3)
+        network = laid_out(unet(shape, scale_shift=True, patch=2).double().to(resolve_device(name)), True)
+        given = x.to(resolve_device(name)).requires_grad_()
+        out = network(given, c_time.to(given.device))
+        found.append([out, *torch.autograd.grad(out.square().sum(), given)])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(theirs.cpu(), mine, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from dfm.runs.build import target_of
 
 EXPERIMENT, RECIPE, NONE = "experiment", "recipe", "none"
 SUITED = ("model", "trainer", "samples", "nll")  # sections that depend on the kind and the size of the data
-# (most pixels of the longer side, what both sides are divisible by, recipe), from small to large
-IMAGES: Sequence[tuple[float, int, str]] = (
-    (16, 2, "images_8"),
-    (40, 4, "images_32"),
-    (96, 8, "images_64"),
-    (float("inf"), 16, "images_128"),
-)
+# {kind: (longest side, recipe), from small to large}
+SIZES: Mapping[str, Sequence[tuple[float, str]]] = {
+    "signals": ((512, "signals"), (float("inf"), "signals_long")),
+    "images": ((16, "images_8"), (40, "images_32"), (96, "images_64"), (float("inf"), "images_128")),
+    "volumes": ((32, "volumes"), (float("inf"), "volumes_large")),
+}
+KINDS = {2: "signals", 3: "images", 4: "volumes"}  # of shapes (C, L), (C, H, W) and (C, D, H, W)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,8 @@ class Form:
 
     Args:
         name: the name of the data set.
-        kind: points or images.
-        size: (height, width) of images; empty for points, or where it is not known before the data are read.
+        kind: points, signals, images or volumes.
+        size: the sides; empty for points, and for images whose size is not known before they are read.
     """
 
     name: str = field(compare=False)
@@ -44,11 +44,10 @@ class Form:
             return "points"
         if not self.size:
             return "images_32"
-        divisors = [(divisor, name) for most, divisor, name in IMAGES if max(self.size) <= most][:1]
-        return next((name for d, name in divisors if all(side % d == 0 for side in self.size)), "images_any")
+        return next(name for most, name in SIZES[self.kind] if max(self.size) <= most)
 
     def __str__(self) -> str:
-        size = "x".join(map(str, self.size)) or ("of unknown size" if self.kind == "images" else "")
+        size = "x".join(map(str, self.size)) or ("" if self.kind == "points" else "of unknown size")
         return " ".join(filter(None, (self.name, self.kind, size)))
 
 
@@ -59,9 +58,11 @@ def form_of(node: Mapping[str, Any], trusted: Sequence[str]) -> Form | None:
     except UserError:
         return None  # it is refused when the data set is made
     shape = kind.shape_of(node) if hasattr(kind, "shape_of") else None
-    points = len(shape) == 1 if shape else getattr(kind, "levels", None) is None
     name = str(getattr(kind, "name", kind.__name__))
-    return Form(name=name, kind="points") if points else Form(name=name, kind="images", size=tuple(shape or ())[1:])
+    if shape:
+        known = KINDS.get(len(shape), "points")
+        return Form(name=name, kind=known, size=() if known == "points" else tuple(shape)[1:])
+    return Form(name=name, kind="points" if getattr(kind, "levels", None) is None else "images")
 
 
 def told(
@@ -82,8 +83,6 @@ def told(
         f"{form_of(config['dataset'], trusted) or 'these data'}: recipe={recipe}, model={choices.get('model')}, "
         f"batch {numbers['batch_size']}, rate {numbers['lr']:g}, {numbers['max_steps']} steps{minutes}"
     )
-    if recipe == "images_any":
-        chosen += " (slow: a size divisible by 16 has a faster network)"
     if experiment in (None, NONE):
         named = any(word.partition("=")[0] == EXPERIMENT for word in words)
         return f"{chosen}; {'no experiment' if named else 'the default experiment is made for other data'}"

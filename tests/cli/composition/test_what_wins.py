@@ -100,7 +100,7 @@ CASES = [
     (("dataset=moons",), "mlp", 256),
     ((*FOLDER, "dataset.size=32"), "unet_patch", 64),
     ((*FOLDER, "dataset.size=[48,64]"), "unet_patch", 32),
-    ((*FOLDER, "dataset.size=[30,31]"), "unet_small", 32),
+    ((*FOLDER, "dataset.size=[33,47]"), "unet_patch", 32),
     *(pytest.param(*case, marks=pytest.mark.wide) for case in [
         (("dataset=mixture", "dataset.means=[[0],[1]]", "dataset.weights=null", "dataset.covariances=1.0"), "mlp", 256),
         (("dataset=fashion_mnist",), "unet_patch", 64),
@@ -120,14 +120,42 @@ def test_other_data_get_a_network_and_numbers_that_suit_them(words: tuple[str, .
     assert config["objective"] == compose("train")["objective"]
 
 
-@pytest.mark.parametrize("size", [7, 8, 12, 16, 17, 20, 25, 28, 30, 32, 36, 40, 44, 48, 64, 72, 90, 96, 100, 112, 160])
-def test_the_network_of_a_recipe_takes_the_size(size: int) -> None:
+SIDES = [
+    ("images", (size, size), "") for size in (7, 16, 17, 25, 32, 40, 44, 90, 96, 100, 160)
+] + [
+    ("images", (33, 47), "images_64"), ("images", (1, 64), "images_64"), ("images", (3, 5), "images_8"),
+    ("signals", (5,), "signals"), ("signals", (512,), "signals"), ("signals", (5001,), "signals_long"),
+    ("volumes", (30, 17, 9), "volumes"), ("volumes", (1, 2, 3), "volumes"), ("volumes", (33, 8, 8), "volumes_large"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "size", "name"), SIDES)
+def test_the_network_of_a_recipe_takes_the_size(kind: str, size: tuple[int, ...], name: str) -> None:
     """It is built, and its output has the form of its input; on the device meta it takes no memory."""
-    config = compose("train", f"recipe={Form(name='own', kind='images', size=(size, size)).recipe}")
+    recipe = Form(name="own", kind=kind, size=size).recipe
+    assert recipe.startswith(name or kind)
+    config = compose("train", f"recipe={recipe}")
     with torch.device("meta"):
-        network = Parts(config).part("model", torch.nn.Module, shape=(3, size, size))
-        x, t = torch.zeros(2, 3, size, size), torch.zeros(2)
+        network = Parts(config).part("model", torch.nn.Module, shape=(3, *size))
+        x, t = torch.zeros(2, 3, *size), torch.zeros(2)
     assert network(x, t).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "form"),
+    [
+        ((7,), Form(name="x", kind="points")),
+        ((2, 300), Form(name="x", kind="signals", size=(300,))),
+        ((3, 33, 47), Form(name="x", kind="images", size=(33, 47))),
+        ((1, 30, 17, 9), Form(name="x", kind="volumes", size=(30, 17, 9))),
+        ((1, 2, 2, 2, 2), Form(name="x", kind="points")),
+    ],
+)
+def test_the_form_follows_the_shape(shape: tuple[int, ...], form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dfm.data import ImageFolder
+
+    monkeypatch.setattr(ImageFolder, "shape_of", classmethod(lambda cls, node: shape))
+    assert form_of(file_of("dataset/folder"), ("dfm",)) == form
 
 
 @pytest.mark.parametrize("name", [name for name in options("dataset") if name != "folder"])
@@ -202,3 +230,4 @@ def test_the_form_of_the_data_in_words() -> None:
     assert str(Form(name="own", kind="images", size=(3, 5))) == "own images 3x5"
     unknown = Form(name="own", kind="images")
     assert (str(unknown), unknown.recipe) == ("own images of unknown size", "images_32")
+    assert str(Form(name="own", kind="signals", size=(300,))) == "own signals 300"

@@ -30,7 +30,7 @@ def run(job: Job) -> None:
     samples = inputs.draw(job, drawing) if drawing else stored
     assert samples is not None
     real = inputs.choose(train, len(samples.values), wanted.seed)
-    reference_features = features.of(references)
+    reference_features = features.of(references.all())
     result, floor = (quality(features.of(v), reference_features, seed=wanted.seed) for v in (samples.values, real))
     facts = {
         **vars(result),

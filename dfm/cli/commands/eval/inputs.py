@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dfm.basics.devices import check_precision, products
@@ -17,7 +16,7 @@ from dfm.cli import console, progress
 from dfm.cli.composition.unused_settings import refuse_unused
 from dfm.cli.from_checkpoint import Drawing, dataset_of, load_drawing, read_checkpoint, warn_other_data
 from dfm.cli.job import Job
-from dfm.data.dataset import Dataset, DatasetSpec
+from dfm.data.dataset import Dataset, DatasetSpec, Split
 from dfm.data.numbers.stored_form import as_data, to_stored
 from dfm.evaluation.features import Features, kind_for
 from dfm.runs.checkpoint import Checkpoint
@@ -74,8 +73,8 @@ def find_references(job: Job, checkpoint: Checkpoint | None) -> Dataset:
     return data
 
 
-def examples(data: Dataset, name: str, label: int | str | None) -> Tensor:
-    """Return the examples of a split, of all classes or of one.
+def examples(data: Dataset, name: str, label: int | str | None) -> Split:
+    """Return a split, with the examples of all classes or of one.
 
     Raises:
         UserError: the split is empty, or the data have no such class.
@@ -85,14 +84,14 @@ def examples(data: Dataset, name: str, label: int | str | None) -> Tensor:
         raise UserError(f"split={name}: {data.spec.name} has no examples in it; try split=train")
     labels = check_labels(data.spec, label, range(1)) if isinstance(label, int) else None
     if labels is None or split.labels is None:
-        return split.all()
-    return split.take((split.labels == labels[0]).nonzero().flatten())
+        return split
+    return split.part((split.labels == labels[0]).nonzero().flatten())
 
 
-def choose(values: Tensor, n: int, seed: int) -> Tensor:
-    """Return n of the examples at random, or all of them if there are fewer."""
-    order = stream(seed, 0, Purpose.RESAMPLE, step=1).permutation(len(values))
-    return values[torch.from_numpy(order[:n])]
+def choose(split: Split, n: int, seed: int) -> Tensor:
+    """Return n of the examples at random, or all of them if there are fewer. The others are not read."""
+    order = stream(seed, 0, Purpose.RESAMPLE, step=1).permutation(len(split))
+    return split.take(order[:n])
 
 
 def find_features(job: Job, data: Dataset) -> Features:
