@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ from dfm.data.dataset import DatasetSpec
 from dfm.data.numbers.stored_form import from_array, to_array
 from dfm.runs.old_names import current_config
 from dfm.runs.parts import ABSENT, DFM
-from dfm.runs.pictures.images import nhwc, picture, read_images, save_png
+from dfm.runs.pictures.images import grid, nhwc, picture, read_images, save_png
 from dfm.runs.places import without_places
 
 GRID_LIMIT = 400  # images
@@ -129,6 +129,7 @@ def store_samples(
     png: bool = False,
     columns: int | None = None,
     by_class: bool = False,
+    decode: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Write ``samples.npz`` and ``grid.png``, piece by piece.
 
@@ -139,6 +140,8 @@ def store_samples(
         png: whether to write ``png/000000.png`` ... as well.
         columns: the number of columns of the grid.
         by_class: whether each row of the grid shows one class. ``samples.npz`` keeps the order of the numbers.
+        decode: makes pictures uint8 (m, C, H, W) of stored samples, for ``grid.png`` and ``png/``; None: they are drawn
+            as what they are.
     """
     limit = GRID_LIMIT if len(spec.shape) > 1 else len(indices)
     beginning: list[Tensor] = []
@@ -146,8 +149,9 @@ def store_samples(
         for piece in pieces:
             start = file.written
             file.write(to_array(piece, spec))
-            if png and spec.is_picture:
-                _save_pngs(nhwc(piece), indices[start : start + len(piece)], directory / "png")
+            if png and (decode or spec.is_picture):
+                shown = decode(piece) if decode else piece
+                _save_pngs(nhwc(shown), indices[start : start + len(piece)], directory / "png")
             beginning.append(piece[: max(0, limit - start)].clone())  # a view would keep the whole piece in memory
         if labels is not None:
             file.add("labels", labels.numpy())
@@ -156,7 +160,8 @@ def store_samples(
         columns = max(1, len(first) // spec.num_classes)
         classes = labels[: len(first)]
         first = torch.cat([first[classes == c][:columns] for c in range(spec.num_classes)])
-    save_png(picture(first, spec, columns), directory / "grid.png")
+    sheet = grid(nhwc(decode(first)), columns) if decode else picture(first, spec, columns)
+    save_png(sheet, directory / "grid.png")
 
 
 def _save_pngs(images: np.ndarray, numbers: Sequence[int], folder: Path) -> None:

@@ -104,6 +104,11 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     "runs/loading.py": {
         "do not fit its configuration": STATE,
     },
+    "runs/pictures/decoders.py": {
+        "real numbers of shape": "tests/runs/test_decoders.py",
+        "the data deviate by": "tests/runs/test_decoders.py",
+        "is not installed": STATE,
+    },
     "runs/recorder.py": {
         "try to free some space": STATE,
         "cannot start": STATE,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ def run(job: Job) -> None:
     by_class, spec = wanted.label == "all", drawing.denoiser.spec
     indices = sample_numbers(wanted.index, whole_rows(wanted.n, spec) if by_class else wanted.n)
     labels = check_labels(spec, wanted.label, indices)
+    decoder = job.parts.decoder
+    decoder.check(spec)
     known = known_images(job, drawing, indices)
     if known is not None and labels is not None and wanted.label is None:
         labels = known.labels
@@ -43,10 +46,12 @@ def run(job: Job) -> None:
         for _ in pieces:
             pass  # this process draws its share, and the first process stores it
         return
-    store_samples(pieces, labels, indices, spec, job.directory, png=wanted.png, by_class=by_class)
+    decode = None if decoder.is_none else partial(decoder.pictures, device=job.device)
+    store_samples(pieces, labels, indices, spec, job.directory, png=wanted.png, by_class=by_class, decode=decode)
     facts = {
         **drawing.facts,
         "task": job.config["task"],
+        "decoder": job.config["decoder"],
         "nfe": draw.evaluations / len(indices),
         "seconds": draw.seconds,
         "computed_in": wanted.precision,
