@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -117,7 +118,8 @@ class Store:
 
     @property
     def _index_file(self) -> Path:
-        return self._file.with_suffix(".index")
+        """The index has another first word than the array's file, whose family holds that file alone."""
+        return self._file.with_name(f"index-{self._file.stem}.npz")
 
     def _kept(self) -> tuple[np.ndarray, Listing, Facts] | None:
         """Return what an earlier run has written; None if it is not whole."""
@@ -141,6 +143,10 @@ class Store:
             facts = self._fill(raw.view(dtype).reshape(shape))
             self._check(facts)
             _write_index(self._index_file, listing, facts, shape, dtype)
+            for old in self.cache.glob(f"{self._index_file.stem.rpartition('-')[0]}-*.npz"):
+                with suppress(OSError):  # another user's file, in a shared folder
+                    if old != self._index_file:
+                        old.unlink(missing_ok=True)
 
         try:
             memory_map(self._file, (size,), fill)
