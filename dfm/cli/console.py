@@ -141,5 +141,5 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for name in columns:
         view.add_column(name, overflow="fold", no_wrap=name != columns[-1])
     for row in rows:
-        view.add_row(*row)
+        view.add_row(*map(Text, row))  # a name in brackets is no markup
     _out.print(view)

@@ -11,7 +11,7 @@ from dfm.cli import console
 from dfm.cli.composition.stored_run import look_up
 from dfm.cli.composition.unused_settings import refuse_unused
 from dfm.cli.job import Job
-from dfm.data.dataset import Dataset, Split
+from dfm.data.dataset import Dataset, DatasetSpec, Split
 from dfm.denoising.denoiser import Denoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.runs import loading
@@ -19,6 +19,7 @@ from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
 from dfm.runs.loading import find_checkpoint, outcome_of
 from dfm.runs.parts import Parts
 from dfm.runs.places import check_sources, find_sources, movable_keys, with_values
+from dfm.sampling.labels import AskedClasses, asked_classes, other_meaning
 from dfm.sampling.samplers import Sampler
 
 
@@ -182,8 +183,32 @@ def guide(job: Job, denoiser: NetworkDenoiser) -> Denoiser:
     if guidance.ckpt is None:
         return guidance.guide(denoiser)
     other = find_checkpoint(guidance.ckpt, "guidance.ckpt", job.trusted)
+    warn_other_names("guidance.ckpt=", denoiser.spec, other.spec)
     load = loading.classifier_of if guidance.second == "classifier" else loading.denoiser_of
     return guidance.guide(denoiser, load(other, job.device, job.trusted))
+
+
+def classes_for(job: Job, denoiser: Denoiser) -> AskedClasses:
+    """Return the classes that the job's ``label`` asks of a denoiser. Say so where a word hides a class of its name.
+
+    Raises:
+        UserError: the model does not know such a class, or needs one; or there is no class, and a guidance towards it.
+    """
+    asked = asked_classes(denoiser.spec, job.settings.label, can_omit=denoiser.can_omit_label)
+    if asked.kind == "none" and "guidance" in job.config and job.parts.guidance.towards_class:
+        raise UserError(
+            f"label=none with guidance={job.choice('guidance')}, which leads towards a class; allowed: a class, or "
+            "guidance=none; try guidance=none"
+        )
+    if line := other_meaning(denoiser.spec, job.settings.label):
+        console.say(line)
+    return asked
+
+
+def warn_other_names(where: str, mine: DatasetSpec, theirs: DatasetSpec) -> None:
+    """Warn if a class has another name in a second model or in the data, which ``where`` names, than in this model."""
+    if changed := mine.names_changed(theirs):
+        console.warn(f"{where}: classes of the same number have other names: {changed}")
 
 
 def dataset_of(checkpoint: Checkpoint, trusted: Sequence[str]) -> Dataset:
@@ -202,7 +227,11 @@ def dataset_of(checkpoint: Checkpoint, trusted: Sequence[str]) -> Dataset:
 
 
 def warn_other_data(checkpoint: Checkpoint, data: Dataset, name: str) -> None:
-    """Warn if a split has other examples than in the training of this model. Old checkpoints do not know theirs."""
+    """Warn if a split has other examples, or its classes other names, than in the training of this model.
+
+    Old checkpoints do not know theirs.
+    """
+    warn_other_names(f"split={name}", checkpoint.spec, data.spec)
     trained = checkpoint.data.get(name)
     if trained is not None and trained != (found := data.fingerprint(name)):
         what = f"{found.examples} examples instead of {trained.examples}"

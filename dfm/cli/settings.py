@@ -4,8 +4,12 @@ This module imports no torch, so ``dfm --help`` and completion never wait for it
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from dfm.basics.locations import PathText
+
+CLASSES = "names or numbers of classes"
+LabelText = Annotated[int | str | tuple[int | str, ...] | None, CLASSES]
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class SampleSettings:
     n: int
     seed: int
     batch_size: int | None
-    label: int | str | None
+    label: LabelText
     index: int | None
     split: str
     mask: PathText | None
@@ -76,7 +80,7 @@ class DecodeSettings:
     ckpt: PathText | None
     latents: PathText | None
     interpolate: int
-    label: int | None
+    label: LabelText
     batch_size: int
     device: str
 
@@ -116,7 +120,7 @@ class EvalSettings:
     split: str
     seed: int
     batch_size: int | None
-    label: int | str | None
+    label: LabelText
     device: str
     precision: str
 

@@ -53,7 +53,8 @@ class ImageFolder(Dataset):
             image format and fractions has its own file. When the images change, a new file replaces the old one.
 
     Raises:
-        UserError: an argument has another value, there are no images, or images lie both in and below ``path``. On
+        UserError: an argument has another value, there are no images, none is left for training, or images lie both in
+            and below ``path``. On
             first use: images are broken, or neither the memory nor ``cache`` has room for them.
     """
 
@@ -85,11 +86,21 @@ class ImageFolder(Dataset):
             )
         if self.num_workers < 1:
             raise UserError(f"dataset folder: num_workers={self.num_workers}; allowed: at least 1")
-        _ = self._height_width, self._images
+        _ = self._height_width
+        if not self._counts["train"]:
+            raise UserError(
+                f"dataset folder: no training example among {len(self._images)} images; by a hash of the path they are "
+                f"all in the shares validation={self.validation:g} and test={self.test:g}; "
+                "try dataset.validation=0 dataset.test=0"
+            )
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
         return len(self._classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self._classes)
 
     @cached_property
     def _classes(self) -> list[str]:

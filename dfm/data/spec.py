@@ -1,6 +1,7 @@
 """The facts that a model must know about its data."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from dfm.basics.errors import UserError
@@ -8,6 +9,7 @@ from dfm.basics.errors import UserError
 # A mean of more than this many deviations is taken out of the data that a network sees (``DatasetSpec.centre``). With a
 # smaller one the mean square of its inputs and targets is at most 5 in place of 1, so it stays.
 FAR = 2.0
+MOST_TOLD = 3  # classes that a warning names; it counts the rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +68,20 @@ class DatasetSpec:
                 f"dataset {self.name}: shift {self.shift}, scale {self.scale}; allowed: one finite number of each for "
                 f"each of {self.shape[0]} channels, scale above 0"
             )
-        if self.class_names and len(self.class_names) != self.num_classes:
+        if self.class_names:
+            self._check_names()
+
+    def _check_names(self) -> None:
+        """Refuse names that do not tell the classes apart."""
+        names = self.class_names
+        if len(names) != self.num_classes:
             raise UserError(
-                f"dataset {self.name}: {len(self.class_names)} names of classes; allowed: {self.num_classes}, one each"
+                f"dataset {self.name}: {len(names)} names of classes; allowed: {self.num_classes}, one each"
             )
+        if not all(isinstance(name, str) for name in names):
+            raise UserError(f"dataset {self.name}: names of classes {names}; allowed: texts")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise UserError(f"dataset {self.name}: two classes are called '{twice[0]}'; allowed: each name once")
 
     @property
     def is_picture(self) -> bool:
@@ -83,6 +95,18 @@ class DatasetSpec:
         pairs = ((self.mean, other.mean), (self.std, other.std))
         scaled = (self.shift, self.scale) != (other.shift, other.scale)
         return scaled or all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9 * self.std) for a, b in pairs)
+
+    def names_changed(self, other: "DatasetSpec") -> str:
+        """Return which classes have another name ``there``, in ``other``, than here, as text of a warning.
+
+        It is empty if no name differs, or if one of the two has no names or another number of classes.
+        """
+        if len(self.class_names) != len(other.class_names):
+            return ""
+        pairs = enumerate(zip(self.class_names, other.class_names, strict=True))
+        changed = [f"class {k} is '{there}' there, '{here}' here" for k, (here, there) in pairs if here != there]
+        more = f", and {len(changed) - MOST_TOLD} more" if len(changed) > MOST_TOLD else ""
+        return ", ".join(changed[:MOST_TOLD]) + more
 
     @property
     def form(self) -> tuple[object, ...]:

@@ -43,8 +43,6 @@ class Denoiser(ABC):
         checks_times: whether times outside [t_min, t_max] are refused. Samplers and likelihoods work without the check.
     """
 
-    can_omit_label = True  # a network with classes may not have learned to do without one
-
     spec: DatasetSpec
     schedule: Schedule
     label: Tensor | None = None
@@ -76,6 +74,11 @@ class Denoiser(ABC):
     def can_change_schedule(self) -> bool:
         """Whether ``on_schedule`` accepts another path; ``expectations`` must then use ``self.schedule``."""
         return False
+
+    @property
+    def can_omit_label(self) -> bool:
+        """Whether the denoiser works without classes, with all denoisers inside; a network may not have learned to."""
+        return all(part.can_omit_label for part in vars(self).values() if isinstance(part, Denoiser))
 
     @property
     def is_linear_path(self) -> bool:
@@ -149,11 +152,7 @@ class Denoiser(ABC):
         return self.schedule.mix(*self.expectations(x, self.time(t, x)), self.time(s, x))
 
     def score(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """Return grad log p_t(x) = -E[noise | x_t = x]/b.
-
-        Raises:
-            UserError: as ``check_score``.
-        """
+        """Return grad log p_t(x) = -E[noise | x_t = x]/b; errors as for ``check_score``."""
         return self.velocity_and_score(x, t)[1]
 
     def velocity_and_score(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:

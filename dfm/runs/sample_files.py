@@ -20,6 +20,7 @@ from dfm.data.numbers.stored_form import from_array, to_array
 from dfm.runs.old_names import current_config
 from dfm.runs.parts import ABSENT, DFM
 from dfm.runs.pictures.images import grid, nhwc, picture, read_images, save_png
+from dfm.runs.pictures.named_rows import named_rows
 from dfm.runs.places import without_places
 
 GRID_LIMIT = 400  # images
@@ -91,11 +92,14 @@ def _prior_text(text: str) -> str:
         return text
 
 
-def read_latents(source: str | None) -> tuple[Tensor, Tensor | None, str | None]:
-    """Read latents float32 (n, *D), their labels (n,) or None, and ``prior_of`` their run or None.
+def read_latents(source: str | None) -> tuple[Tensor, Tensor | None, tuple[str, ...], str | None]:
+    """Read latents of a run.
 
     Args:
         source: ``latents.npz``, or the run directory of ``dfm encode``.
+
+    Returns:
+        The latents float32 (n, *D), their labels (n,) or None, the names of classes, and ``prior_of`` the run or None.
 
     Raises:
         UserError: there are no latents.
@@ -108,6 +112,7 @@ def read_latents(source: str | None) -> tuple[Tensor, Tensor | None, str | None]
         with np.load(path, allow_pickle=False) as content:
             latents = torch.from_numpy(content["latents"]).float()
             labels = torch.from_numpy(content["labels"]).long() if "labels" in content.files else None
+            names = _class_names(content)
             prior = _prior_text(str(content["prior"])) if "prior" in content.files else None
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
@@ -116,7 +121,12 @@ def read_latents(source: str | None) -> tuple[Tensor, Tensor | None, str | None]
         ) from None
     if latents.ndim < 2 or len(latents) == 0:
         raise UserError(f"latents={source}: shape {tuple(latents.shape)}; allowed: (n, *D) with at least one latent")
-    return latents, labels, prior
+    return latents, labels, names, prior
+
+
+def _class_names(content: np.lib.npyio.NpzFile) -> tuple[str, ...]:
+    """Return the names of the classes that stand beside labels in a file; none in files of dfm 0.1."""
+    return tuple(map(str, content["class_names"].tolist())) if "class_names" in content.files else ()
 
 
 def store_samples(
@@ -128,7 +138,7 @@ def store_samples(
     *,
     png: bool = False,
     columns: int | None = None,
-    by_class: bool = False,
+    rows: Sequence[int] = (),
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Write ``samples.npz`` and ``grid.png``, piece by piece.
@@ -139,7 +149,8 @@ def store_samples(
         indices: the numbers of the samples.
         png: whether to write ``png/000000.png`` ... as well.
         columns: the number of columns of the grid.
-        by_class: whether each row of the grid shows one class. ``samples.npz`` keeps the order of the numbers.
+        rows: the classes that have a row of the grid each, if sample k has class rows[k % len(rows)]. Their names stand
+            beside the rows. ``samples.npz`` keeps the order of the numbers.
         decode: makes pictures uint8 (m, C, H, W) of stored samples, for ``grid.png`` and ``png/``; None: they are drawn
             as what they are.
     """
@@ -150,17 +161,22 @@ def store_samples(
             start = file.written
             file.write(to_array(piece, spec))
             if png and (decode or spec.is_picture):
-                shown = decode(piece) if decode else piece
-                _save_pngs(nhwc(shown), indices[start : start + len(piece)], directory / "png")
+                pictures = decode(piece) if decode else piece
+                _save_pngs(nhwc(pictures), indices[start : start + len(piece)], directory / "png")
             beginning.append(piece[: max(0, limit - start)].clone())  # a view would keep the whole piece in memory
         if labels is not None:
             file.add("labels", labels.numpy())
+            if spec.class_names:
+                file.add("class_names", np.array(spec.class_names))
     first = torch.cat(beginning)
-    if by_class and labels is not None:  # sample k has class k modulo the number of classes, so each class is here
-        columns = max(1, len(first) // spec.num_classes)
-        classes = labels[: len(first)]
-        first = torch.cat([first[classes == c][:columns] for c in range(spec.num_classes)])
+    shown: list[int] = []
+    if rows and labels is not None:
+        columns, classes = max(1, len(first) // len(rows)), labels[: len(first)]
+        shown = [c for c in rows if bool((classes == c).any())]  # many classes, or one sample alone
+        first = torch.cat([first[classes == c][:columns] for c in shown])
     sheet = grid(nhwc(decode(first)), columns) if decode else picture(first, spec, columns)
+    if shown and spec.class_names and (decode or spec.is_picture):
+        sheet = named_rows(sheet, [spec.class_names[c] for c in shown])
     save_png(sheet, directory / "grid.png")
 
 
@@ -190,8 +206,8 @@ def read_samples(source: str, spec: DatasetSpec) -> Tensor:
         raise UserError(f"samples={source}: {error}") from None
 
 
-def read_labels(source: str, n: int) -> Tensor | None:
-    """Return the classes int64 (n,) of n stored samples, or None if the file has no classes."""
+def read_labels(source: str, n: int) -> tuple[Tensor, tuple[str, ...]] | None:
+    """Return the classes int64 (n,) of n stored samples and the names of classes; None if the file has no classes."""
     path = located(source)
     path = path / "samples.npz" if path.is_dir() else path
     if not path.is_file():  # a folder of PNGs
@@ -199,9 +215,10 @@ def read_labels(source: str, n: int) -> Tensor | None:
     try:
         with np.load(path, allow_pickle=False) as content:
             labels = torch.from_numpy(content["labels"]) if "labels" in content else None
+            names = _class_names(content)
     except (ValueError, TypeError):  # objects or text cannot be classes
         return None
-    return labels if labels is not None and labels.shape == (n,) else None
+    return (labels, names) if labels is not None and labels.shape == (n,) else None
 
 
 def _read_array(source: str, spec: DatasetSpec) -> np.ndarray:

@@ -6,6 +6,7 @@ batch. The likelihood of an image then depends on the images scored with it, and
 the hardest one.)
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -119,9 +120,11 @@ class EmbeddedPair:
         slope = field_of(active)(x, t)
         with torch.no_grad():
             h = self._first_step(field_of(active), x, slope, t, t_end)
+        last = torch.zeros_like(h)
         for _ in range(self.max_steps):
             h[active] = _clip_to_end(h[active], t[active], t_end)
             new, new_slope, error = self._attempt(field_of(active), x[active], slope[active], t[active], h[active])
+            last[active] = error
             accept = error <= 1
             rows = active[accept]
             x = _with_rows(x, rows, new[accept])
@@ -134,7 +137,7 @@ class EmbeddedPair:
             yield Progress(x=x, t=t, arrived=len(x) - len(active))
             if len(active) == 0:
                 return
-            self._refuse_vanishing(h[active], t[active], t_end - t_start)
+            self._refuse_vanishing(h[active], t[active], last[active], abs(t_end - t_start))
         raise UserError(
             f"{self.name}: {len(active)} of {len(x)} samples did not reach the end in max_steps={self.max_steps} "
             f"steps; try max_steps={100 * self.max_steps}, or a larger rtol and atol"
@@ -199,15 +202,32 @@ class EmbeddedPair:
         )
         return direction * torch.minimum(100 * guess, better)
 
-    def _refuse_vanishing(self, h: Tensor, t: Tensor, span: float) -> None:
-        # If t + h == t, the solver never reaches the end. It happens where the tolerance is below the rounding errors
-        # of a float32 field.
-        if bool((h.abs() < 1e-14 * abs(span)).any()):
-            where = float(t[h.abs().argmin()])
+    def _refuse_vanishing(self, h: Tensor, t: Tensor, error: Tensor, span: float) -> None:
+        """Refuse a step so short that t + h == t, from which the solver never reaches the end.
+
+        It happens where the field is not finite, or where the tolerance is below the rounding errors of a float32
+        field. Such errors grow as h, which tells the tolerance at which they leave ``max_steps`` equal steps.
+
+        Args:
+            error: of the last steps, divided by the tolerance, (B,).
+        """
+        if not bool((h.abs() < 1e-14 * span).any()):
+            return
+        row = int(h.abs().argmin())
+        where, factor = float(t[row]), float(error[row] * span / (self.max_steps * h[row].abs()))
+        if not math.isfinite(factor):
             raise UserError(
-                f"{self.name}: the step size became too small at t={where:.6g} with rtol={self.rtol:g}, "
-                f"atol={self.atol:g}; try larger tolerances, or from Python denoiser.double() with x.double()"
+                f"{self.name}: the field is not finite near t={where:.6g}, however short the step; allowed: a model "
+                "with finite outputs; from Python, try denoiser.double() with x.double()"
             )
+        least = type(self).rtol  # for the bends of the field; without an error in the last step there is no more to say
+        enough = (max(least, factor * tolerance) for tolerance in (self.rtol, self.atol))
+        rtol, atol = (10.0 ** math.ceil(math.log10(tolerance)) for tolerance in enough)
+        raise UserError(
+            f"{self.name}: the step size became too small at t={where:.6g} with rtol={self.rtol:g}, "
+            f"atol={self.atol:g}, which are below the rounding errors; try rtol={rtol:g} and atol={atol:g}, or from "
+            "Python denoiser.double() with x.double()"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,7 @@ class ClassifierGuidance(GuidanceByCheckpoint):
     """
 
     second: ClassVar[str] = "classifier"
+    towards_class: ClassVar[bool] = True
 
     scale: float = 1.0
     question: ClassVar[str] = (
@@ -96,8 +97,9 @@ class ClassifierGuidance(GuidanceByCheckpoint):
                 f"guidance.ckpt={self.ckpt}: a classifier of {theirs.name} {theirs.shape}, {theirs.num_classes} "
                 f"classes; allowed: {mine.shape}" + (f", {mine.num_classes} classes" if mine.num_classes else "")
             )
+        names = mine.class_names or theirs.class_names
         return ClassifierGuided(
-            **denoiser.common_fields() | {"spec": replace(mine, num_classes=theirs.num_classes)},
+            **denoiser.common_fields() | {"spec": replace(mine, num_classes=theirs.num_classes, class_names=names)},
             inner=denoiser,
             classifier=second.on_schedule(denoiser.schedule),
             scale=self.scale,

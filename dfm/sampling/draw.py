@@ -13,6 +13,7 @@ from dfm.data.spec import DatasetSpec
 from dfm.denoising.arguments import check_denoiser, device_of
 from dfm.denoising.denoiser import Denoiser
 from dfm.sampling.grids import NoiseShareGrid
+from dfm.sampling.labels import Label, asked_classes
 from dfm.sampling.samplers import GridSampler, Sampler, State, start
 from dfm.sampling.steppers.ode import Midpoint
 
@@ -50,26 +51,6 @@ def batch_of(batch_size: int | None, spec: DatasetSpec, device: torch.device) ->
     not a measurement.
     """
     return batch_size or max(1, min(MOST, PIXELS.get(device.type, PIXELS["cpu"]) // math.prod(spec.shape[1:])))
-
-
-def check_labels(spec: DatasetSpec, label: int | str | None, indices: Sequence[int]) -> Tensor | None:
-    """Return the classes of the samples numbered ``indices``, int64 (n,), or None for a model without classes.
-
-    Args:
-        label: one class for all samples. None or "all": sample k has class k modulo the number of classes.
-
-    Raises:
-        UserError: a label for a model without classes, or a class that the model does not know.
-    """
-    if spec.num_classes == 0:
-        if label is not None:
-            raise UserError(f"label={label}: this model was trained without classes; try without label=")
-        return None
-    if label is None or label == "all":
-        return torch.tensor([k % spec.num_classes for k in indices])
-    if isinstance(label, str) or not 0 <= label < spec.num_classes:
-        raise UserError(f"label={label}; allowed: 0 to {spec.num_classes - 1}, or all")
-    return torch.full((len(indices),), label)
 
 
 @torch.no_grad()
@@ -156,7 +137,7 @@ def sample(
     sampler: Sampler | None = None,
     seed: int = 0,
     batch_size: int = 256,
-    label: int | None = None,
+    label: Label = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Draw samples 0 .. n-1 in the unit of the data, float32 (n, *D): in [-1, 1] for images.
@@ -164,19 +145,21 @@ def sample(
     Args:
         sampler: the default is the sampler of ``dfm sample``: a few-step model's own sampler, else the midpoint rule
             in 14 steps, 29 NFE.
-        label: one class for all samples. None: the classes of ``denoiser.with_labels(labels)``; if there are none,
-            sample k of a conditional model has class k modulo the number of classes.
+        label: one class for all samples, its name or its number; a list of classes, which the samples take in turn;
+            "all" for all classes in turn; "none" for the model without a class. None: the classes of
+            ``denoiser.with_labels(labels)``; if there are none, the same as "all". ``dfm.sampling.labels`` says how
+            names and numbers are told apart.
 
     Raises:
-        UserError: n is below 1, or is not the number of the denoiser's labels; the model does not know the label; or
-            a few-step model does not know its own sampler.
+        UserError: n is below 1, or is not the number of the denoiser's labels; the model does not know the class, or
+            needs one; or a few-step model does not know its own sampler.
     """
     check_denoiser(denoiser)
     check_count(n, batch_size)
     place = device_of(denoiser) if device is None else _same_device(denoiser, device)
     labels = denoiser.label if label is None else None
     if labels is None:
-        labels = check_labels(denoiser.spec, label, range(n))
+        labels = asked_classes(denoiser.spec, label, can_omit=denoiser.can_omit_label).of(range(n))
     elif len(labels) != n:
         raise UserError(f"n={n} samples from a denoiser with labels for {len(labels)}; allowed: n={len(labels)}")
     own = getattr(denoiser, "own_sampler", None)

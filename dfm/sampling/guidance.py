@@ -125,10 +125,12 @@ class Guidance(ABC):
     Attributes:
         ckpt: the second checkpoint that the guidance needs; None if it needs none.
         second: the contents of that checkpoint, ``denoiser`` or ``classifier``.
+        towards_class: whether it leads towards the class of a sample, so that there must be one.
     """
 
     ckpt: ClassVar[str | None] = None
     second: ClassVar[str] = "denoiser"
+    towards_class: ClassVar[bool] = False
 
     @abstractmethod
     def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
@@ -186,6 +188,8 @@ class ClassifierFree(GuidanceWithScale):
 
     Scale 0 is the unconditional model, 1 the conditional model, above 1 is guidance. (The paper's w is ours minus 1.)
     """
+
+    towards_class: ClassVar[bool] = True
 
     def guide(self, denoiser: Denoiser, second: Any = None) -> Denoiser:
         if denoiser.spec.num_classes == 0:

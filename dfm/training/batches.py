@@ -105,9 +105,7 @@ class Batches:
 
     def __post_init__(self) -> None:
         if len(self.split) == 0:
-            raise UserError(
-                "the training split has no examples; allowed: at least 1; try a smaller share for validation and test"
-            )
+            raise UserError("the training split has no examples; allowed: at least 1")
         if self.size < 1:
             raise UserError(f"trainer.batch_size={self.size}; allowed: a whole number of at least 1")
 

@@ -128,15 +128,23 @@ def first_bad_gradient(modules: Mapping[str, nn.Module]) -> str | None:
 
 
 class GivenUpError(UserError):
-    """Too many steps in a row were skipped; all processes raise it at the same step."""
+    """Too many steps in a row were skipped; all processes raise it at the same step.
+
+    Attributes:
+        reason: the message without its suggestion.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
 
 
 def too_many_skipped(step: int, skipped: SkippedStep | None, config: TrainerConfig) -> GivenUpError:
     """Return the error of a run that stops after too many skipped steps in a row."""
     return GivenUpError(
         f"step {step}: {skipped}; {config.max_skipped} steps in a row were not taken, and the weights are those "
-        f"from before; try a smaller trainer.lr (now {config.lr:g}), a smaller trainer.clip_grad or "
-        "trainer.precision=fp32"
+        "from before",
+        f"try a smaller trainer.lr (now {config.lr:g}), a smaller trainer.clip_grad or trainer.precision=fp32",
     )
 
 

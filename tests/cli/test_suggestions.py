@@ -28,7 +28,7 @@ QUICK_ROWS = (
 )
 SMALL = {
     "sample": ("n=2", "sampler.steps=1"), "nll": ("n=2", "likelihood.steps=1"), "compare": ("n=2",),
-    "eval": ("n=8", "features=coordinates"), "encode": ("n=2", "flow.steps=1"),
+    "eval": ("n=8", "features=coordinates"), "encode": ("n=2",),
     "check": ("n=4", "steps=[1]", "samplers=[heun]"), "train": (),
 }  # fmt: skip
 OTHER_RUNS = {  # what the rows call by these names, next to the RUN on the digits
@@ -122,6 +122,22 @@ def test_a_suggestion_for_another_command_works(words: list[str], named: Callabl
 def test_a_suggestion_for_the_first_step_works(words: list[str]) -> None:
     small = (*POINTS, *FAST) if "dataset=moons" in words else TINY
     check(["train", *small, *words], (), {})
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        (["encode", "likelihood=all"], "flow, schedule"),
+        (["encode", "likelihood=5"], "flow, schedule"),
+        (["nll", "sampler=heun,euler"], "dequantization, likelihood, schedule"),
+        (["decode", "sampler"], "flow, schedule"),
+    ],
+)
+def test_a_group_of_other_commands_is_told_as_that(words: list[str], allowed: str, command: Command) -> None:
+    """The value may well be an option of the group: the line names the command's own groups, and where this one is."""
+    problem = command(*words, code=1).problem
+    assert f"{words[1]}: dfm {words[0]} has no {words[1].partition('=')[0]}, which is a group of dfm train" in problem
+    assert f"; allowed: {allowed}; try without it" in problem
 
 
 def test_the_rows_are_many() -> None:

@@ -11,6 +11,7 @@ from typing import get_type_hints
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.cli import QUICK, TINY, Command, Trained
@@ -68,6 +69,49 @@ def test_commas_and_quotes(typed: str, sweep: bool, elements: object) -> None:
     else:
         value = found.value()
         assert value == elements
+
+
+@given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=3))
+@example(["Food & Drink"])
+@example(["007"])
+@example(["true", "1e3", "nan"])
+@example(["null", "cat"])
+@example(["it's", "a=b", "x(y)"])
+def test_hydra_reads_names_of_classes_as_they_were_typed(names: list[str]) -> None:
+    """Alone and in a list; a whole number stays one, and the resolver of labels takes it for a name first."""
+    names = [name.strip() for name in names]
+    if not all(names) or any(set(name) & set(",[]\\'\"") or "${" in name or "\0" in name for name in names):
+        return
+    for typed, meant in ((f"[{','.join(names)}]", names), *((name, name) for name in names)):
+        (word,) = quoted("sample", [f"label={typed}"], sweep=False)
+        value = OverridesParser.create().parse_override(word).value()
+        if typed.lower() == "null":
+            assert value is None
+            continue
+        listed = value if isinstance(value, list) else [value]
+        assert all(isinstance(item, str) or (isinstance(item, int) and not isinstance(item, bool)) for item in listed)
+        assert [str(item) for item in listed] == (meant if isinstance(meant, list) else [meant])
+
+
+@pytest.mark.parametrize(
+    ("typed", "elements"),
+    [
+        ("cat,Food & Drink", ["cat", "Food & Drink"]),
+        ("[cat,Food & Drink],dog", [["cat", "Food & Drink"], "dog"]),
+        ("[0,3],[1]", [[0, 3], [1]]),
+        ("range(0,3)", [0, 1, 2]),
+        ("choice(cat,dog)", ["cat", "dog"]),
+        ("'a,b',007", ["a,b", "007"]),
+    ],
+)
+def test_a_sweep_of_classes(typed: str, elements: list[object]) -> None:
+    (word,) = quoted("eval", [f"label={typed}"], sweep=True)
+    found = OverridesParser.create().parse_override(word)
+    assert found.is_sweep_override()
+    assert [getattr(item, "text", item) for item in found.sweep_iterator(lambda item: item)] == [
+        [QuotedString(e, Quote.double) if " " in str(e) else e for e in each] if isinstance(each, list) else each
+        for each in elements
+    ]
 
 
 def test_other_keys_keep_their_meaning() -> None:

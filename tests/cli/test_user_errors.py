@@ -59,36 +59,49 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(MISTAKES))
+QUICK = (
+    "trian", "key", "value", "range", "syntax", "missing", "resume", "data", "braces", "code", "addition", "type",
+    "formula", "interpolant without latent", "no teacher", "no latents",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.wide) for n in sorted(MISTAKES)]
+)
 def test_a_mistake_is_one_line(name: str, command: Command) -> None:
     outcome = command(*MISTAKES[name], code=1)
     assert outcome.problem
     assert list(Path.cwd().iterdir()) == [], "a refused command leaves nothing"
 
 
+WITH_A_CHECKPOINT = [
+    (["sample", "n=0"], "at least 1"),
+    (["sample", "n=many"], "type int"),
+    (["sample", "label=3"], "without classes"),
+    (["sample", "sampler=dopri5", "sampler.steps=5"], "no effect"),
+    (["sample", "sampler.times=[0.5,0.1]"], "t_max = 0.999"),
+    (["decode", "latents=nowhere"], "latents.npz"),
+    (["compare", "other=nowhere"], "other=nowhere: no such"),
+    (["nll", "split=tset"], "did you mean 'test'"),
+]
+MORE_WITH_A_CHECKPOINT = [
+    (["sample", "png=perhaps"], "type bool"),
+    (["sample", "seed=1.5"], "type int"),
+    (["nll", "n=all"], "int | null"),
+    (["sample", "index=-1"], "at least 0"),
+    (["sample", "sampler.steps=0"], "from 1 to"),
+    (["sample", "sampler.times=[0.999,0.5,0.7]"], "decreasing"),
+    (["sample", "sampler=euler_maruyama", "sampler.stepper.strength=-1"], "strength"),
+    (["sample", "sampler=ddim", "sampler.stepper.eta=2"], "ancestral"),
+    (["nll", "n=0"], "at least 1"),
+    (["nll", "likelihood.solver=rk6"], "did you mean 'rk"),
+    (["nll", "batch_size=0"], "at least 1"),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [
-        (["sample", "n=0"], "at least 1"),
-        (["sample", "n=many"], "type int"),
-        (["sample", "png=perhaps"], "type bool"),
-        (["sample", "seed=1.5"], "type int"),
-        (["nll", "n=all"], "int | null"),
-        (["sample", "label=3"], "without classes"),
-        (["sample", "index=-1"], "at least 0"),
-        (["sample", "sampler.steps=0"], "from 1 to"),
-        (["sample", "sampler=dopri5", "sampler.steps=5"], "no effect"),
-        (["sample", "sampler.times=[0.5,0.1]"], "t_max = 0.999"),
-        (["sample", "sampler.times=[0.999,0.5,0.7]"], "decreasing"),
-        (["sample", "sampler=euler_maruyama", "sampler.stepper.strength=-1"], "strength"),
-        (["sample", "sampler=ddim", "sampler.stepper.eta=2"], "ancestral"),
-        (["decode", "latents=nowhere"], "latents.npz"),
-        (["compare", "other=nowhere"], "other=nowhere: no such"),
-        (["nll", "n=0"], "at least 1"),
-        (["nll", "split=tset"], "did you mean 'test'"),
-        (["nll", "likelihood.solver=rk6"], "did you mean 'rk"),
-        (["nll", "batch_size=0"], "at least 1"),
-    ],
+    [*WITH_A_CHECKPOINT, *(pytest.param(*row, marks=pytest.mark.wide) for row in MORE_WITH_A_CHECKPOINT)],
 )
 def test_a_mistake_with_a_checkpoint_is_one_line(
     arguments: list[str], says: str, tiny_run: Path, command: Command
@@ -106,6 +119,7 @@ def test_full_error_shows_the_traceback(dfm: Dfm, tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
+@pytest.mark.wide
 def test_a_mistake_in_a_process_of_its_own(dfm: Dfm, tmp_path: Path) -> None:
     done = dfm("train", "trainer.lrr=1", cwd=tmp_path, code=1)
     assert done.stderr.strip().count("\n") == 0

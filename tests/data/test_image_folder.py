@@ -229,6 +229,16 @@ def test_processes_that_begin_together_decode_once(tmp_path):
     assert [text.split()[-1] for text in out] == ["20", "20"]
 
 
+def test_a_folder_with_no_example_for_training_is_refused_with_shares_that_leave_one(tmp_path):
+    held_out = next(name for name in map("{}.png".format, range(1000)) if folder._share(name) < 0.05)
+    write_image(tmp_path / held_out)
+    with pytest.raises(UserError, match="no training example among 1 images") as error:
+        ImageFolder(path=str(tmp_path))
+    shares = dict(word.removeprefix("dataset.").split("=") for word in one_line(error).rpartition("try ")[2].split())
+    dataset = ImageFolder(path=str(tmp_path), **{name: float(share) for name, share in shares.items()})
+    assert len(dataset.split("train")) == 1
+
+
 def test_images_too_many_for_memory_and_disk_are_refused(tmp_path, monkeypatch):
     write_image(tmp_path / "1.png")
     monkeypatch.setattr(folder, "_free_memory", lambda: 0)

@@ -12,6 +12,7 @@ from support.cli import Command
 from support.oracles import PREDICTIONS, SCHEDULES
 from torch import Tensor, nn
 
+import dfm
 from dfm.data.dataset import DatasetSpec
 from dfm.data.published.digits import Digits
 from dfm.data.toys import Mixture
@@ -124,12 +125,49 @@ def test_a_classifier_sees_data_of_size_one() -> None:
     assert float(x.square().mean()) == pytest.approx(0.5, abs=0.05)
 
 
+FAR_RUN = (
+    "dataset=mixture", "dataset.means=[[30,30]]", "dataset.covariances=1.0", "dataset.weights=null", "model=mlp",
+    "model.width=8", "model.depth=1", "dataset.n_train=64", "samples.n=2", "nll.n=0", "logger=none",
+    "trainer.log_every=1", "trainer.lr_schedule=constant",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", ["flow_matching", "meanflow", pytest.param("reflow", marks=pytest.mark.wide)])
+def test_initial_weights_see_the_data_as_before(
+    objective: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of dfm 0.1 are a function of x_t itself: before its first step a student is its teacher, on every input."""
+    with monkeypatch.context() as patch:
+        patch.setattr("dfm.data.dataset.FAR", math.inf)
+        old = command("train", *FAR_RUN, "trainer.max_steps=2").run
+    words = (*FAR_RUN, f"objective={objective}", "trainer.max_steps=0", f"init={old}")
+    begun = command("train", *words).run
+    teacher, student = (dfm.load(run) for run in (old, begun))
+    x = 30 + torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(student.velocity(x, 0.5), teacher.velocity(x, 0.5), rtol=1e-4)
+    if objective == "flow_matching":
+        elsewhere = command("train", *words, "dataset.means=[[10,10]]").run
+        assert dfm.load(elsewhere).spec.centre == pytest.approx(10, abs=0.5), "other data have their own centre"
+
+
+def test_initial_weights_see_columns_in_the_scale_they_know(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dfm 0.1 scaled no column: before its first step the run from such weights is that model, on every input."""
+    words = (*FAR_RUN, "dataset.means=[[0,0]]", "dataset.covariances=[[1.0,1e6]]", "trainer.max_steps=0")
+    with monkeypatch.context() as patch:
+        patch.setattr("dfm.data.numbers.units.UNLIKE", math.inf)
+        old = command("train", *words, "trainer.max_steps=1").run
+    before, after, fresh = (
+        dfm.load(run) for run in (old, command("train", *words, f"init={old}").run, command("train", *words).run)
+    )
+    assert (before.spec.scale, after.spec.scale, len(fresh.spec.scale)) == ((), (), 2)
+    x = 100 * torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(after.velocity(x, 0.5), before.velocity(x, 0.5))
+    other = (*words, "dataset.covariances=[[1.0,1e8]]", f"init={old}")
+    assert len(dfm.load(command("train", *other).run).spec.scale) == 2, "other data have their own scale"
+
+
 def test_an_old_run_on_such_data_goes_on_as_it_began(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = (
-        "dataset=mixture", "dataset.means=[[30,30]]", "dataset.covariances=1.0", "dataset.weights=null", "model=mlp",
-        "model.width=8", "model.depth=1", "dataset.n_train=64", "samples.n=2", "nll.n=0", "logger=none",
-        "trainer.log_every=1", "trainer.lr_schedule=constant",
-    )  # fmt: skip
+    words = FAR_RUN
     with monkeypatch.context() as patch:
         patch.setattr("dfm.data.dataset.FAR", math.inf)  # as dfm 0.1, which wrote no centre
         whole = command("train", *words, "trainer.max_steps=4", "hydra.run.dir=whole").run

@@ -49,8 +49,8 @@ def during_sample(monkeypatch: pytest.MonkeyPatch, n: int, error: BaseException)
     ("error", "said"),
     [
         (UserError("this cannot be; try that"), "this cannot be; try that"),
-        (ZeroDivisionError("a bug"), "ZeroDivisionError: a bug"),
-        (MemoryError(), "MemoryError"),
+        pytest.param(ZeroDivisionError("a bug"), "ZeroDivisionError: a bug", marks=pytest.mark.wide),
+        pytest.param(MemoryError(), "MemoryError", marks=pytest.mark.wide),
         (torch.OutOfMemoryError("CUDA out of memory.\nTried to"), "OutOfMemoryError: CUDA out of memory. Tried to"),
     ],
 )
@@ -149,7 +149,7 @@ def test_several_runs_are_resumed_each_in_its_own_directory(command: Command) ->
     assert str(Path.cwd() / "sweep" / "1") in table(outcome.out)
 
 
-@pytest.mark.parametrize("chdir", ["true", "false"])
+@pytest.mark.parametrize("chdir", ["true", pytest.param("false", marks=pytest.mark.wide)])
 def test_an_interrupted_multirun_ends_with_the_table_of_what_is_done(
     chdir: str, tiny_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +191,7 @@ def test_long_overrides_leave_room_for_the_path(capsys: pytest.CaptureFixture[st
         assert table(out).replace(" ", "").count("long/" * 40) == out.count("failed:")
 
 
-@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("read_only", [True, pytest.param(False, marks=pytest.mark.wide)])
 def test_a_multirun_that_cannot_be_written_names_its_directory(
     read_only: bool, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

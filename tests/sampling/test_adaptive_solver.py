@@ -1,5 +1,7 @@
 """The adaptive pair against scipy, and each sample's independence of its neighbours."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -157,8 +159,27 @@ def test_giving_up_is_said_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_tolerance_that_is_suggested_works(pair: type[EmbeddedPair]) -> None:
+    """Rounding of a float32 field: with the tolerances of the message the end is that of scipy to float32's digits."""
+
+    def field_of(rows: Tensor):
+        return lambda x, t: (torch.cos(7 * t)[:, None] * x.double()).float().sin()
+
+    x = torch.tensor([[1.0, -0.4]])
+    with pytest.raises(UserError, match="below the rounding errors") as caught:
+        last(pair(rtol=1e-30, atol=1e-28).solve(field_of, x, 0.0, 1.0))
+    found = re.search(r"try rtol=(\S+) and atol=(\S+), or", str(caught.value))
+    assert found
+    rtol, atol = map(float, found.groups())
+    assert 1e-30 < rtol <= atol < 1e-2
+    end = last(pair(rtol=rtol, atol=atol).solve(field_of, x, 0.0, 1.0)).x
+    exact = solve_ivp(lambda t, y: np.sin(np.cos(7 * t) * y), (0, 1), x[0].numpy(), rtol=1e-10, atol=1e-10).y[:, -1]
+    assert np.abs(end[0].numpy() - exact).max() < 1e-3
+
+
 def test_a_field_that_is_not_finite_ends_with_a_message() -> None:
-    with pytest.raises(UserError, match="dopri5"):
+    with pytest.raises(UserError, match="dopri5: the field is not finite near t=0"):
         last(DormandPrince().solve(lambda rows: lambda x, t: x / 0 * 0, torch.ones(1, 2), 0.0, 1.0))
 
 

@@ -18,6 +18,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     },
     "cli/commands/decode.py": {
         "one class per latent": "tests/cli/test_encode_decode_compare.py",
+        "which this model lacks": "tests/cli/test_class_names.py",
     },
     "cli/commands/nll/estimates.py": {
         "drawn at random": NOTICE,
@@ -27,6 +28,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "not converged": NOTICE,
     },
     "cli/commands/train/command.py": {
+        "to begin again at": "tests/training/test_step_failures.py",
         "there is no checkpoint yet": NOTICE,
         "which share each batch": PROCESSES,
     },
@@ -46,6 +48,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "so that it takes": NOTICE,
     },
     "cli/from_checkpoint.py": {
+        "which leads towards a class": "tests/cli/test_class_names.py",
         "has its own sampler": NOTICE,
         ": this student is made for": NOTICE,
     },
@@ -70,6 +73,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "cannot be written": STATE,
     },
     "data/image_folder.py": {
+        "no training example among": "tests/data/test_image_folder.py",
         "fit neither": STATE,
     },
     "denoising/network_denoiser.py": {
@@ -114,17 +118,18 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "cannot start": STATE,
     },
     "sampling/adaptive_solver.py": {
-        "too small at": "the solver does not know whose tolerances these are",
+        "too small at": "tests/sampling/test_adaptive_solver.py",
+        "with finite outputs": "a call in Python",
     },
     "sampling/classifier_guidance.py": {
         "no class to guide towards": "a denoiser in Python: dfm sample draws classes",
     },
+    "sampling/labels.py": {
+        "did you mean": "tests/cli/test_class_names.py",
+    },
     "sampling/draw.py": {
         "own_sampler": "tests/cli/test_students.py",
         "the network is on": DEVICES,
-    },
-    "training/batches.py": {
-        "the training split has no examples": "a data set of one's own: Dataset refuses it before",
     },
     "training/few_steps/meanflow.py": {
         "network of two times": "tests/training/few_steps/test_meanflow.py",
@@ -133,7 +138,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "which share them": PROCESSES,
     },
     "training/step_failures.py": {
-        "steps in a row were not taken": "tests/training/test_step_failures.py",
+        "a smaller trainer.lr": "tests/training/test_step_failures.py",
         "has no effect on the loss": PROCESSES,
         "torch.compile failed": STATE,
         "out of memory": STATE,
@@ -159,7 +164,7 @@ TAKEN = {  # file: how many suggestions the rows take
     "cli/from_checkpoint.py": 1,
     "cli/jobs/multirun.py": 1,
     "cli/words/flags.py": 5,
-    "cli/words/hydra_errors.py": 14,
+    "cli/words/hydra_errors.py": 15,
     "cli/words/known_keys.py": 4,
     "cli/words/own_code.py": 1,
     "data/hubs/arrays.py": 1,
@@ -198,12 +203,12 @@ TAKEN = {  # file: how many suggestions the rows take
     "runs/pictures/masks.py": 1,
     "sampling/adaptive_solver.py": 1,
     "sampling/classifier_guidance.py": 1,
-    "sampling/draw.py": 1,
     "sampling/grids.py": 1,
     "sampling/guidance.py": 2,
     "sampling/inverse_problems.py": 4,
+    "sampling/labels.py": 2,
     "sampling/samplers.py": 1,
-    "training/few_steps/consistency.py": 1,
+    "training/few_steps/consistency.py": 2,
     "training/few_steps/progressive.py": 1,
     "training/few_steps/reflow_pairs.py": 1,
     "training/objectives/base.py": 1,

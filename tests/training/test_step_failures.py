@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -133,9 +134,10 @@ def test_the_command_tells_and_keeps_what_was_before(command: Command, monkeypat
         found = real(self, denoiser, data, generator, progress)
         return Loss(value=found.value * torch.nan, error=found.error, u=found.u) if progress > 0.4 else found
 
-    monkeypatch.setattr(Regression, "loss", bad)
-    words = [*TINY, "trainer.max_steps=8", "trainer.max_skipped=2", "trainer.validate_every=0"]
-    outcome = command("train", *words, "hydra.run.dir=run", code=1)
+    words = [*TINY, "trainer.max_steps=8", "trainer.max_skipped=2", "trainer.validate_every=0", "trainer.lr=4e-3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Regression, "loss", bad)
+        outcome = command("train", *words, "hydra.run.dir=run", code=1)
     assert "2 steps in a row were not taken" in outcome.err
     assert outcome.problem
     assert outcome.err.count("was not taken") == 2
@@ -145,6 +147,9 @@ def test_the_command_tells_and_keeps_what_was_before(command: Command, monkeypat
     assert all(len(line["indices"]) == 32 and line["layer"] for line in skipped)
     state = torch.load(Path("run") / "checkpoints" / "step_00000006.pt", weights_only=True)["state"]
     assert all(bool(v.isfinite().all()) for v in state["network"].values())
+    again = shlex.split(outcome.problem.rpartition(", try dfm ")[2])
+    assert again == ["train", f"from={Path('run').absolute()}", f"init={Path('run').absolute()}", "trainer.lr=0.0004"]
+    assert "starts with the averaged weights" in command(*again).err
 
 
 def test_out_of_memory_names_the_switches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from dfm.basics.files import write_json
 from dfm.basics.seeding import NumberedDraws
 from dfm.cli import console, progress
 from dfm.cli.composition.unused_settings import check_settings
-from dfm.cli.from_checkpoint import load_denoiser, refuse_unread
+from dfm.cli.from_checkpoint import load_denoiser, refuse_unread, warn_other_names
 from dfm.cli.job import Job
 from dfm.cli.settings import CompareSettings
 from dfm.data.numbers.stored_form import stored, to_array
@@ -20,7 +20,8 @@ from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.pictures.images import save_png, side_by_side
 from dfm.runs.sample_files import prior_of, save_npz
-from dfm.sampling.draw import check_count, check_labels
+from dfm.sampling.draw import check_count
+from dfm.sampling.labels import in_turn
 from dfm.sampling.ode_flow import OdeEnd, decode_batch, in_batches
 
 
@@ -68,6 +69,7 @@ def check_pair(first: Checkpoint, second: Checkpoint) -> None:
         UserError: their data have different shapes or levels, or their priors differ.
     """
     a, b = first.spec, second.spec
+    warn_other_names("other=", a, b)
     if a.shape != b.shape or a.levels != b.levels:
         raise UserError(
             f"ckpt= makes {a.name} {a.shape} (pixel levels: {a.levels}); other= makes {b.name} {b.shape} (pixel "
@@ -85,7 +87,7 @@ def follow(
     job: Job, checkpoint: Checkpoint, denoiser: NetworkDenoiser, latents: Tensor, advance: Callable[[int], None]
 ) -> OdeEnd:
     """Decode the latents. For a conditional model, latent k has class k modulo the number of classes."""
-    labels = check_labels(checkpoint.spec, None, range(len(latents)))
+    labels = in_turn(checkpoint.spec, range(len(latents)))
     conditional, batch_size = denoiser.with_labels(labels), job.settings.batch_size
     return in_batches(decode_batch, conditional, latents, job.parts.flow, batch_size, advance)
 

@@ -1,6 +1,7 @@
 """``dfm decode``: from latents to data, and interpolation between pairs of latents."""
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,14 +10,16 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.cli import console, progress
 from dfm.cli.composition.unused_settings import check_settings
-from dfm.cli.from_checkpoint import load_denoiser, refuse_unread
+from dfm.cli.from_checkpoint import classes_for, load_denoiser, refuse_unread
 from dfm.cli.job import Job
 from dfm.cli.settings import DecodeSettings
+from dfm.cli.words.printed_command import typed
 from dfm.data.dataset import DatasetSpec
 from dfm.data.numbers.stored_form import stored
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.sample_files import prior_of, read_latents, store_samples
-from dfm.sampling.draw import check_count, check_labels
+from dfm.sampling.draw import check_count
+from dfm.sampling.labels import renumbered
 from dfm.sampling.ode_flow import decode_batch, in_batches, slerp
 
 
@@ -26,15 +29,16 @@ def run(job: Job) -> None:
     flow = job.parts.flow
     check_settings(flow, "flow")
     check_count(1, wanted.batch_size)
-    latents, labels, prior = read_latents(wanted.latents)
+    latents, labels, names, prior = read_latents(wanted.latents)
     checkpoint, denoiser = load_denoiser(job, wanted.ckpt)
     refuse_unread(job, checkpoint, "on dfm decode, which reads no data")
     spec = checkpoint.spec
     check_latents(latents, prior, checkpoint, wanted.latents)
-    if labels is None or wanted.label is not None or not spec.num_classes:
-        labels = check_labels(spec, wanted.label, range(len(latents)))
+    asked = classes_for(job, denoiser)
+    if labels is None or asked.kind != "null" or not spec.num_classes:
+        labels = asked.of(range(len(latents)))
     else:
-        check_stored(labels, len(latents), spec)
+        labels = check_stored(labels, names, len(latents), spec)
     if wanted.interpolate:
         latents, labels = interpolate(latents, labels, wanted.interpolate)
     start = time.perf_counter()
@@ -49,6 +53,7 @@ def run(job: Job) -> None:
         "checkpoint": str(checkpoint.path),
         "checkpoint_step": checkpoint.step,
         "flow": job.config["flow"],
+        **asked.facts,
     }
     pieces, numbers = [stored(end.x, spec)], range(len(end.x))
     store_samples(pieces, labels, numbers, spec, job.directory, columns=wanted.interpolate or None)
@@ -79,17 +84,31 @@ def check_latents(latents: Tensor, prior: str | None, checkpoint: Checkpoint, na
         raise UserError(f"latents={name}: numbers that are not finite; allowed: finite latents")
 
 
-def check_stored(labels: Tensor, n: int, spec: DatasetSpec) -> None:
-    """Refuse stored classes that do not suit the latents or the model.
+def check_stored(labels: Tensor, names: Sequence[str], n: int, spec: DatasetSpec) -> Tensor:
+    """Return stored classes as numbers of the model: a class with a name is the model's class of this name.
+
+    Args:
+        names: the names that were stored with the classes, if any.
 
     Raises:
         UserError: there is not one class per latent, or the model does not know a class.
     """
+    own = renumbered(labels, names, spec) if tuple(labels.shape) == (n,) else labels
+    strange = [names[k] for k in labels[own < 0].tolist() if 0 <= k < len(names)] if own is not labels else []
+    if strange:
+        raise UserError(
+            f"latents are stored with the class '{strange[0]}', which this model lacks; allowed: its own, "
+            f"{', '.join(spec.class_names)}; try {typed('label', spec.class_names[0])} to replace them"
+        )
+    if own is not labels:
+        console.say("the stored classes have other numbers in this model; they are taken by name")
+    labels = own
     if tuple(labels.shape) != (n,) or int(labels.min()) < 0 or int(labels.max()) >= spec.num_classes:
         raise UserError(
             f"{n} latents are stored with classes of shape {tuple(labels.shape)}, up to {int(labels.max())}; allowed: "
-            f"one class per latent, 0 to {spec.num_classes - 1}; try label=0 to replace them"
+            f"one class per latent, 0 to {spec.num_classes - 1}; try label=all to replace them"
         )
+    return labels
 
 
 def interpolate(latents: Tensor, labels: Tensor | None, columns: int) -> tuple[Tensor, Tensor | None]:

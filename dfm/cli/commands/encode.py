@@ -60,7 +60,11 @@ def run(job: Job) -> None:
         "indices": torch.tensor(list(indices)).numpy(),
         "prior": np.array(prior_of(checkpoint.config)),
     }
-    save_npz(job.directory / "latents.npz", arrays if labels is None else {**arrays, "labels": labels.numpy()})
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+        if spec.class_names:
+            arrays["class_names"] = np.array(spec.class_names)
+    save_npz(job.directory / "latents.npz", arrays)
     save_png(side_by_side([stored(part, spec) for part in (data, back)], spec), job.directory / "grid.png")
     write_json(job.directory / "encode.json", facts)
     console.result(

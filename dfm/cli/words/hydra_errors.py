@@ -12,7 +12,9 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 
 from dfm.basics.errors import UserError, unknown
 from dfm.cli.composition.config_dirs import named_config_dirs, options
+from dfm.cli.composition.stored_run import default_groups
 from dfm.cli.composition.yaml_files import misplaced
+from dfm.cli.settings import COMMANDS
 from dfm.cli.words.known_keys import KnownKeys
 
 GROUP_OPTION = re.compile(r"Could not find '([^']+)/([^'/]*)'(?: Available options in '[^']+': (.+?) Config search)?")
@@ -22,7 +24,10 @@ ENVIRONMENT = re.compile(r"Environment variable '([^']+)' not found")
 SEVERAL = re.compile(r"Ambiguous value for argument '(.+?)' 1\.")
 TWICE = re.compile(r"Multiple values for (\S+)\.|force-add of config groups is not supported: '\+\+([^=]+)=")
 ENDS = ("]", "]]", "]]]", "}", "}]", "]}", '"', "'")  # of a value that does not close
-ABSENT = re.compile(r"Could not delete(?: from config)?\. (?:'([^']+)' does not exist|No match for '([^']+)')")
+ABSENT = re.compile(
+    r"Could not delete(?: from config)?\. (?:'([^']+)' does not exist|No match for '([^']+)')"
+    r"|Could not delete '([^']+)'\. No match"
+)
 
 
 def explain(error: Exception, command: str) -> str | None:
@@ -30,7 +35,7 @@ def explain(error: Exception, command: str) -> str | None:
     if isinstance(error, UserError):  # about a file that Hydra was reading
         return str(error)
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
-        return _no_option(error) or _unreadable(command)
+        return _no_option(error, command) or _unreadable(command)
     text = " ".join(str(error).split())
     missing, key = GROUP_OPTION.search(text), OVERRIDE.search(text)
     if isinstance(error, MissingConfigException) and missing:
@@ -44,7 +49,7 @@ def explain(error: Exception, command: str) -> str | None:
     reason = " ".join(reason.partition("\n    full_key")[0].split())
     word = text.removeprefix("Error merging override ") if cause else None
     return (
-        _several(text)
+        _several(text, command)
         or _twice(text)
         or _there_already(text)
         or _nothing_to_delete(text)
@@ -65,17 +70,27 @@ def _no_such_key(command: str, key: str) -> str:
         allowed = ", ".join([name, *places])
         return f"{word}: no option of {name} stands at {place}; allowed: {allowed}; try {name}={value}"
     if options(name):
-        return str(unknown(name, value, options(name)))
+        return of_other_commands(command, word)
     return KnownKeys(command).error(name, value)
 
 
-def _several(text: str) -> str | None:
+def of_other_commands(command: str, word: str) -> str:
+    """Return one line about GROUP=OPTION for a command that has no such group."""
+    group, own = word.partition("=")[0], default_groups(command)
+    having = [f"dfm {name}" for name in COMMANDS if group in default_groups(name)]
+    others = f", which is a group of {', '.join(having)}" if having else ""
+    return f"{word}: dfm {command} has no {group}{others}; allowed: {', '.join(sorted(own))}; try without it"
+
+
+def _several(text: str, command: str) -> str | None:
     """Return one line about several values where one is needed; None for any other error."""
     match = SEVERAL.search(text)
     if not match:
         return None
     key, _, values = match[1].partition("=")
     given = next((a for a in sys.argv[1:] if " ".join(a.split()) == match[1]), match[1])
+    if options(key) and key not in KnownKeys(command).groups:
+        return of_other_commands(command, given)
     return (
         f"{given}: several values; allowed: one, a list in brackets ('{key}=[{values}]'), a text in quotes "
         f"('{key}=\"{values}\"'), or -m, which runs the command once for each; try {given} -m"
@@ -101,10 +116,10 @@ def _there_already(text: str) -> str | None:
 
 def _nothing_to_delete(text: str) -> str | None:
     match = ABSENT.search(text)
-    return f"~{match[1] or match[2]}: there is no such key or group; try without it" if match else None
+    return f"~{match[1] or match[2] or match[3]}: there is no such key or group; try without it" if match else None
 
 
-def _no_option(error: Exception) -> str | None:
+def _no_option(error: Exception, command: str) -> str | None:
     """Return one line about a number, or a list with numbers, for a group; Hydra fails on them in its own code."""
     if not isinstance(error, (TypeError, ValueError)):
         return None
@@ -113,7 +128,8 @@ def _no_option(error: Exception) -> str | None:
         if options(name) and _is_readable(text):
             given = OverridesParser.create().parse_override(text).value()
             if not all(isinstance(item, str) for item in (given if isinstance(given, list) else [given])):
-                return str(unknown(name, value, options(name)))
+                here = name in KnownKeys(command).groups
+                return str(unknown(name, value, options(name))) if here else of_other_commands(command, text)
     return None
 
 
@@ -147,6 +163,8 @@ def _no_value(text: str, command: str) -> str:
     homes = [group for group in known.groups if text in options(group)]
     if text in known.groups:
         hint = f"{text}={options(text)[0]}"
+    elif options(text):
+        return of_other_commands(command, text)
     elif homes:
         hint = f"{homes[0]}={text}"
     elif (key := known.similar(name)) and key == name:

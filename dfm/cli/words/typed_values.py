@@ -1,8 +1,9 @@
-"""Values of the command line as they are typed, where Hydra's grammar would not read them so: paths, above all.
+"""Values of the command line as they are typed, where Hydra's grammar would not read them so: paths and names.
 
 In Hydra's grammar ``runs/lr=0.1``, ``a#b`` and every letter outside ASCII are mistakes, and ``5`` and ``[a]`` are no
 text. Such a value is put in quotes before Hydra sees it: for every key if Hydra cannot read it at all, and for a key
-that names a path also if Hydra would read something else. Quotes that are typed count as before.
+that names a path also if Hydra would read something else. The names of classes (``label=``) are texts, alone and in a
+list: ``007``, ``true`` and ``Food & Drink``. Quotes that are typed count as before.
 """
 
 import re
@@ -14,7 +15,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, Quote
 from hydra.errors import HydraException
 
 from dfm.basics.locations import PATH, located, with_home
-from dfm.cli.settings import COMMANDS
+from dfm.cli.settings import CLASSES, COMMANDS
 
 # The last words of the keys of parts that name paths. The types of the parts say the same (PathText); they are not read
 # here, because the parts import torch.
@@ -28,8 +29,16 @@ def names_path(command: str, key: str) -> bool:
     """Whether a key of the command names a file or a directory."""
     if "." in key:
         return key in OF_HYDRA or key.rpartition(".")[2] in OF_PARTS
-    hint = get_type_hints(COMMANDS[command].settings, include_extras=True).get(key)
-    return key in OF_COMMANDS or PATH in _marks(hint)
+    return key in OF_COMMANDS or PATH in _marks_of(command, key)
+
+
+def names_classes(command: str, key: str) -> bool:
+    """Whether a key of the command names classes of the data."""
+    return CLASSES in _marks_of(command, key)
+
+
+def _marks_of(command: str, key: str) -> list[Any]:
+    return list(_marks(get_type_hints(COMMANDS[command].settings, include_extras=True).get(key)))
 
 
 def _marks(hint: Any) -> Iterator[Any]:
@@ -53,6 +62,8 @@ def _quoted(command: str, word: str, sweep: bool) -> str:
     name = key.lstrip("+")
     if not equals or not value or _parse(f"{key}=x") is None or key.startswith("~"):
         return word
+    if names_classes(command, name):
+        return _classes(key, value)
     path = names_path(command, name)
     elements = _elements(value, "" if path else "[({") if sweep and not name.startswith("hydra.") else [value]
     found = _parse(word)
@@ -64,6 +75,31 @@ def _quoted(command: str, word: str, sweep: bool) -> str:
     if found is not None or (len(elements) == 1 and value[0] in STRUCTURES):
         return word
     return f"{key}={','.join(e if _parse(f'{key}={e}') or e[:1] in STRUCTURES else _quote(e) for e in elements)}"
+
+
+def _classes(key: str, value: str) -> str:
+    """Return ``label=VALUE`` so that Hydra reads each name as text, each whole number as one, and a list as a list."""
+    found = _parse(f"{key}={value}")
+    if found is not None and found.is_sweep_override():
+        of_hydra = not (isinstance(found._value, ChoiceSweep) and found._value.simple_form)  # range(0,10) with -m
+    else:
+        of_hydra = found is not None and found.value() is None
+    return f"{key}={value if of_hydra else ','.join(_class_or_list(key, e.strip()) for e in _elements(value, '['))}"
+
+
+def _class_or_list(key: str, text: str) -> str:
+    if text.startswith("[") and text.endswith("]"):
+        names = _elements(text[1:-1], "") if text[1:-1].strip() else []
+        return f"[{','.join(_class(key, name.strip()) for name in names)}]"
+    return text if text.startswith("[") else _class(key, text)  # Hydra says that a bracket does not close
+
+
+def _class(key: str, text: str) -> str:
+    """Return one name, or one number, in the form that Hydra reads as it was typed."""
+    found = _parse(f"{key}={text}")
+    value = None if found is None or found.is_sweep_override() else found._value
+    is_number = isinstance(value, int) and str(value) == text
+    return text if is_number or isinstance(value, (str, QuotedString)) else _quote(text)
 
 
 def _means_no_path(found: Override, sweep: bool, *, own: bool, is_there: bool) -> bool:

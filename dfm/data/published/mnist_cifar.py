@@ -187,6 +187,9 @@ class FashionMNIST(_Idx):
     """
 
     name = "fashion_mnist"
+    class_names = (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    )
     source = torchvision_datasets.FashionMNIST
     system_folders = ("/usr/share/datasets/fashion-mnist",)
 
@@ -204,6 +207,7 @@ class CIFAR10(Vision):
     flip: bool = True
 
     name = "cifar10"
+    class_names = (*("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),)
     shape = (3, 32, 32)
     source = torchvision_datasets.CIFAR10
 

@@ -120,7 +120,11 @@ class DoublingPacing(Pacing):
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency(Objective):
-    """The loss (sqrt(|f(x_t, t) - sg f(x_r, r)|^2 + c^2) - c)/(sigma_t - sigma_r), sigma the nsr in the papers' unit.
+    """The loss (sqrt(|f(x_t, t) - sg f(x_r, r)|^2 + c^2) - c) w/(sigma_t - sigma_r), sigma the nsr in the papers' unit.
+
+    w = 1 + sigma_t/knee, or 1 without a knee, as in the papers, whose levels end at 80. The first factor falls as
+    1/sigma_t. On a path that begins at 999 the levels near its start would then hardly count, and what is learned at
+    low levels would not have come up to them when the run ends.
 
     sg stops the gradient; both calls have the same dropout. c = huber sqrt(d) S/0.5, with S the standard deviation of
     the data. (Song and Dhariwal 2024, eqs. 7 and 8; Geng et al. 2024, section 3.) With ``init=TEACHER`` training starts
@@ -132,15 +136,17 @@ class Consistency(Objective):
         pacing: gives the noise level with which each one is compared.
         coupling: pairs data and noise inside a batch.
         huber: 0.00054 in the papers, for data of standard deviation 0.5.
+        knee: the noise level in the papers' unit above which a level's weight no longer falls; None: it always does.
 
     Raises:
-        UserError: huber is not above 0.
+        UserError: huber or knee is not above 0.
     """
 
     density: Density
     pacing: Pacing
     coupling: Coupling = field(default_factory=IndependentCoupling)
     huber: float = 0.00054
+    knee: float | None = None  # a run of dfm 0.1 goes on without
 
     def outcome(self, state: Mapping[str, Tensor]) -> Outcome:
         return Outcome(has_ode=False, few_steps=True)
@@ -152,6 +158,10 @@ class Consistency(Objective):
         if not self.huber > 0:
             raise UserError(
                 f"objective consistency: huber={self.huber:g}; allowed: above 0; try objective.huber=0.00054"
+            )
+        if self.knee is not None and not self.knee > 0:
+            raise UserError(
+                f"objective consistency: knee={self.knee:g}; allowed: above 0, or null; try objective.knee=80"
             )
 
     def loss(self, denoiser: NetworkDenoiser, data: Tensor, generator: torch.Generator, progress: float = 1.0) -> Loss:
@@ -166,7 +176,8 @@ class Consistency(Objective):
             at_data = per_sample(lower / unit <= _nsr(path, path.t_min), data) > 0
             target = torch.where(at_data, data, self._data_end(denoiser, data, noise, lower / unit, seed))
         distance = self._distance(prediction, target, denoiser.spec.std)
-        error = distance / (upper - lower).to(distance)
+        weight = 1.0 if self.knee is None else 1 + upper / self.knee
+        error = distance / ((upper - lower) / weight).to(distance)
         return Loss(value=error * self.density.importance(u).to(error), error=error, u=u)
 
     def pair(self, u: Tensor, denoiser: NetworkDenoiser, progress: float) -> tuple[Tensor, Tensor]:

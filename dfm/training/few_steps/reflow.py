@@ -18,8 +18,8 @@ from dfm.basics.errors import UserError
 from dfm.denoising.arguments import device_of
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.paths.interpolating import Linear
-from dfm.sampling.draw import check_labels
 from dfm.sampling.grids import UniformGrid
+from dfm.sampling.labels import in_turn
 from dfm.sampling.samplers import GridSampler, start
 from dfm.sampling.steppers.ode import Euler
 from dfm.training.few_steps.reflow_pairs import Pairs, fingerprint, make_pairs, read_pairs, write_pairs
@@ -42,7 +42,7 @@ def straightness(denoiser: NetworkDenoiser, n: int, steps: int, seed: int, devic
         seed: of the latents.
         device: on which the ODE is solved.
     """
-    labels = check_labels(denoiser.spec, None, range(n))
+    labels = in_turn(denoiser.spec, range(n))
     denoiser = denoiser.on_schedule(Linear()).with_labels(None if labels is None else labels.to(device))
     sampler = GridSampler(stepper=Euler(), steps=steps, grid=UniformGrid())
     states = [start(denoiser, seed, range(n), device)]

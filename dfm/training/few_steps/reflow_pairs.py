@@ -15,8 +15,8 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically
 from dfm.basics.seeding import NumberedDraws, Purpose
 from dfm.denoising.network_denoiser import NetworkDenoiser
-from dfm.sampling.draw import check_labels
 from dfm.sampling.grids import RhoGrid
+from dfm.sampling.labels import in_turn
 from dfm.sampling.samplers import GridSampler
 from dfm.sampling.steppers.ode import Heun
 
@@ -80,7 +80,7 @@ def make_pairs(teacher: NetworkDenoiser, n: int, steps: int, seed: int, device: 
     noise of its training.
     """
     sampler = GridSampler(stepper=Heun(), steps=steps, grid=RhoGrid())
-    labels = check_labels(teacher.spec, None, range(n))
+    labels = in_turn(teacher.spec, range(n))
     data, noise = [], []
     log.info(f"making {n} pairs of noise and data with the teacher")
     said = time.monotonic()

@@ -56,17 +56,26 @@ def test_a_checkpoint_finds_its_data_from_any_directory(project: Path, command: 
     assert f"looked for pics in {project / 'runs' / 'r'} and the folders above it too" in gone
 
 
+NEW = ("ckpt=project/runs/r", "dataset.path=moved")
+
+
+@pytest.mark.wide
 def test_every_command_takes_the_new_place(project: Path, command: Command) -> None:
-    """Those that read no data as well, and no other key there."""
     (project / "data" / "pics").rename("moved")
-    ckpt, new = "ckpt=project/runs/r", "dataset.path=moved"
-    latents = command("encode", ckpt, new, "n=2", "flow.solver=euler").run
-    command("decode", ckpt, new, f"latents={latents}", "flow.solver=euler")
-    command("sample", ckpt, new, "n=2", "sampler.steps=1")
-    command("sample", ckpt, new, "n=2", "sampler.steps=1", "task=inpaint", "mask=left")
-    command("check", ckpt, new, "n=4", "samplers=[euler]", "steps=[1]")
-    command("eval", ckpt, new, "n=4", "sampler.steps=1", "features=coordinates")
-    command("compare", ckpt, "other=project/runs/r", new, "n=2", "flow.solver=euler")
+    latents = command("encode", *NEW, "n=2", "flow.solver=euler").run
+    command("decode", *NEW, f"latents={latents}", "flow.solver=euler")
+    command("sample", *NEW, "n=2", "sampler.steps=1", "task=inpaint", "mask=left")
+    command("check", *NEW, "n=4", "samplers=[euler]", "steps=[1]")
+    command("eval", *NEW, "n=4", "sampler.steps=1", "features=coordinates")
+    command("compare", *NEW, "other=project/runs/r", "n=2", "flow.solver=euler")
+
+
+def test_a_command_that_reads_no_data_takes_the_new_place_and_no_other_key_there(
+    project: Path, command: Command
+) -> None:
+    (project / "data" / "pics").rename("moved")
+    ckpt = NEW[0]
+    command("sample", *NEW, "n=2", "sampler.steps=1")
     assert "dataset.size=9: it has no effect" in command("sample", ckpt, "dataset.size=9", code=1).problem
     assert "did you mean 'dataset.path'" in command("nll", ckpt, "dataset.pth=x", code=1).problem
 
@@ -106,6 +115,7 @@ def test_a_run_goes_on_where_its_data_are_now(project: Path, command: Command) -
     assert (Path("copy/c") / "tensorboard").is_dir(), "another tracker"
 
 
+@pytest.mark.wide
 def test_weights_to_give_away_name_no_place(project: Path, command: Command) -> None:
     weights = project / "runs/r/weights.safetensors"
     with safetensors.safe_open(weights, framework="pt") as file:
@@ -152,10 +162,9 @@ def rates(run: Path) -> list[float]:
 
 
 def test_a_longer_run_says_what_its_rate_does(command: Command) -> None:
-    """Rewarmed it has the rates of a run of the new length; kept it falls from the last one, however it is resumed."""
+    """Rewarmed it has the rates of a run of the new length; kept it falls from the last one."""
     command("train", *LONG, "trainer.max_steps=10", "hydra.run.dir=a")
     shutil.copytree("a", "b")
-    shutil.copytree("a", "c")
     whole = rates(command("train", *LONG, "trainer.max_steps=20").run)
     rewarmed = command("train", "resume=a", "trainer.max_steps=20")
     last = rates(Path("b"))[-1]
@@ -166,7 +175,15 @@ def test_a_longer_run_says_what_its_rate_does(command: Command) -> None:
     assert f"the learning rate goes from {last:.3g} to {last:.3g}" in kept.err
     expected = [last * (1 + np.cos(np.pi * k / 10)) / 2 for k in range(10)]
     assert rates(Path("b"))[10:] == pytest.approx(expected)
-    command("train", "resume=c", "trainer.max_steps=20", "trainer.rate_on_resume=keep", "trainer.checkpoint_every=15")
+
+
+@pytest.mark.wide
+def test_a_kept_rate_stays_kept_after_a_kill(command: Command) -> None:
+    command("train", *LONG, "trainer.max_steps=10", "hydra.run.dir=b")
+    shutil.copytree("b", "c")
+    keep = ("trainer.max_steps=20", "trainer.rate_on_resume=keep")
+    command("train", "resume=b", *keep)
+    command("train", "resume=c", *keep, "trainer.checkpoint_every=15")
     for path in directory.checkpoints(Path("c"))[:1]:  # as if it had been killed after step 15
         path.unlink()
     again = command("train", "resume=c")

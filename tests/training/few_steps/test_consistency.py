@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from dfm.denoising.predictions import Edm, Velocity
 from dfm.models.mlp import MLP
 from dfm.sampling.samplers import JumpSampler, start
 from dfm.training.few_steps.consistency import Consistency, DoublingPacing, EasyPacing
-from dfm.training.objectives.densities import LogNormalDensity
+from dfm.training.objectives.densities import LogNormalDensity, LogNsrDensity
 from dfm.training.trainer import Trainer, TrainerConfig
 
 MEAN, STD = 0.4, 0.5
@@ -65,7 +66,7 @@ def trained(path: str, pacing: EasyPacing | DoublingPacing, steps: int) -> Denoi
     """A consistency model of N(MEAN, STD^2) from scratch."""
     points = MEAN + STD * torch.randn(8192, 1, generator=torch.Generator().manual_seed(0))
     config = TrainerConfig(max_steps=steps, batch_size=256, lr=2e-3, ema_decay=0.98, warmup_steps=20)
-    objective = Consistency(density=LogNormalDensity(floor=0.2), pacing=pacing)
+    objective = Consistency(density=LogNormalDensity(floor=0.2), pacing=pacing, knee=80)
     trainer = Trainer(config, model(path), objective, Split(values=points, labels=None), device=torch.device("cpu"))
     for _ in trainer.steps():
         pass
@@ -99,6 +100,20 @@ def test_on_gaussian_data_training_finds_the_map_of_the_ode(path: str, pacing: E
         exact, denoised = MEAN + STD * z, MEAN + STD**2 / spread * z
         assert float((data - exact).abs().mean()) < 0.06
         assert float((data - denoised).abs().mean()) > 2 * float((data - exact).abs().mean())
+
+
+@pytest.mark.parametrize("path", ["edm", "linear"])
+def test_the_weight_above_the_knee_does_not_fall(path: str) -> None:
+    """(1 + sigma/knee) times the papers' loss, example by example, with sigma in the unit of data of deviation 0.5."""
+    net, data = model(path), MEAN + STD * torch.randn(64, 1, generator=torch.Generator().manual_seed(3))
+    plain = Consistency(density=LogNsrDensity(), pacing=EasyPacing())
+    losses = [
+        objective.loss(net, data, torch.Generator().manual_seed(4), progress=1.0)
+        for objective in (plain, replace(plain, knee=20.0))
+    ]
+    sigma = net.schedule.log_nsr(LogNsrDensity().time(losses[0].u, net.schedule)).exp() * 0.5 / STD
+    assert float(sigma.max()) > 50
+    assert torch.allclose(losses[1].value.double(), (1 + sigma / 20) * losses[0].value, rtol=1e-5)
 
 
 class Exact(Denoiser):
@@ -140,8 +155,6 @@ def test_both_calls_see_the_same_dropout() -> None:
 
         def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None) -> Tensor:
             return self.inner(x)
-
-    from dataclasses import replace
 
     net = replace(model(), network=Dropping().train())
     objective = Consistency(density=LogNormalDensity(), pacing=Same())
@@ -186,6 +199,7 @@ def test_no_step_is_taken_from_other_weights_than_the_teachers(tiny_run: Path, c
         (["objective=consistency", "pacing.q=1"], "above 1"),
         (["objective=consistency", "pacing=doubling", "pacing.s0=0"], "s0"),
         (["objective=consistency", "objective.huber=0"], "above 0"),
+        (["objective=consistency", "objective.knee=0"], "above 0"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], says: str, tiny_run: Path, command: Command) -> None:

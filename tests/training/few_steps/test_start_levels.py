@@ -112,7 +112,7 @@ def one_call_deviation(path: str, density: Density, steps: int) -> float:
     config = TrainerConfig(
         max_steps=steps, batch_size=128, lr=0.1, lr_schedule="constant", ema_decay=0.95, warmup_steps=1, clip_grad=None
     )
-    objective = consistency(density, EasyPacing(stages=2))
+    objective = replace(consistency(density, EasyPacing(stages=2)), knee=80)
     run = Trainer(config, denoiser(schedule, Share(schedule)), objective, Split(values=points, labels=None), device=CPU)
     for _ in run.steps():
         pass
@@ -122,10 +122,13 @@ def one_call_deviation(path: str, density: Density, steps: int) -> float:
 
 
 @pytest.mark.parametrize("path", ["linear", "vp", "edm"])
-def test_one_call_from_the_start_has_the_deviation_of_the_data(path: str) -> None:
-    """By the default density, up to the table's coarseness; by EDM's, the levels near the start stay as they began."""
-    assert one_call_deviation(path, DEFAULT, 400) == pytest.approx(1, abs=0.3)
-    assert one_call_deviation(path, EDMS, 20) < 0.1
+def test_the_levels_near_the_start_learn(path: str) -> None:
+    """By the default density, as far as a table of steps can; by EDM's, they stay as they began, S/nsr.
+
+    That they learn the right map is a test of a network, in test_consistency.py.
+    """
+    assert one_call_deviation(path, DEFAULT, 100) > 0.2
+    assert one_call_deviation(path, EDMS, 20) < 0.01
 
 
 def test_a_refusal_says_what_works(command: Command) -> None:

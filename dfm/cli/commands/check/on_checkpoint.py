@@ -26,7 +26,8 @@ from dfm.likelihood.examples import examples
 from dfm.likelihood.path_divergence import path_divergence
 from dfm.runs.pictures.charts import curves
 from dfm.runs.pictures.images import save_png
-from dfm.sampling.draw import check_labels, draw_samples
+from dfm.sampling.draw import draw_samples
+from dfm.sampling.labels import in_turn
 from dfm.sampling.samplers import Sampler
 
 DEFAULT_SAMPLERS = ("euler", "heun", "ddim", "dpmpp_2m", "unipc", "euler_maruyama", "ancestral", "dopri5")
@@ -103,7 +104,7 @@ def held_out(data: Dataset, n: int, seed: int, split: str = "test") -> Tensor:
 
 def ode_ends(denoiser: NetworkDenoiser, seed: int, device: torch.device) -> Tensor:
     """Return the denoised ends of the ODE from the first latents, by Dormand-Prince with tolerance 1e-5."""
-    labels = check_labels(denoiser.spec, None, range(REFERENCE_SAMPLES))
+    labels = in_turn(denoiser.spec, range(REFERENCE_SAMPLES))
     conditional = denoiser.with_labels(None if labels is None else labels.to(device))
     x = starting_points(conditional, REFERENCE_SAMPLES, seed, device, double=False)
     with torch.no_grad():
@@ -130,7 +131,7 @@ def measure(
         range(n),
         seed=wanted.seed,
         batch_size=wanted.batch_size,
-        labels=check_labels(denoiser.spec, None, range(n)),
+        labels=in_turn(denoiser.spec, range(n)),
         device=device,
         convert=lambda x: x,
     )

@@ -6,10 +6,12 @@ from dfm.basics.devices import check_precision
 from dfm.basics.intervals import as_text
 from dfm.cli import console
 from dfm.cli.commands.eval import inputs
+from dfm.cli.from_checkpoint import classes_for
 from dfm.cli.job import Job
 from dfm.cli.settings import EvalSettings
 from dfm.evaluation.sample_quality import Quality, quality
-from dfm.sampling.draw import check_count, check_labels
+from dfm.sampling.draw import check_count
+from dfm.sampling.labels import asked_classes
 
 
 def run(job: Job) -> None:
@@ -19,15 +21,16 @@ def run(job: Job) -> None:
     check_precision(wanted.precision, job.device)
     checkpoint, drawing = inputs.find_source(job)
     data = inputs.find_references(job, checkpoint)
-    references = inputs.examples(data, wanted.split, wanted.label)
-    train = inputs.examples(data, "train", wanted.label)
+    of_samples = classes_for(job, drawing.denoiser) if drawing else None
+    asked = asked_classes(data.spec, wanted.label, what=f"dataset {data.spec.name} is")
+    references, train = (inputs.examples(data, name, asked) for name in (wanted.split, "train"))
     features = inputs.find_features(job, data)
-    stored = None if drawing else inputs.read(job, data.spec)  # a mistake is told before the features are trained
-    if drawing:
-        check_labels(drawing.denoiser.spec, wanted.label, range(1))
+    stored = (
+        None if drawing else inputs.read(job, data.spec, asked)
+    )  # a mistake is told before the features are trained
     inputs.prepare(features)
 
-    samples = inputs.draw(job, drawing) if drawing else stored
+    samples = inputs.draw(job, drawing, of_samples) if drawing and of_samples else stored
     assert samples is not None
     real = inputs.choose(train, len(samples.values), wanted.seed)
     reference_features = features.of(references.all())
@@ -38,7 +41,7 @@ def run(job: Job) -> None:
         "features": features.facts,
         "dataset": data.spec.name,
         "split": wanted.split,
-        "label": wanted.label,
+        **asked.facts,
         "seed": wanted.seed,
         **samples.facts,
         "checkpoint": str(checkpoint.path) if checkpoint else None,

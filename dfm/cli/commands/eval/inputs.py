@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dfm.basics.devices import check_precision, products
@@ -14,14 +15,22 @@ from dfm.basics.files import write_json
 from dfm.basics.seeding import Purpose, stream
 from dfm.cli import console, progress
 from dfm.cli.composition.unused_settings import refuse_unused
-from dfm.cli.from_checkpoint import Drawing, dataset_of, load_drawing, read_checkpoint, warn_other_data
+from dfm.cli.from_checkpoint import (
+    Drawing,
+    dataset_of,
+    load_drawing,
+    read_checkpoint,
+    warn_other_data,
+    warn_other_names,
+)
 from dfm.cli.job import Job
 from dfm.data.dataset import Dataset, DatasetSpec, Split
 from dfm.data.numbers.stored_form import as_data, to_stored
 from dfm.evaluation.features import Features, kind_for
 from dfm.runs.checkpoint import Checkpoint
 from dfm.runs.sample_files import read_labels, read_samples, store_samples
-from dfm.sampling.draw import Moment, batch_of, check_labels, draw_samples
+from dfm.sampling.draw import Moment, batch_of, draw_samples
+from dfm.sampling.labels import AskedClasses, renumbered
 
 DEFAULT_N = 1000
 DRAWING_KEYS = ("sampler", "grid", "guidance", "schedule", "batch_size", "precision")
@@ -59,6 +68,8 @@ def find_references(job: Job, checkpoint: Checkpoint | None) -> Dataset:
     """
     if "_target_" in job.config["dataset"]:
         data = job.parts.dataset
+        if checkpoint is not None:
+            warn_other_names(f"dataset={data.name}", checkpoint.spec, data.spec)
     elif checkpoint is not None:
         data = dataset_of(checkpoint, job.trusted)
         warn_other_data(checkpoint, data, job.settings.split)
@@ -73,19 +84,23 @@ def find_references(job: Job, checkpoint: Checkpoint | None) -> Dataset:
     return data
 
 
-def examples(data: Dataset, name: str, label: int | str | None) -> Split:
-    """Return a split, with the examples of all classes or of one.
+def examples(data: Dataset, name: str, asked: AskedClasses) -> Split:
+    """Return a split, with the examples of all classes or of the chosen ones.
 
     Raises:
-        UserError: the split is empty, or the data have no such class.
+        UserError: the split is empty.
     """
     split = data.split(name)
     if len(split) == 0:
         raise UserError(f"split={name}: {data.spec.name} has no examples in it; try split=train")
-    labels = check_labels(data.spec, label, range(1)) if isinstance(label, int) else None
-    if labels is None or split.labels is None:
+    if not asked.chosen or split.labels is None:
         return split
-    return split.part((split.labels == labels[0]).nonzero().flatten())
+    return split.part(_of_classes(split.labels, asked).nonzero().flatten())
+
+
+def _of_classes(labels: Tensor, asked: AskedClasses) -> Tensor:
+    """Return which labels are those of the chosen classes, bool (n,)."""
+    return torch.isin(labels, torch.tensor(asked.chosen))
 
 
 def choose(split: Split, n: int, seed: int) -> Tensor:
@@ -115,11 +130,11 @@ def prepare(features: Features) -> None:
         console.say(f"classifier trained in {time.perf_counter() - start:.0f} s and stored for the next time")
 
 
-def draw(job: Job, drawing: Drawing) -> Samples:
+def draw(job: Job, drawing: Drawing, asked: AskedClasses) -> Samples:
     """Draw samples 0 .. n-1, the same ones as ``dfm sample``."""
     wanted, spec = job.settings, drawing.denoiser.spec
     n = DEFAULT_N if wanted.n is None else wanted.n
-    labels = check_labels(spec, wanted.label, range(n))
+    labels = asked.of(range(n))
     start = time.perf_counter()
     with (
         progress.task("sample", n, "samples") as task,
@@ -151,19 +166,22 @@ def draw(job: Job, drawing: Drawing) -> Samples:
     return Samples(values=result.samples, labels=labels, facts=facts)
 
 
-def read(job: Job, spec: DatasetSpec) -> Samples:
+def read(job: Job, spec: DatasetSpec, asked: AskedClasses) -> Samples:
     """Read stored samples, all or the first n. With ``label``, read only those with this class in their file.
+
+    Args:
+        asked: classes of ``spec``. A class of the file with another number there is found by its name.
 
     Raises:
         UserError: there are no such samples, or fewer than n.
     """
-    source, label, n = job.settings.samples, job.settings.label, job.settings.n
+    source, n = job.settings.samples, job.settings.n
     values = read_samples(source, spec)
-    if isinstance(label, int):
-        labels = read_labels(source, len(values))
-        if labels is None:
+    if asked.chosen:
+        stored, label = read_labels(source, len(values)), asked.text
+        if stored is None:
             console.warn(f"label={label}: {source} has no classes; all its samples are taken as class {label}")
-        elif not len(values := values[labels == label]):
+        elif not len(values := values[_of_classes(renumbered(*stored, spec), asked)]):
             raise UserError(f"label={label}: no sample in {source} has this class; try without label=")
     if n is not None and n > len(values):
         raise UserError(f"n={n}: {source} has {len(values)} such samples; allowed: at most n={len(values)}")

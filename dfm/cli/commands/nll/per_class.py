@@ -1,5 +1,7 @@
 """Classification by likelihood, ``dfm nll per_class=true``: score every example under every class."""
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +20,8 @@ from dfm.data.dataset import DatasetSpec
 from dfm.data.numbers.pixel_levels import unit_of
 from dfm.likelihood.error_bars import choose_steps
 from dfm.likelihood.estimator import Estimators
+
+LISTED = 30  # classes in the table on the screen, at most; per_class.json has all
 
 
 def check_classes(work: ScoringJob) -> None:
@@ -55,14 +59,17 @@ def classify(work: ScoringJob, likelihood: Estimators, directory: Path) -> None:
         f"{100 * facts['accuracy_stderr']:.1f} % (95 %: {as_text(percent, '.1f')}) of {work.n} examples; "
         f"by chance {100 / count:.1f} %"
     )
-    write_atomically(directory / "per_class.csv", table(nats, truth).encode())
+    if count <= LISTED:
+        print_classes(facts["of_class"])
+    write_atomically(directory / "per_class.csv", table(nats, truth, work.denoiser.spec.class_names).encode())
     write_json(directory / "per_class.json", facts)
 
 
 def summary(nats: Tensor, truth: Tensor, spec: DatasetSpec) -> dict[str, Any]:
     """Return the accuracy, and the likelihood without the class, from nats (n, C) and labels (n,)."""
     n, count = nats.shape
-    right = int((nats.argmin(1) == truth).sum())
+    hits = nats.argmin(1) == truth
+    right = int(hits.sum())
     accuracy = right / n
     marginal = math.log(count) - (-nats).logsumexp(1)
     mean, stderr = float(marginal.mean()), float(marginal.std()) / math.sqrt(n) if n > 1 else 0.0
@@ -77,13 +84,49 @@ def summary(nats: Tensor, truth: Tensor, spec: DatasetSpec) -> dict[str, Any]:
         "without_class_stderr": stderr * unit.per_nat,
         "without_class_interval95": mean_interval(mean * unit.per_nat, stderr * unit.per_nat, n),
         "unit": unit.name,
+        "class_names": list(spec.class_names) or None,
+        "of_class": [of_class(hits[truth == c], c, spec) for c in range(count)],
     }
 
 
-def table(nats: Tensor, truth: Tensor) -> str:
-    """Return CSV with one row per example: index, label, likeliest class, and the nats under each class."""
-    rows = ["index,label,likeliest," + ",".join(f"nats_{c}" for c in range(nats.shape[1]))]
-    best: Sequence[int] = nats.argmin(1).tolist()
+def of_class(hits: Tensor, label: int, spec: DatasetSpec) -> dict[str, Any]:
+    """Return how often the likeliest class is the true one among the examples of a class, bool (m,)."""
+    m = len(hits)
+    return {
+        "label": label,
+        "label_name": spec.class_names[label] if spec.class_names else None,
+        "num_examples": m,
+        "accuracy": float(hits.double().mean()) if m else None,
+        "accuracy_interval95": share_interval(int(hits.sum()), m) if m else None,
+    }
+
+
+def print_classes(rows: Sequence[dict[str, Any]]) -> None:
+    """Print a row for each class that has examples."""
+    cells = [
+        (
+            str(row["label"]) if row["label_name"] is None else row["label_name"],
+            str(row["num_examples"]),
+            f"{100 * row['accuracy']:.1f} %",
+            as_text([100 * end for end in row["accuracy_interval95"]], ".1f"),
+        )
+        for row in rows
+        if row["num_examples"]
+    ]
+    console.table("the likeliest class is the true one", ("class", "examples", "right", "95 %"), cells)
+
+
+def table(nats: Tensor, truth: Tensor, names: Sequence[str] = ()) -> str:
+    """Return CSV with one row per example: index, label, likeliest class, and the nats under each class.
+
+    With ``names`` of the classes, two more columns have those of the label and of the likeliest class.
+    """
+    best: list[int] = nats.argmin(1).tolist()
+    header = ["index", "label", "likeliest", *(f"nats_{c}" for c in range(nats.shape[1]))]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")  # quotes a name with a comma
+    writer.writerow([*header, *(("label_name", "likeliest_name") if names else ())])
     for index, (label, likeliest, values) in enumerate(zip(truth.tolist(), best, nats.tolist(), strict=True)):
-        rows.append(f"{index},{label},{likeliest}," + ",".join(f"{value:.10g}" for value in values))
-    return "\n".join(rows) + "\n"
+        named = (names[label], names[likeliest]) if names else ()
+        writer.writerow([index, label, likeliest, *(f"{value:.10g}" for value in values), *named])
+    return file.getvalue()

@@ -13,14 +13,13 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import write_json
 from dfm.cli import console, progress
 from dfm.cli.commands.sample.inverse_task import KnownImages, known_images
-from dfm.cli.from_checkpoint import load_drawing
+from dfm.cli.from_checkpoint import classes_for, load_drawing
 from dfm.cli.job import Job
 from dfm.cli.settings import SampleSettings
-from dfm.data.dataset import DatasetSpec
 from dfm.data.numbers.stored_form import stored
 from dfm.denoising.denoiser import Denoiser
 from dfm.runs.sample_files import store_samples
-from dfm.sampling.draw import batch_of, check_count, check_labels, draw_samples
+from dfm.sampling.draw import batch_of, check_count, draw_samples
 from dfm.sampling.samplers import Sampler
 
 
@@ -30,13 +29,13 @@ def run(job: Job) -> None:
     check_count(wanted.n, wanted.batch_size)
     check_precision(wanted.precision, job.device)
     drawing = load_drawing(job)
-    by_class, spec = wanted.label == "all", drawing.denoiser.spec
-    indices = sample_numbers(wanted.index, whole_rows(wanted.n, spec) if by_class else wanted.n)
-    labels = check_labels(spec, wanted.label, indices)
+    asked, spec = classes_for(job, drawing.denoiser), drawing.denoiser.spec
+    indices = sample_numbers(wanted.index, asked.whole_rows(wanted.n))
+    labels = asked.of(indices)
     decoder = job.parts.decoder
     decoder.check(spec)
-    known = known_images(job, drawing, indices)
-    if known is not None and labels is not None and wanted.label is None:
+    known = known_images(job, drawing, indices, asked)
+    if known is not None and labels is not None and asked.kind == "null":
         labels = known.labels
 
     denoiser = drawing.denoiser if known is None else known.denoiser
@@ -47,7 +46,7 @@ def run(job: Job) -> None:
             pass  # this process draws its share, and the first process stores it
         return
     decode = None if decoder.is_none else partial(decoder.pictures, device=job.device)
-    store_samples(pieces, labels, indices, spec, job.directory, png=wanted.png, by_class=by_class, decode=decode)
+    store_samples(pieces, labels, indices, spec, job.directory, png=wanted.png, rows=asked.rows, decode=decode)
     facts = {
         **drawing.facts,
         "task": job.config["task"],
@@ -57,7 +56,7 @@ def run(job: Job) -> None:
         "computed_in": wanted.precision,
         "n": len(indices),
         "seed": wanted.seed,
-        "label": wanted.label,
+        **asked.facts,
         "checkpoint": str(drawing.checkpoint.path),
         "checkpoint_step": drawing.checkpoint.step,
     }
@@ -127,11 +126,6 @@ class Draw:
             )
         samples = result.samples if self.known is None else self.known.restore(result.samples, rows)
         return stored(samples, spec), result.nfe * len(places)
-
-
-def whole_rows(n: int, spec: DatasetSpec) -> int:
-    """Return the smallest number from n on that gives every class the same number of samples."""
-    return n + -n % max(1, spec.num_classes)
 
 
 def sample_numbers(index: int | None, n: int) -> range:

@@ -16,6 +16,7 @@ from dfm.data.numbers.stored_form import stored, to_stored
 from dfm.runs.pictures.images import grid, nhwc, save_png
 from dfm.runs.pictures.masks import read_mask
 from dfm.sampling.inverse_problems import Conditioned
+from dfm.sampling.labels import AskedClasses
 
 COLUMNS = 16  # of the picture, at most
 
@@ -52,8 +53,11 @@ class KnownImages:
         return {"rms_error": float((samples.double() - images.double()).square().mean().sqrt())}
 
 
-def known_images(job: Job, drawing: Drawing, indices: range) -> KnownImages | None:
+def known_images(job: Job, drawing: Drawing, indices: range, asked: AskedClasses) -> KnownImages | None:
     """Return held-out images ``indices`` with the part that the job's task makes known; None without a task.
+
+    Args:
+        asked: the classes of the samples, which may need whole rows of a grid.
 
     Raises:
         UserError: the task does not suit the data, or there are too few images.
@@ -70,7 +74,7 @@ def known_images(job: Job, drawing: Drawing, indices: range) -> KnownImages | No
     task.projection(spec)  # an impossible task is refused before any data are read
     split = examples_of(drawing.checkpoint, job, name)
     if indices[-1] >= len(split):
-        most = len(split) - (len(split) % max(1, spec.num_classes) if job.settings.label == "all" else 0)
+        most = len(split) - len(split) % max(1, len(asked.rows))
         fix = f"n={most} or less" if job.settings.index is None else f"index={len(split) - 1} or less"
         raise UserError(f"image {indices[-1]} of split={name}; allowed: 0 to {len(split) - 1}; try {fix}")
     assert spec.levels is not None

@@ -15,6 +15,7 @@ from dfm.cli.commands.train.training_run import TrainingRun, way_on
 from dfm.cli.composition.recipes import told
 from dfm.cli.job import Job
 from dfm.cli.surroundings.signals import Interruption, StoppedError, exit_code, watch_signals
+from dfm.cli.words.printed_command import printed, setting
 from dfm.runs.directory import checkpoints
 from dfm.runs.places import check_sources, find_sources
 from dfm.training.step_failures import GivenUpError
@@ -57,9 +58,23 @@ def train_and_close(training: TrainingRun, interruption: Interruption) -> Signal
         in_all = isinstance(error, GivenUpError) or not training.trainer.parallel.is_sharded
         if in_all and training.trainer.step > first:
             training.save_if_reported()
+        if isinstance(error, GivenUpError):
+            raise GivenUpError(error.reason, begin_again(training)) from None
         raise
     finally:
         training.close()
+
+
+def begin_again(training: TrainingRun) -> str:
+    """Return how to begin a run again at a smaller rate, from its last weights if it can start from such."""
+    directory, config = training.directory, training.trainer.config
+    words = [setting("from", directory)]
+    if checkpoints(directory) and not training.trainer.objective.needs_teacher:
+        words.append(setting("init", directory))
+    words.append(f"trainer.lr={config.lr / 10:g}")
+    if config.precision != "fp32":
+        words.append("trainer.precision=fp32")
+    return f"to begin again at a tenth of the rate, try {printed('train', *words)}"
 
 
 def report(training: TrainingRun, first: int) -> None:

@@ -1,11 +1,14 @@
 """``init=RUN``: start a training run with the weights of another run, which can also be a teacher."""
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from dfm.basics.errors import UserError
 from dfm.cli import console
+from dfm.cli.from_checkpoint import warn_other_names
 from dfm.cli.job import Job
 from dfm.data.dataset import DatasetSpec
 from dfm.denoising.network_denoiser import NetworkDenoiser
@@ -19,20 +22,50 @@ from dfm.training.trainer import Trainer
 SAME = ("model", "prediction", "schedule", "prior", "latent")
 
 
-def load_initial_weights(trainer: Trainer, job: Job, spec: DatasetSpec) -> None:
-    """Load the averaged weights of the run ``init`` in place of fresh ones. Without ``init`` do nothing.
+def find_initial_weights(job: Job) -> Checkpoint | None:
+    """Return the checkpoint of the run ``init``; None without ``init``.
 
     Raises:
-        UserError: the objective needs a teacher and there is no ``init``, or the weights of that run have another form
-            or another meaning.
+        UserError: the objective needs a teacher and there is no ``init``, or no such run.
     """
-    ckpt, objective = job.settings.init, trainer.objective
-    if ckpt is None:
-        if objective.needs_teacher:
-            name = type(objective).__name__.lower()
-            raise UserError(f"objective={name} needs a teacher; allowed: init=RUN; try init=latest")
-        return
-    origin = find_checkpoint(ckpt, "init", job.trusted)
+    ckpt, objective = job.settings.init, job.parts.objective
+    if ckpt is not None:
+        return find_checkpoint(ckpt, "init", job.trusted)
+    if objective.needs_teacher:
+        name = type(objective).__name__.lower()
+        raise UserError(f"objective={name} needs a teacher; allowed: init=RUN; try init=latest")
+    return None
+
+
+def seen_as_before(spec: DatasetSpec, origin: DatasetSpec) -> DatasetSpec:
+    """Return the spec with the centre and the scaling with which these initial weights saw the same data.
+
+    A network sees data without their centre, each channel in a scale of its own; dfm 0.1 had neither. Data whose mean
+    is a deviation away, or whose deviation is another by a factor of 2, are others, and have their own.
+    """
+    (mean, std), (before, spread) = in_users_unit(spec), in_users_unit(origin)
+    if abs(mean - before) > std or not 0.5 < spread / std < 2:
+        return spec
+    if spec.scale == origin.scale:
+        return replace(spec, centre=origin.centre)
+    names = ("shift", "scale", "mean", "std", "centre")
+    return replace(spec, **{name: getattr(origin, name) for name in names})
+
+
+def in_users_unit(spec: DatasetSpec) -> tuple[float, float]:
+    """Return mean and deviation of all numbers in the unit of the user's file; of levels, in that of the model."""
+    if not spec.scale:
+        return spec.mean, spec.std
+    return statistics.fmean(spec.shift), math.sqrt(statistics.fmean(scale**2 for scale in spec.scale))
+
+
+def load_initial_weights(trainer: Trainer, job: Job, spec: DatasetSpec, origin: Checkpoint) -> None:
+    """Load the averaged weights of the run ``init`` in place of fresh ones.
+
+    Raises:
+        UserError: the weights of that run have another form or another meaning.
+    """
+    objective = trainer.objective
     with blame_checkpoint(origin):
         theirs = Parts(origin.config, job.trusted)
         check_origin(origin, theirs, job, spec)
@@ -76,6 +109,7 @@ def check_origin(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec)
             f"init={ckpt}: its network takes two times (t, s); allowed: an objective of two times; try "
             "objective=meanflow"
         )
+    warn_other_names(f"init={ckpt}", spec, origin.spec)
 
 
 def check_teacher(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec) -> None:
@@ -91,7 +125,7 @@ def check_teacher(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec
             f"init={ckpt}: a few-step model ({type(theirs.objective).__name__}) has no ODE to teach; allowed: a run of "
             "an objective with an ODE, such as objective=flow_matching, denoising or score"
         )
-    data, mine = (replace(s, name="", num_classes=0) for s in (origin.spec, spec))
+    data, mine = (replace(s, name="", num_classes=0, class_names=()) for s in (origin.spec, spec))
     if data != mine:
         raise UserError(f"init={ckpt}: a teacher of other data, {origin.spec}; allowed: {spec}")
     if config.get("label_dropout") and not origin.config.get("label_dropout"):

@@ -18,7 +18,8 @@ from dfm.cli.progress import Clock, Work
 from dfm.cli.surroundings.signals import Interruption, StoppedError
 from dfm.data.numbers.stored_form import stored
 from dfm.runs.pictures.images import picture
-from dfm.sampling.draw import Moment, batch_of, check_labels, draw_samples
+from dfm.sampling.draw import Moment, batch_of, draw_samples
+from dfm.sampling.labels import in_turn
 
 FREE, LAST = 5.0, 60.0  # seconds: for all pictures before the last, and for the last
 SHARE = 0.05  # of the time of the training steps, for the ones and for the other
@@ -136,7 +137,7 @@ class Pictures:
                 indices,
                 seed=run.settings.samples.seed,
                 batch_size=min(256, batch_of(None, run.spec, run.device)),
-                labels=check_labels(run.spec, None, indices),
+                labels=in_turn(run.spec, indices),
                 device=run.device,
                 convert=lambda x: stored(x, run.spec),
                 watch=watch,

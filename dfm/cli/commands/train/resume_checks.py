@@ -8,6 +8,7 @@ from dfm.basics.errors import UserError
 from dfm.cli import console
 from dfm.cli.commands.train.resume import needs_teacher
 from dfm.cli.composition.command_line import overrides
+from dfm.cli.from_checkpoint import warn_other_names
 from dfm.cli.words.own_code import key_of
 from dfm.cli.words.printed_command import printed, setting
 from dfm.data.dataset import Dataset, DatasetSpec
@@ -21,7 +22,9 @@ LENGTH = ("max_steps", "max_minutes")
 
 
 def check_same_data(newest: Checkpoint, spec: DatasetSpec, data: Dataset, run: Path) -> None:
-    """Refuse other data than those with which a run started. A run of dfm 0.1 knows only their form and moments.
+    """Refuse other data than those with which a run started, and warn of other names of their classes.
+
+    A run of dfm 0.1 knows only their form and moments.
 
     Args:
         newest: the checkpoint from which the run goes on.
@@ -45,6 +48,7 @@ def check_same_data(newest: Checkpoint, spec: DatasetSpec, data: Dataset, run: P
         raise UserError(
             f"resume: {other[0]}; allowed: the data with which this run started; for a new run on these, try {command}"
         )
+    warn_other_names("resume: the data", newest.spec, spec)
 
 
 def adapt_rate(trainer: Trainer, before: Mapping[str, Any]) -> None:

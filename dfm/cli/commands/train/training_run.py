@@ -12,7 +12,7 @@ from dfm.basics.errors import ProcessError, UserError
 from dfm.basics.files import write_atomically, write_json
 from dfm.cli import console
 from dfm.cli.commands.nll.estimates import suited_entries
-from dfm.cli.commands.train.initial_weights import load_initial_weights
+from dfm.cli.commands.train.initial_weights import find_initial_weights, load_initial_weights, seen_as_before
 from dfm.cli.commands.train.resume_checks import adapt_rate, check_same_data
 from dfm.cli.composition.unused_settings import check_objective_groups, check_settings
 from dfm.cli.job import Job
@@ -61,6 +61,9 @@ class TrainingRun:
         _ = (parts.sampler, parts.likelihood)  # mistakes in them are reported before the data are read
         console.say(f"reading the data: {job.choice('dataset')}")
         self.spec = parts.spec(wanted.conditional or parts.objective.trains == "classifier")
+        origin = None if resume else find_initial_weights(job)
+        if origin is not None:
+            self.spec = seen_as_before(self.spec, origin.spec)
         console.say(f"building the network: {job.choice('model')}")
         self.trainer = self._make_trainer()
         self._check_report()
@@ -68,7 +71,8 @@ class TrainingRun:
             self._resume()
         else:
             parts.objective.check_start(self.trainer.denoiser)
-            load_initial_weights(self.trainer, job, self.spec)
+            if origin is not None:
+                load_initial_weights(self.trainer, job, self.spec, origin)
         self._logged = (self.trainer.step, self.trainer.seconds)
         self.reported = self.trainer.step
         if self.recorder is not None:
@@ -124,7 +128,7 @@ class TrainingRun:
             console.warn(message)
         check_same_data(newest, self.spec, self.parts.dataset, directory)
         found, self.spec = self.spec, replace(newest.spec, class_names=self.spec.class_names)
-        if found != self.spec:  # dfm 0.1 took no centre from the data, and scaled no column
+        if found != self.spec:  # dfm 0.1 took no centre and scaled no column; init= may have kept the weights' own
             self.trainer = self._make_trainer()
         before = {key: newest.config["trainer"].get(key) for key in ("max_steps", "max_minutes")}
         now = {key: self.job.config["trainer"].get(key) for key in before}
