@@ -85,6 +85,12 @@ def say(message: str) -> None:
     log.info(message)
 
 
+def notices(lines: Iterable[str]) -> None:
+    """Print what a user should know of the data that were just read."""
+    for line in lines:
+        say(line)
+
+
 def warn(message: str) -> None:
     """Print a warning on stderr, and keep it in the run's log."""
     log.warning(message)

@@ -265,5 +265,6 @@ def examples_of(checkpoint: Checkpoint, job: Job, name: str) -> Split:
             f"split={name}: shape, levels and classes of {data.name} are {form}; allowed: {trained_form}, as in the "
             "training of this model"
         )
+    console.notices(data.notices)
     warn_other_data(checkpoint, data, name)
     return split

@@ -141,6 +141,14 @@ class NllSettings:
     max_minutes: float | None = None
 
 
+@dataclass(frozen=True)
+class DataSettings:
+    """The keys of ``dfm data``."""
+
+    n: int | None
+    duplicates: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """A word after ``dfm``.
@@ -163,13 +171,27 @@ class Command:
 
 
 COMMANDS = {
+    "data": Command(
+        summary="what is in a data set, what the network sees, and what suits it",
+        example="dfm data dataset=folder dataset.path=DIR",
+        module="data.command",
+        settings=DataSettings,
+        results=("data.json", "data.png"),
+    ),
     "train": Command(
         summary="train a model",
         example="dfm train experiment=digits_flow",
         module="train.command",
         settings=TrainSettings,
         results=(
-            *("checkpoints/*.pt*", "weights.safetensors", "metrics.jsonl", "samples/*.png", "pairs/*.safetensors"),
+            *(
+                "data.png",
+                "checkpoints/*.pt*",
+                "weights.safetensors",
+                "metrics.jsonl",
+                "samples/*.png",
+                "pairs/*.safetensors",
+            ),
             *("nll.*", "levels*.*", "estimators.csv", "classifier.*"),
         ),
         shared=True,

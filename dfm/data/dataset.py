@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from dfm.basics.errors import UserError, unknown
+from dfm.data.fields.law import Law
 from dfm.data.numbers.statistics import Statistics, statistics
 from dfm.data.numbers.units import constants, moments_seen
 from dfm.data.spec import FAR, DatasetSpec
@@ -34,6 +35,7 @@ class Dataset(ABC):
         class_names: their names, in the order of the labels; empty: they have none.
         normalize: how real numbers are scaled for the model (``dfm.data.numbers.units.constants``).
         dtype, channels_last: how samples are stored, see ``DatasetSpec``.
+        channel_names: names of the channels, as of the columns of a table; empty: they have none.
         flip: whether training may mirror images left to right.
         sources: the parameters that are paths of the data. They may change when the data move.
         caches: the parameters that are paths of files that can be made again.
@@ -47,6 +49,7 @@ class Dataset(ABC):
     normalize: str = "none"
     dtype: str = ""
     channels_last: bool = False
+    channel_names: tuple[str, ...] = ()
     flip: bool = False
     sources: ClassVar[tuple[str, ...]] = ()
     caches: ClassVar[tuple[str, ...]] = ()
@@ -85,9 +88,22 @@ class Dataset(ABC):
         return {}
 
     @property
+    def law(self) -> Law | None:
+        """The exact law of the examples, in the unit of the data; None: it is unknown. A ``mixture`` is such a law."""
+        return getattr(self, "mixture", None)
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """What a user should know of the data, one line each, after they are loaded: what was changed or left out."""
         return ()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What this source found in its files, for ``dfm data``: names with numbers, texts, or lists and maps of both.
+
+        An example: how many files were broken, and which.
+        """
+        return {}
 
     @cached_property
     def spec(self) -> DatasetSpec:

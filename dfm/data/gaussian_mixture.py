@@ -20,8 +20,12 @@ from dfm.basics.per_sample import per_sample
 
 Covariance = float | Sequence[float] | Sequence[Sequence[float]]
 
-# An eigenvalue below this share of a component's largest one is a rounding error: the component has no density.
-_RELATIVE_FLOOR = 1e-13
+# An eigenvalue of a matrix of correlations below this is a rounding error: the component has no density.
+_FLOOR = 1e-13
+
+# Where deviations of coordinates differ by more than this factor, densities are computed in units of the deviations: an
+# eigenvalue has the error of the largest one, which is in the unit of the widest coordinate.
+_UNLIKE = 100.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,8 +69,10 @@ class GaussianMixture:
             raise UserError(f"mixture: weights {self.weights.tolist()}; allowed: positive numbers of sum 1")
         if not torch.allclose(self.covariances, self.covariances.mT, rtol=1e-9, atol=1e-12):
             raise UserError("mixture: a covariance is not symmetric; allowed: C[i][j] = C[j][i]")
-        lowest, highest = self._eigen[0][:, 0], self._eigen[0][:, -1]
-        flat = (lowest <= _RELATIVE_FLOOR * highest).nonzero().flatten().tolist()
+        lowest = self._eigen[0][:, 0]
+        own = self.covariances.diagonal(dim1=1, dim2=2).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+        alike = self.covariances / (own[:, :, None] * own[:, None, :])  # correlations, whatever the units
+        flat = (torch.linalg.eigvalsh(alike)[:, 0] <= _FLOOR).nonzero().flatten().tolist()
         if flat:
             raise UserError(
                 f"mixture: covariance of component {flat[0]} has eigenvalue {lowest[flat[0]]:g}; "
@@ -78,6 +84,23 @@ class GaussianMixture:
         """l (K, d), increasing, and Q (K, d, d) of C_k = Q_k diag(l_k) Q_k^T."""
         values, vectors = torch.linalg.eigh(self.covariances)
         return values, vectors
+
+    @cached_property
+    def _units(self) -> Tensor | None:
+        """The deviations of the coordinates about their component's mean, (d,) float64; None if they are alike."""
+        own = (self.weights @ self.covariances.diagonal(dim1=1, dim2=2)).sqrt()
+        return own if float(own.max() / own.min()) > _UNLIKE else None
+
+    @cached_property
+    def _in_units(self) -> "GaussianMixture":
+        """The law of x/units."""
+        assert self._units is not None
+        return self.scaled([0.0] * len(self._units), self._units.tolist())
+
+    @property
+    def eigenvalues(self) -> Tensor:
+        """The eigenvalues of the covariances, (K, d) float64."""
+        return self._eigen[0]
 
     @property
     def mean(self) -> Tensor:
@@ -100,6 +123,8 @@ class GaussianMixture:
         count, d = self.means.shape
         if count != 1:
             raise UserError(f"mixture: the entropy of {count} components has no closed form; allowed: 1 component")
+        if self._units is not None:
+            return self._in_units.entropy + float(self._units.log().sum())
         return (d * (1 + math.log(2 * math.pi)) + self._eigen[0].log().sum().item()) / 2
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -120,11 +145,17 @@ class GaussianMixture:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats: (B, d) -> (B,)."""
+        if self._units is not None and x.shape[1:] == self._units.shape:
+            units = self._units.to(x.device)
+            return (self._in_units.log_prob(x.double() / units) - units.log().sum()).to(x.dtype)
         log_joint, _, _ = self._components(x, 0.0)
         return log_joint.logsumexp(1).to(x.dtype)
 
     def score(self, x: Tensor) -> Tensor:
         """Return grad log p(x) = -sum_k r_k(x) C_k^-1 (x - m_k), r_k the responsibilities: (B, d) -> (B, d)."""
+        if self._units is not None and x.shape[1:] == self._units.shape:
+            units = self._units.to(x.device)
+            return (self._in_units.score(x.double() / units) / units).to(x.dtype)
         log_joint, z, variances = self._components(x, 0.0)
         return -self._average(log_joint.softmax(1), z / variances).to(x.dtype)
 
@@ -139,6 +170,17 @@ class GaussianMixture:
         return GaussianMixture(
             weights=self.weights, means=(self.means - move) / by, covariances=self.covariances / torch.outer(by, by)
         )
+
+    def stretched(self, factor: float) -> "GaussianMixture":
+        """Return the law of factor x."""
+        return GaussianMixture(
+            weights=self.weights, means=factor * self.means, covariances=factor * factor * self.covariances
+        )
+
+    def along(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the means and the deviations of the components along directions (J, d), each (J, K)."""
+        variances = torch.einsum("ji,kil,jl->jk", directions, self.covariances, directions)
+        return directions @ self.means.T, variances.sqrt()
 
     def denoise(self, y: Tensor, nsr: Tensor | float) -> Tensor:
         """Return E[data | data + nsr * noise = y] = sum_k r_k(y) (m_k + C_k (C_k + nsr^2 I)^-1 (y - m_k)).

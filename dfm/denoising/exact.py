@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.data.dataset import Dataset, DatasetSpec
-from dfm.data.gaussian_mixture import Covariance, GaussianMixture, mixture_of
+from dfm.data.fields.law import Law
+from dfm.data.gaussian_mixture import Covariance, mixture_of
 from dfm.denoising.denoiser import Denoiser
 from dfm.denoising.predictions import noise_at
 from dfm.paths.schedule import Schedule
@@ -18,12 +19,13 @@ from dfm.paths.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureDenoiser(Denoiser):
-    """The exact denoiser of a Gaussian mixture on any schedule, over points or flattened images.
+    """The exact denoiser of a mixture of Gaussians on any schedule, over points, or examples of any other shape.
 
-    Since x_t/a = data + nsr noise, E[data | x_t] is ``GaussianMixture.denoise`` at y = x_t/a and nsr = b/a.
+    Since x_t/a = data + nsr noise, E[data | x_t] is ``Law.denoise`` at y = x_t/a and nsr = b/a. The mixture may be one
+    of points (``GaussianMixture``) or of stationary fields (``FieldMixture``).
     """
 
-    mixture: GaussianMixture
+    mixture: Law
 
     @property
     def can_change_schedule(self) -> bool:
@@ -41,24 +43,29 @@ class MixtureDenoiser(Denoiser):
         return self.mixture.smoothed(float(b / a)).log_prob(flat / float(a)) - flat.shape[1] * float(a.log())
 
 
-def exact_denoiser(data: Dataset, path: Schedule) -> MixtureDenoiser:
-    """Return the exact denoiser of a data set whose law is a Gaussian mixture.
+def exact_denoiser(data: Dataset, path: Schedule, spec: DatasetSpec | None = None) -> MixtureDenoiser:
+    """Return the exact denoiser, without classes, of a data set whose law is known.
+
+    It lives in the unit of a model, (value - shift)/scale, as all denoisers do.
+
+    Args:
+        spec: of the model; None: the data set's own.
 
     Raises:
-        UserError: the law of the data set is another one, or unknown.
+        UserError: the law of the data set is unknown.
     """
-    mixture = getattr(data, "mixture", None)
-    if mixture is None:
-        raise UserError(f"dataset={data.name}: its law is not known exactly; allowed: dataset=mixture, eight_gaussians")
-    spec = DatasetSpec(
-        name=data.name,
-        shape=(mixture.means.shape[1],),
-        levels=None,
-        num_classes=0,
-        mean=float(mixture.mean.mean()),
-        std=float(mixture.variance**0.5),
+    law = data.law
+    if law is None:
+        raise UserError(
+            f"dataset={data.name}: its law is not known exactly; allowed: dataset=mixture, eight_gaussians, table, "
+            "signals, volumes"
+        )
+    spec = data.spec if spec is None else spec
+    seen = law.scaled(spec.shift, spec.scale) if spec.scale else law
+    known = replace(
+        spec, num_classes=0, class_names=(), mean=float(seen.mean.mean()), std=float(seen.variance**0.5), centre=0.0
     )
-    return MixtureDenoiser(spec=spec, schedule=path, mixture=mixture)
+    return MixtureDenoiser(spec=known, schedule=path, mixture=seen)
 
 
 # The number of distances in memory at one time: 32 MB at 8 bytes each, for any number of points and any batch.

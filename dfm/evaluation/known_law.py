@@ -1,7 +1,8 @@
 """Tests of samplers and likelihoods on laws that are known exactly: the measurements of ``dfm check``.
 
-For a Gaussian mixture everything along the path is known: x_t is a mixture, too, and so is each of its projections. The
-ODE can be solved to ten digits. Every error is then an error of the sampler, because the denoiser has none.
+For a mixture of Gaussians everything along the path is known: x_t is a mixture, too, and so is each of its
+projections. The ODE can be solved to ten digits. Every error is then an error of the sampler, because the denoiser has
+none.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dfm.basics.intervals import mean_interval
 from dfm.basics.seeding import Purpose, normal
-from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.data.fields.law import Law
 from dfm.denoising.denoiser import Denoiser
 from dfm.denoising.exact import MixtureDenoiser
 from dfm.likelihood.estimator import Likelihood
@@ -26,22 +27,19 @@ DIRECTIONS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectedLaw:
-    """A Gaussian mixture, seen along unit directions: each projection is a mixture on the line.
+    """A mixture of Gaussians, seen along unit directions: each projection is a mixture on the line.
 
     Args:
         mixture: the law of x, in d dimensions.
         directions: (K, d), unit vectors.
     """
 
-    mixture: GaussianMixture
+    mixture: Law
     directions: Tensor
 
     def cdf(self, x: Tensor) -> Tensor:
-        """Return P(v_k . X <= v_k . x) for x (n, d): float64 (n, K)."""
-        mean = self.directions @ self.mixture.means.T  # (K, components)
-        std = torch.einsum("ki,cij,kj->kc", self.directions, self.mixture.covariances, self.directions).sqrt()
-        z = ((x.double() @ self.directions.T)[:, :, None] - mean) / std
-        return torch.special.ndtr(z) @ self.mixture.weights
+        """Return P(v_k . X <= v_k . x) for x (n, *D): float64 (n, K)."""
+        return self._cdf_along(self._project(x))
 
     def kolmogorov_smirnov(self, x: Tensor) -> tuple[float, float]:
         """Return (largest distance to the exact distribution function over all directions, its p-value).
@@ -59,16 +57,23 @@ class ProjectedLaw:
 
         It is in the unit of x.
         """
-        line = (x.double() @ self.directions.T).sort(0).values
+        line = self._project(x).sort(0).values
         low, high = line.min() - 1, line.max() + 1
         grid = torch.linspace(float(low), float(high), 4001, dtype=torch.float64)
+        exact = self._cdf_along(grid[:, None].expand(-1, len(self.directions)))
         total = 0.0
         for k in range(len(self.directions)):
-            along = ProjectedLaw(mixture=self.mixture, directions=self.directions[k : k + 1])
-            exact = along.cdf(grid[:, None] * self.directions[k])[:, 0]
             empirical = torch.searchsorted(line[:, k].contiguous(), grid, right=True) / len(x)
-            total += float((exact - empirical).abs().mean() * (high - low)) ** 2
+            total += float((exact[:, k] - empirical).abs().mean() * (high - low)) ** 2
         return math.sqrt(total / len(self.directions))
+
+    def _project(self, x: Tensor) -> Tensor:
+        return x.double().flatten(1) @ self.directions.T
+
+    def _cdf_along(self, line: Tensor) -> Tensor:
+        """Return P(v_k . X <= s_k) for places s (n, K) along the directions: float64 (n, K)."""
+        mean, std = self.mixture.along(self.directions)  # (K, components)
+        return torch.special.ndtr((line[:, :, None] - mean) / std) @ self.mixture.weights
 
 
 def kolmogorov_tail(x: float) -> float:
@@ -81,9 +86,8 @@ def kolmogorov_tail(x: float) -> float:
 def law_at(oracle: MixtureDenoiser, t: float, seed: int = 0) -> ProjectedLaw:
     """Return the exact law of x_t, seen along fixed random directions."""
     a, b = (float(c) for c in oracle.schedule.ab(torch.tensor(t, dtype=torch.float64)))
-    smooth = oracle.mixture.smoothed(b / a)
-    scaled = GaussianMixture(weights=smooth.weights, means=a * smooth.means, covariances=a * a * smooth.covariances)
-    d = smooth.means.shape[1]
+    scaled = oracle.mixture.smoothed(b / a).stretched(a)
+    d = scaled.means.shape[1]
     directions = normal(seed, range(DIRECTIONS if d > 1 else 1), (d,), Purpose.PROBE)
     return ProjectedLaw(mixture=scaled, directions=directions / directions.norm(dim=1, keepdim=True))
 
@@ -158,15 +162,15 @@ class Bias:
 
 
 def likelihood_bias(oracle: MixtureDenoiser, likelihood: Likelihood, data: Tensor, seed: int) -> Bias:
-    """Return the mean of the estimator's log p minus the exact log p of the path's law at t_min, on data (n, d)."""
+    """Return the mean of the estimator's log p minus the exact log p of the path's law at t_min, on data (n, *D)."""
     a = float(oracle.schedule.ab(torch.tensor(oracle.t_min, dtype=torch.float64))[0])
-    exact = oracle.log_density(a * data, oracle.t_min) + data.shape[1] * math.log(a)
+    exact = oracle.log_density(a * data, oracle.t_min) + data[0].numel() * math.log(a)
     gap = likelihood.log_density(oracle, data, seed).value - exact
     return Bias.of(gap)
 
 
 def start_gap(oracle: MixtureDenoiser, data: Tensor, seed: int, model: Denoiser | None = None) -> Bias:
-    """Return the KL divergence E[log p - log q] at t_max, on data (n, d).
+    """Return the KL divergence E[log p - log q] at t_max, on data (n, *D).
 
     p is the exact law of x at t_max, and q the law from which samplers start.
 
@@ -189,7 +193,7 @@ def exact_start_gap(oracle: MixtureDenoiser, model: Denoiser | None = None) -> f
         return None
     a, b = (float(c) for c in oracle.schedule.ab(torch.tensor(oracle.t_max, dtype=torch.float64)))
     mean, std = end.moments
-    values = a * a * torch.linalg.eigvalsh(mixture.covariances[0]) + b * b
+    values = a * a * mixture.eigenvalues[0] + b * b
     ratios = values / std**2
     far = float((a * mixture.means[0] - mean).square().sum()) / std**2
     return (far + float((ratios - 1 - ratios.log()).sum())) / 2

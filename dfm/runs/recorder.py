@@ -85,6 +85,12 @@ class Recorder:
             self._try("sample grid", lambda: save_png(image, file))
         self._try(LOGGER, lambda: self.logger.image(step, "samples", image))
 
+    def data(self, draw: Callable[[], np.ndarray]) -> None:
+        """Write the picture of training examples, ``data.png``, unless it is there."""
+        file = self.directory / "data.png"
+        if not file.exists():
+            self._try("picture of the data", lambda: save_png(draw(), file))
+
     def checkpoint(self, content: Checkpoint) -> None:
         """Write a checkpoint and its weights, after all lines of earlier steps. Remove old checkpoints."""
         self.step = content.step

@@ -16,10 +16,11 @@ from dfm.basics.errors import UserError
 from dfm.basics.files import whole_file, write_atomically
 from dfm.basics.locations import located
 from dfm.data.dataset import DatasetSpec
-from dfm.data.numbers.stored_form import from_array, to_array
+from dfm.data.numbers.stored_form import channels_last, from_array, stored_type, to_array
 from dfm.runs.old_names import current_config
 from dfm.runs.parts import ABSENT, DFM
-from dfm.runs.pictures.images import grid, nhwc, picture, read_images, save_png
+from dfm.runs.pictures.drawing import picture
+from dfm.runs.pictures.images import grid, nhwc, read_images, save_png
 from dfm.runs.pictures.named_rows import named_rows
 from dfm.runs.places import without_places
 
@@ -224,8 +225,9 @@ def read_labels(source: str, n: int) -> tuple[Tensor, tuple[str, ...]] | None:
 def _read_array(source: str, spec: DatasetSpec) -> np.ndarray:
     """Read the array of a file, a run directory or a folder of PNGs as it is stored."""
     path = located(source)
-    if spec.is_picture and next(path.glob("*.png"), None) and not (path / "samples.npz").exists():
-        return read_images(path, spec.shape[0])
+    drawn = spec.levels is not None and channels_last(spec) and len(spec.shape) == 3
+    if drawn and next(path.glob("*.png"), None) and not (path / "samples.npz").exists():
+        return read_images(path, spec.shape[0], 65536 if stored_type(spec) == torch.uint16 else 256)
     path = path / "samples.npz" if path.is_dir() else path
     try:
         with np.load(path, allow_pickle=False) as content:

@@ -95,7 +95,7 @@ def make_trainer(options: argparse.Namespace):  # type: ignore[no-untyped-def]  
     from dfm.basics.devices import resolve_device
     from dfm.basics.processes import world
     from dfm.data.dataset import Dataset, DatasetSpec, Split
-    from dfm.data.image_folder import ImageFolder
+    from dfm.data.pictures import ImageFolder
     from dfm.denoising.network_denoiser import NetworkDenoiser
     from dfm.denoising.predictions import Velocity
     from dfm.models.unet import UNet

@@ -15,7 +15,7 @@ from dfm.basics.errors import UserError
 from dfm.cli.composition.config_dirs import config_dir
 from dfm.cli.composition.help import ROOMS, Composed, comments, compose_with_comments, header, help_text
 
-COMMANDS = ("train", "sample", "encode", "decode", "compare", "check", "eval", "nll")
+COMMANDS = ("data", "train", "sample", "encode", "decode", "compare", "check", "eval", "nll")
 GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
 EVERY = sorted(path for path in config_dir().rglob("*.yaml") if "hydra" not in path.parts)
 

@@ -22,7 +22,7 @@ from dfm.basics.locations import located, typed_in
 from dfm.cli.composition.config_dirs import config_dir
 from dfm.cli.words.flags import sort_arguments
 from dfm.cli.words.typed_values import OF_PARTS, _marks, names_path, quoted
-from dfm.data.image_folder import ImageFolder
+from dfm.data.pictures import ImageFolder
 from dfm.runs.build import target_of
 
 NAMES = ("lr=0.1", "図", "a#b", "a b", "a,b", "[x]", "2026", "it's", "1e3", "true", "{a: 1}", 'say "x"', "a:b", "a\\")

@@ -37,6 +37,9 @@ PRESETS = sorted((ROOT / "configs" / "dataset").glob("*.yaml"))
         ("eight_gaussians", {}, (2,), None, 8, False),
         ("swiss_roll", {}, (2,), None, 0, False),
         ("mixture", {}, (2,), None, 3, False),
+        ("table", {}, (4,), None, 3, False),
+        ("signals", {}, (2, 64), None, 2, False),
+        ("volumes", {}, (1, 12, 12, 12), None, 0, False),
     ],
 )
 def test_preset(preset, overrides, shape, levels, num_classes, flip, tmp_path, monkeypatch):
@@ -64,12 +67,18 @@ def test_every_preset_has_a_row_above():
     assert [path.stem for path in PRESETS] == sorted(row[0] for row in rows)
 
 
+MIXTURE = {"means", "covariances", "weights"}
+FIELD = {"n_train", "n_validation", "n_test", "sides", "means", "deviations", "correlation", "lengths", "exponents",
+         "frequencies", "noise", "kinds"}  # fmt: skip
+ILLUSTRATED = {"mixture": MIXTURE, "table": MIXTURE | {"columns", "kinds"}, "signals": FIELD, "volumes": FIELD}
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_preset_states_every_option_and_its_default(path):
     preset = OmegaConf.load(path)
     fields = {f.name: f.default for f in dataclasses.fields(get_class(preset._target_)) if f.init}
     assert set(preset) - {"_target_"} == set(fields)
-    illustrated = {"root", "cache"} | ({"means", "covariances", "weights"} if path.stem == "mixture" else set())
+    illustrated = {"root", "cache"} | ILLUSTRATED.get(path.stem, set())
     for name in set(fields) - illustrated:
         assert preset[name] == fields[name], name
     assert path.read_text().startswith("# "), "says what it is"

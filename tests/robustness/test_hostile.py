@@ -43,7 +43,7 @@ def test_a_checkpoint_that_is_code_does_not_run(kind: str, command: Command) -> 
 
 TARGETS = [
     "os.system", "subprocess.Popen", "torch.load", "builtins.eval", "dfm.run_dir.Path", "dfm.run_dir.subprocess.Popen",
-    "dfm.runs.directory.Path", "dfm.data.image_folder.ThreadPoolExecutor", "dfm.cli.launch.HydraConfig",
+    "dfm.runs.directory.Path", "dfm.data.pictures.stock.ThreadPoolExecutor", "dfm.cli.launch.HydraConfig",
     "dfm.cli.main.main", "dfm.basics.files.write_atomically", "dfm.cli.commands.sample.command.job",
     "dfm.datasets.folder.ThreadPoolExecutor", "dfm.config.HydraConfig", "dfm.cli.main", "dfm.run_dir.write_atomically",
     "dfm.commands.sample.job", "dfm", "", "dfm..x", "dfm.__init__",

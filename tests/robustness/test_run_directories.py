@@ -83,6 +83,7 @@ def test_the_results_of_every_command_are_known(trained: Trained, command: Comma
     here, flow = f"ckpt={run}", ("flow.solver=euler", "flow.steps=1")
     encoded = command("encode", here, "n=2", *flow).run
     lines = {
+        "data": [POINTS[:-1]],
         "train": [("objective=reflow", f"init={run}", "objective.n=4", "objective.solver_steps=1", *POINTS, *SMALL)],
         "sample": [(here, *CHEAP), (f"ckpt={images}", *CHEAP, "png=true", "task=inpaint", "mask=left")],
         "encode": [(here, "n=2", *flow)],

@@ -50,6 +50,14 @@ def test_a_hole_that_an_editor_erased_is_missing(mode: str, tmp_path: Path) -> N
     assert np.array_equal(read_mask(tmp_path / "hole.png"), HALF)
 
 
+@pytest.mark.parametrize("top", [255, 65535])
+def test_sixteen_bits_are_cut_at_half_of_them(top: int, tmp_path: Path) -> None:
+    """Also of a program that writes 8 bits into a file of 16."""
+    numbers = np.array([[0, top // 2, top // 2 + 1, top]], np.uint16)
+    Image.fromarray(numbers).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png").tolist() == [[0, 0, 1, 1]]
+
+
 def test_one_kind_of_pixel_is_no_mask() -> None:
     for value, says in ((1.0, "every pixel is known"), (0.0, "no pixel is known")):
         task = Inpaint(mask="mine.png", known=torch.full((8, 8), value, dtype=torch.float64))

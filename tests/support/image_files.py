@@ -49,6 +49,12 @@ def write_image(path: Path, colour: tuple[int, ...] = (10, 200, 30), size: tuple
     return path
 
 
+def many(root: Path, n: int, start: int = 0) -> None:
+    """n images whose colour is their number."""
+    for i in range(start, start + n):
+        write_image(root / f"{i:03}.png", (i, i, i), (4, 4))
+
+
 def write_everything(root: Path) -> None:
     """Small stand-ins, in the real formats, for all data that the presets look for."""
     for source in ("MNIST", "FashionMNIST"):
@@ -89,7 +95,7 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
 
 
 def whole(dataset: Dataset, names: tuple[str, ...] = SPLITS) -> torch.Tensor:
-    return torch.cat([dataset.split(name).values for name in names])
+    return torch.cat([dataset.split(name).all() for name in names])
 
 
 def truncate(path: Path) -> None:

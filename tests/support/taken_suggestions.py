@@ -72,9 +72,23 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     "data/hubs/store.py": {
         "cannot be written": STATE,
     },
-    "data/image_folder.py": {
-        "no training example among": "tests/data/test_image_folder.py",
+    "data/pictures/decoder.py": {
+        "try dataset.max_pixels": "tests/data/pictures/test_kinds_of_files.py",
+    },
+    "data/pictures/image_folder.py": {
+        "no training example among": "tests/data/pictures/test_image_folder.py",
+    },
+    "data/pictures/layout.py": {
+        "which are splits, and beside them": "tests/data/pictures/test_layouts.py",
+        "try dataset.labels=false": "tests/data/pictures/test_layouts.py",
+    },
+    "data/pictures/pixels.py": {
+        "try dataset.levels=256": "tests/data/pictures/test_sixteen_bits.py",
+        "which need OpenCV": STATE,
+    },
+    "data/pictures/stock.py": {
         "fit neither": STATE,
+        "try dataset.broken=skip": "tests/data/pictures/test_found.py",
     },
     "denoising/network_denoiser.py": {
         "the network on": DEVICES,

@@ -17,7 +17,8 @@ ROOMS = (
     "basics", "data", "models", "paths", "denoising", "sampling", "likelihood", "training", "evaluation", "runs", "cli",
 )  # fmt: skip
 LIBRARIES = {
-    "hydra": "cli", "omegaconf": "cli", "rich": "cli/console.py", "matplotlib": "runs/pictures/charts.py",
+    "hydra": "cli", "omegaconf": "cli", "rich": "cli/console.py",
+    "matplotlib": "runs/pictures/charts.py runs/pictures/plots.py",
     "PIL": "runs data", "torchvision": "runs data",
     "torch_fidelity": "evaluation/sample_quality.py", "filelock": "basics/files.py",
 }  # fmt: skip

@@ -73,7 +73,7 @@ def test_samplers(option: str, tiny_run: Path, command: Command) -> None:
 @pytest.mark.parametrize("option", options("dataset"))
 def test_datasets(option: str, command: Command, tmp_path: Path) -> None:
     where = overrides_for(option, tmp_path)
-    points = option in ("moons", "checkerboard", "eight_gaussians", "swiss_roll", "mixture")
+    points = option in ("moons", "checkerboard", "eight_gaussians", "swiss_roll", "mixture", "table")
     model = ["model=mlp"] if points else ["model=unet_small", "model.channels=4", "model.groups=4"]
     if option == "digits":
         model = [*UNET]
@@ -94,7 +94,9 @@ def test_models(option: str, command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", options("experiment"))
 def test_experiments(option: str, command: Command, tmp_path: Path) -> None:
     """Two steps of each, at full width but for the sampling and the large U-Nets."""
-    kind = "cifar10" if option.startswith("cifar") else {"fashion_flow": "fashion_mnist"}.get(option)
+    kind = (
+        "cifar10" if option.startswith("cifar") else {"fashion_flow": "fashion_mnist", "pictures": "folder"}.get(option)
+    )
     where = overrides_for(kind, tmp_path) if kind else []
     smaller = ["trainer.batch_size=2", "samples.n=1", "nll.n=1", "nll.batch_size=1", *QUICK]
     smaller += ["trainer.compile=false", "trainer.precision=fp32"]  # what the large ones have for a card

@@ -40,7 +40,7 @@ COMMANDS = sorted({
 WIDE = [text for text in TINY if not text.startswith("model.")]
 WIDE_ODE = ["flow.solver=heun", "flow.steps=2"]
 SMALLER = {
-    "train": [*TINY], "sample": ["n=4", "sampler.steps=2"], "nll": ["n=4", *QUICK],
+    "data": [], "train": [*TINY], "sample": ["n=4", "sampler.steps=2"], "nll": ["n=4", *QUICK],
     "check": ["n=20", "steps=[4]", "samplers=[euler]"], "encode": ["n=2", *WIDE_ODE],
     "decode": WIDE_ODE, "compare": ["n=2", *WIDE_ODE],
     "eval": ["features=classifier", "features.cache=cache", "features.recipe.steps=2"],
@@ -78,7 +78,7 @@ def test_command(line: str, command: Command, tmp_path: Path, monkeypatch: pytes
         smaller = [text for text in WIDE if "nll.n=0" not in line or not text.startswith("nll.")]
     if "langevin" in line:
         smaller.append("dataset.n_validation=8")  # a chain of a thousand steps for each batch
-    if name != "train" or "RUN_OF_TRAIN" in line:
+    if name not in ("train", "data") or "RUN_OF_TRAIN" in line:
         classes = ("conditional=true", "label_dropout=0.1") if "cfg" in line or "per_class" in line else ()
         own = ("-cd", "my_configs", "trust=mypackage", "schedule=parabola") if "mypackage" in line else ()
         made = {"RUN_OF_TRAIN": str(command("train", *own, *TINY, *classes).run)}

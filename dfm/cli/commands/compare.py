@@ -18,7 +18,8 @@ from dfm.cli.settings import CompareSettings
 from dfm.data.numbers.stored_form import stored, to_array
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.runs.checkpoint import Checkpoint
-from dfm.runs.pictures.images import save_png, side_by_side
+from dfm.runs.pictures.drawing import side_by_side
+from dfm.runs.pictures.images import save_png
 from dfm.runs.sample_files import prior_of, save_npz
 from dfm.sampling.draw import check_count
 from dfm.sampling.labels import in_turn

@@ -20,7 +20,8 @@ from dfm.likelihood.estimator import ends
 from dfm.likelihood.examples import examples
 from dfm.paths.priors import Prior
 from dfm.runs.parts import Parts
-from dfm.runs.pictures.images import save_png, side_by_side
+from dfm.runs.pictures.drawing import side_by_side
+from dfm.runs.pictures.images import save_png
 from dfm.runs.sample_files import prior_of, save_npz
 from dfm.sampling.draw import check_count
 from dfm.sampling.ode_flow import decode_batch, encode_batch, in_batches

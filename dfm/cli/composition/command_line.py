@@ -1,12 +1,12 @@
 """The command line as Hydra read it: overrides, chosen options, and the configuration composed from them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dfm.basics.errors import UserError, unknown
@@ -39,6 +39,16 @@ def variant(command: str, *changes: str) -> dict[str, Any]:
     others = [text for text in overrides() if text.lstrip("+").partition("=")[0].split(".")[0] not in groups]
     places = [text for text in HydraConfig.get().overrides.hydra if text.startswith(SEARCH_PATH)]
     return _containers(hydra.compose(config_name=command, overrides=[*places, *others, *changes]))
+
+
+def other_command(command: str, words: Sequence[str]) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """Return (configuration in plain containers, {group: option}) of ``dfm COMMAND WORDS``, inside a job of another."""
+    places = [text for text in HydraConfig.get().overrides.hydra if text.startswith(SEARCH_PATH)]
+    config = hydra.compose(config_name=command, overrides=[*places, *words], return_hydra_config=True)
+    found = {str(group): option for group, option in config.hydra.runtime.choices.items()}
+    with open_dict(config):
+        del config["hydra"]
+    return _containers(config), found
 
 
 def compose(command: str, *changes: str) -> dict[str, Any]:

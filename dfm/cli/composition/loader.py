@@ -50,7 +50,7 @@ class Plan:
         choices: {group: option} in the place of the command's default.
         typed: the sections that the command line chooses by GROUP=OPTION. A ``_global_`` file of a group loses them.
         suited: the sections that a recipe sets and an experiment for other data loses.
-        chosen: the sections that an experiment for any data chooses and a recipe loses.
+        chosen: the sections that an experiment without a network, or for any data, chooses and a recipe loses.
     """
 
     choices: Mapping[str, str] = field(default_factory=dict)
@@ -122,7 +122,9 @@ class Loader(ConfigLoaderImpl):
             recipe = str(chosen[RECIPE].value())
             beneath = False
         else:
-            beneath = experiment == NONE or not _names_data(files, f"{EXPERIMENT}/{experiment}")
+            beneath = experiment == NONE or not all(
+                _names(files, f"{EXPERIMENT}/{experiment}", part) for part in ("dataset", "model")
+            )
             if not (beneath or about_data):
                 return plan
             form = self._form(words, files, command, plan)
@@ -219,12 +221,12 @@ def _plain_words(words: Sequence[Override], groups: Mapping[str, Any]) -> list[O
     return plain
 
 
-def _names_data(files: CachingConfigRepository, path: str) -> bool:
-    """Whether an experiment names a data set, itself or by another experiment on which it builds."""
+def _names(files: CachingConfigRepository, path: str, part: str) -> bool:
+    """Whether an experiment names a section, itself or by another experiment on which it builds."""
     found = files.load_config(path)
-    if found is None or "dataset" in names_in(found):
+    if found is None or part in names_in(found):
         return True
-    return any(_names_data(files, base) for base in _bases(found))
+    return any(_names(files, base, part) for base in _bases(found))
 
 
 def _chosen(files: CachingConfigRepository, path: str) -> Iterator[str]:

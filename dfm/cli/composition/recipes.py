@@ -60,9 +60,14 @@ def form_of(node: Mapping[str, Any], trusted: Sequence[str]) -> Form | None:
     shape = kind.shape_of(node) if hasattr(kind, "shape_of") else None
     name = str(getattr(kind, "name", kind.__name__))
     if shape:
-        known = KINDS.get(len(shape), "points")
-        return Form(name=name, kind=known, size=() if known == "points" else tuple(shape)[1:])
+        return form_of_shape(name, shape)
     return Form(name=name, kind="points" if getattr(kind, "levels", None) is None else "images")
+
+
+def form_of_shape(name: str, shape: Sequence[int]) -> Form:
+    """Return the form of data whose examples have this shape."""
+    known = KINDS.get(len(shape), "points")
+    return Form(name=name, kind=known, size=() if known == "points" else tuple(shape)[1:])
 
 
 def told(

@@ -41,8 +41,8 @@ class Arrays:
         array = self._numbers(first)
         return array.shape, array.dtype
 
-    def array(self, raw: object, shape: tuple[int, ...]) -> np.ndarray:
-        """Return one example (C, ...).
+    def array(self, raw: object, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return one example (C, ...), and nothing that a user should know of it.
 
         Raises:
             ValueError: it is no array of numbers, or has another shape than the first one.
@@ -50,7 +50,11 @@ class Arrays:
         array = self._numbers(raw)
         if array.shape != shape:
             raise ValueError(f"shape {array.shape}, but the first example has {shape}")
-        return array
+        return array, ()
+
+    def notices(self, name: str, counts: dict[str, int], total: int) -> tuple[str, ...]:
+        """Return nothing: arrays are not changed."""
+        return ()
 
     def _numbers(self, raw: object) -> np.ndarray:
         array = np.asarray(raw)

@@ -18,6 +18,8 @@ from dfm.data.hubs.pictures import Pictures
 from dfm.data.hubs.source import Source
 from dfm.data.hubs.store import Store
 from dfm.data.numbers.units import WAYS
+from dfm.data.pictures.decoder import Colour, Decoder, colour_of
+from dfm.data.pictures.pixels import EIGHT, SIXTEEN
 
 LAYOUTS = ("channels_first", "channels_last")
 
@@ -32,10 +34,11 @@ class HubDataset(Dataset):
     Args:
         size: of pictures: pixels of both sides, or [height, width].
         channels: of pictures: 1 (grey), 3 (RGB) or 4 (RGB and opacity).
+        background, crop, max_pixels: of pictures, as those of ``dataset=folder``; a crop is center or none.
         shape: of examples that are arrays or numbers, with the channel first; None: examples are pictures.
         layout: channels_first or channels_last, of arrays.
         integers: whole numbers of arrays are ``levels`` with bits/dim, or ``real`` numbers with nats.
-        levels: their number; None: found (``levels_of``).
+        levels: their number; None: found (``levels_of``). Of pictures: 256, or 65536 for 16 bits; None: 256.
         normalize: how real numbers are scaled for the model.
         flip: whether training may mirror images left to right.
         labels: whether there are classes, or where they are.
@@ -52,6 +55,9 @@ class HubDataset(Dataset):
 
     size: int | Sequence[int] = 32
     channels: int = 3
+    background: Colour = "white"
+    crop: str = "center"
+    max_pixels: int | None = None
     shape: tuple[int, ...] | None = None
     layout: str = "channels_first"
     integers: str = "levels"
@@ -85,13 +91,15 @@ class HubDataset(Dataset):
             raise UserError(f"dataset {self.name}: levels={self.levels}; allowed: 2 to {MOST:,}, or null")
         if self._is_picture:
             _ = self._height_width
-            if self.levels not in (None, 256):
-                raise UserError(f"dataset {self.name}: levels={self.levels} of pictures; allowed: 256, or null")
-            object.__setattr__(self, "levels", 256)
+            self._among("levels", (None, EIGHT, SIXTEEN))
+            self._among("crop", ("center", "none"))
+            colour_of(self.background)
+            object.__setattr__(self, "levels", self.levels or EIGHT)
 
     def _among(self, key: str, allowed: tuple[Any, ...]) -> None:
         if (value := getattr(self, key)) not in allowed:
-            raise UserError(f"dataset {self.name}: {key}={value}; allowed: {', '.join(map(str, allowed))}")
+            names = ", ".join("null" if one is None else str(one) for one in allowed)
+            raise UserError(f"dataset {self.name}: {key}={value}; allowed: {names}")
 
     @abstractmethod
     def _source(self) -> Source:
@@ -128,8 +136,8 @@ class HubDataset(Dataset):
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was left out. It decodes the examples."""
-        return (*self._store.source.notices, *self._store.broken_notice())
+        """What was composited, cut or left out. It decodes the examples."""
+        return (*self._store.source.notices, *self._store.notices())
 
     @property
     def _is_picture(self) -> bool:
@@ -142,11 +150,22 @@ class HubDataset(Dataset):
             raise UserError(f"dataset {self.name}: size={self.size}; allowed: a count of pixels, or [height, width]")
         return sides[0], sides[1]
 
+    @property
+    def _decoder(self) -> Decoder:
+        return Decoder(
+            height_width=self._height_width,
+            channels=self.channels,
+            levels=self.levels or EIGHT,
+            background=self.background,
+            crop=self.crop,
+            max_pixels=self.max_pixels,
+        )
+
     @cached_property
     def _store(self) -> Store:
         pictures = self._is_picture
         form = (
-            Pictures(height_width=self._height_width, channels=self.channels)
+            Pictures(decoder=self._decoder)
             if pictures
             else Arrays(channels_last=self.layout == LAYOUTS[1], real=self.integers == "real")
         )

@@ -23,7 +23,7 @@ import numpy as np
 from dfm.basics.errors import UserError
 from dfm.basics.locations import located
 from dfm.data.dataset import SPLITS
-from dfm.data.hubs.pictures import EXTENSIONS, share
+from dfm.data.hubs.pictures import endings, share
 from dfm.data.hubs.source import SPLIT_NAMES, Listing, Source, numbered
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -184,7 +184,7 @@ class ShardSource(Source):
     def _is_value(self, ending: str) -> bool:
         if self.member is not None:
             return ending == self.member
-        return ending == _ARRAY if self.arrays else f".{ending.rpartition('.')[2]}" in EXTENSIONS
+        return ending == _ARRAY if self.arrays else f".{ending.rpartition('.')[2]}" in endings()
 
     def _examples(self, shard: Shard, wanted: Callable[[Member, bool], bool]) -> Iterator[tuple[str, dict[str, bytes]]]:
         """Yield the name of each example of a shard, and those of its files that are wanted, by ending.

@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -32,12 +33,14 @@ class Facts:
         count: how many examples there are.
         lowest, highest: of all numbers that are integers; 0 for real numbers.
         broken: row, name and reason of each example that cannot be used; its row holds zeros.
+        told: how many examples the form has changed, by what it was.
     """
 
     count: int
     lowest: int
     highest: int
     broken: list[tuple[int, str, str]]
+    told: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,9 +94,11 @@ class Store:
         self._check(facts)
         return values, listing, facts
 
-    def broken_notice(self) -> tuple[str, ...]:
-        """Return one line that counts the examples that are left out; none if nothing is."""
-        return (f"{self._broken(self.facts)}; left out (dataset.broken=skip)",) if self.facts.broken else ()
+    def notices(self) -> tuple[str, ...]:
+        """Return a line for what the form has changed, and one that counts the examples that are left out."""
+        changed = self.form.notices(self.name, self.facts.told, self.facts.count)
+        left_out = (f"{self._broken(self.facts)}; left out (dataset.broken=skip)",) if self.facts.broken else ()
+        return (*changed, *left_out)
 
     def _check(self, facts: Facts) -> None:
         if facts.broken and not self.skip:
@@ -178,6 +183,7 @@ class Store:
         lowest: int | None = None
         highest: int | None = None
         broken: list[tuple[int, str, str]] = []
+        told: Counter[str] = Counter()
         row = 0
         with self.form.limited(), ThreadPoolExecutor(self.num_workers) as pool:
             for batch in _batches(self.source.values(), AT_A_TIME * self.num_workers):
@@ -187,9 +193,10 @@ class Store:
                     if isinstance(raw, str):
                         broken.append((row, self.source.named(row), raw))
                     else:
-                        values[row] = raw
+                        values[row], words = raw
+                        told.update(words)
                         if integer:
-                            low, high = int(raw.min()), int(raw.max())
+                            low, high = int(values[row].min()), int(values[row].max())
                             lowest = low if lowest is None else min(low, lowest)
                             highest = high if highest is None else max(high, highest)
                     row += 1
@@ -197,9 +204,9 @@ class Store:
             raise UserError(
                 f"dataset {self.name}: {self.source.where} has changed while it was read; run the command once more"
             )
-        return Facts(count=row, lowest=lowest or 0, highest=highest or 0, broken=broken)
+        return Facts(count=row, lowest=lowest or 0, highest=highest or 0, broken=broken, told=dict(told))
 
-    def _decoded(self, raw: object, shape: tuple[int, ...]) -> np.ndarray | str:
+    def _decoded(self, raw: object, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[str, ...]] | str:
         try:
             return self.form.array(raw, shape)
         except Exception as problem:  # Pillow's plug-ins raise nearly any exception on a broken file
@@ -231,5 +238,7 @@ def _read_index(file: Path) -> tuple[Listing, Facts, tuple[int, ...], np.dtype]:
             class_names=tuple(words["class_names"]),
         )
     broken = [(int(row), str(name), str(reason)) for row, name, reason in words["broken"]]
-    facts = Facts(count=words["count"], lowest=words["lowest"], highest=words["highest"], broken=broken)
+    facts = Facts(
+        count=words["count"], lowest=words["lowest"], highest=words["highest"], broken=broken, told=words["told"]
+    )
     return listing, facts, tuple(words["shape"]), np.dtype(words["dtype"])

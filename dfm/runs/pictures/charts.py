@@ -1,4 +1,4 @@
-"""Charts as arrays of pixels. This is the only module with matplotlib, and it knows nothing of what it draws."""
+"""Charts as arrays of pixels. Only this module and ``plots`` have matplotlib; it knows nothing of what it draws."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -13,11 +13,10 @@ from torchvision.utils import make_grid
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically
-from dfm.data.dataset import DatasetSpec
+from dfm.data.pictures.decoder import Decoder
 
 SMALLEST_CELL = 48  # pixels
 GAP, GROUND = 2, 128
-SHOWN = 200
 
 
 def save_png(image: np.ndarray, path: Path) -> None:
@@ -41,19 +40,19 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     return sheet.permute(1, 2, 0)[..., :channels].numpy()  # make_grid repeats a grey channel three times
 
 
-def cloud(points: np.ndarray, low: float, high: float, size: int = 480) -> np.ndarray:
-    """Draw points (N, d) as a picture uint8 (size, size): a histogram of the first two coordinates over [low, high]^2.
+def cloud(points: np.ndarray, shown: Sequence[tuple[float, float]], size: int = 480) -> np.ndarray:
+    """Draw points (N, 1 or 2) as a picture uint8 (size, size): a histogram over the windows of their coordinates.
 
     Dark cells are dense. The darkness is the square root of the count, so that thin parts can be seen. One-dimensional
     points are drawn as the bars of their histogram.
     """
     if points.shape[1] == 1:
-        counts, _ = np.histogram(points[:, 0], bins=size // 4, range=(low, high))
+        counts, _ = np.histogram(points[:, 0], bins=size // 4, range=shown[0])
         heights = (counts.repeat(4) / max(1, counts.max()) * (size - 1)).astype(int)
         bars = np.arange(size)[::-1, None] <= heights[None, :]
         return np.where(bars, 40, 255).astype(np.uint8)
     bins = max(24, min(size // 2, int(math.sqrt(len(points)) * 3)))
-    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=bins, range=((low, high), (low, high)))
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=bins, range=(shown[1], shown[0]))
     shade = 255 - 235 * np.sqrt(counts[::-1] / max(1.0, np.quantile(counts[counts > 0], 0.99) if counts.any() else 1.0))
     picture = shade.clip(0, 255).astype(np.uint8)
     factor = math.ceil(size / bins)
@@ -65,50 +64,27 @@ def nhwc(images: Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def read_images(folder: Path, channels: int) -> np.ndarray:
-    """Read the ``*.png`` of a folder in the order of their names, uint8 (n, H, W, channels).
+def read_images(folder: Path, channels: int, levels: int = 256) -> np.ndarray:
+    """Read the ``*.png`` of a folder in the order of their names, (n, H, W, channels), as ``dataset=folder`` does.
+
+    Opacity is composited on white unless it is a channel, and a picture is turned as its EXIF entry says.
 
     Args:
         channels: 1 for grey, 3 for RGB, 4 for RGB with opacity.
+        levels: 256 for uint8, 65,536 for uint16.
 
     Raises:
         UserError: a file cannot be read, or has another size than the first.
     """
+    decoder = Decoder(height_width=None, channels=channels, levels=levels)
     images: list[np.ndarray] = []
     for path in sorted(folder.glob("*.png")):
         try:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
-        except (OSError, Image.DecompressionBombError) as error:
+            with path.open("rb") as file, decoder.limited():
+                pixels = decoder.decode(file, path.name).values.transpose(1, 2, 0)
+        except Exception as error:  # Pillow's plug-ins raise nearly any exception on a broken file
             raise UserError(f"{path}: cannot be read as a picture ({error}); allowed: a PNG") from None
         if images and pixels.shape[:2] != images[0].shape[:2]:
             raise UserError(f"{path}: {pixels.shape[:2]} pixels; allowed: {images[0].shape[:2]}, as in the first file")
-        images.append(pixels.reshape(*pixels.shape[:2], channels))
+        images.append(pixels)
     return np.stack(images)
-
-
-def picture(samples: Tensor, spec: DatasetSpec, columns: int | None = None) -> np.ndarray:
-    """Return stored samples (uint8 images or float points) as one picture.
-
-    Points are drawn over mean +- 3 standard deviations: all models of the same data have the same window.
-    """
-    if spec.levels is not None:
-        return grid(nhwc(samples), columns)
-    return cloud(samples.numpy(), spec.mean - 3 * spec.std, spec.mean + 3 * spec.std)
-
-
-def side_by_side(sets: Sequence[Tensor], spec: DatasetSpec) -> np.ndarray:
-    """Return two sets of stored samples in one picture, at most ``SHOWN`` images of each.
-
-    Each image of the first set stands above its partner of the second set, in 8 columns. Clouds of points stand side by
-    side.
-    """
-    if spec.levels is None:
-        clouds = [picture(samples, spec) for samples in sets]
-        return np.concatenate([clouds[0], np.full((len(clouds[0]), GAP), GROUND, np.uint8), clouds[1]], 1)
-    n = min(SHOWN, len(sets[0]))
-    columns = min(8, n)
-    # the last pair of rows is filled with the grey of the background
-    filling = torch.full((-n % columns, *spec.shape), GROUND, dtype=torch.uint8)
-    rows = [torch.cat([samples[:n], filling]).unflatten(0, (-1, columns)) for samples in sets]
-    return picture(torch.stack(rows, 1).flatten(0, 2), spec, columns)

@@ -167,7 +167,8 @@ def test_a_data_set_says_its_form_without_being_made(name: str) -> None:
     small = {key: 64 for key in ("n_train", "n_validation", "n_test") if key in node}
     made = published.get(name) or Parts({"dataset": {**node, **small}}).dataset.spec.shape
     form = form_of(node, ("dfm",))
-    assert form == (Form(name=name, kind="images", size=made[1:]) if len(made) == 3 else Form(name=name, kind="points"))
+    known = {1: "points", 2: "signals", 3: "images", 4: "volumes"}[len(made)]
+    assert form == Form(name=name, kind=known, size=made[1:])
     assert kind.shape_of(node) in (made, None)
 
 

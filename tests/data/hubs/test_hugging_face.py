@@ -1,5 +1,6 @@
 """Hugging Face's library: its pictures, arrays and classes, from local files, and no server that is not asked for."""
 
+import io
 import logging
 import shutil
 import socket
@@ -17,11 +18,12 @@ from dfm.basics.errors import UserError
 from dfm.data import HuggingFace
 from dfm.data.dataset import SPLITS
 from dfm.data.hubs.pictures import Pictures
+from dfm.data.pictures.decoder import Decoder
 
 datasets = pytest.importorskip("datasets")
 
 PICTURES = {"size": [7, 9]}
-EXACT = Pictures(height_width=(7, 9), channels=3)
+EXACT = Decoder(height_width=(7, 9), channels=3)
 RANDOM = np.random.default_rng(0)
 
 
@@ -39,7 +41,7 @@ def local(tmp_path: Path, path: str = "data", **options: object) -> HuggingFace:
 
 def numbers_of(dataset: HuggingFace, name: str) -> list[int]:
     """Which of ``picture(k)`` the examples of a split are, in their order."""
-    known = {EXACT.array(picture(k), ()).tobytes(): k for k in range(99)}
+    known = {EXACT.decode(io.BytesIO(picture(k)), "").values.tobytes(): k for k in range(99)}
     return [known[image.numpy().tobytes()] for image in dataset.split(name).all()]
 
 

@@ -11,23 +11,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.hub_files import array_shard, npy, picture, picture_shards, write_shard
 from support.image_files import one_line, truncate
 
 from dfm.basics.errors import UserError
-from dfm.data import WebDataset
+from dfm.data import ImageFolder, WebDataset
 from dfm.data import memory_map as mapped
 from dfm.data.dataset import SPLITS
 from dfm.data.hubs.pictures import Pictures
 from dfm.data.hubs.shards import ShardSource, braces, shards_of
+from dfm.data.pictures.decoder import Decoder
 
 PICTURES = {"size": [7, 9]}  # their own size: nothing is resized
-EXACT = Pictures(height_width=(7, 9), channels=3)
+EXACT = Decoder(height_width=(7, 9), channels=3)
 
 
 def numbers_of(dataset: WebDataset, name: str, n: int = 200) -> list[int]:
     """Which of ``picture(k)`` the examples of a split are, in their order."""
-    known = {EXACT.array(picture(k), ()).tobytes(): k for k in range(n)}
+    known = {EXACT.decode(io.BytesIO(picture(k)), "").values.tobytes(): k for k in range(n)}
     return [known[image.numpy().tobytes()] for image in dataset.split(name).all()]
 
 
@@ -251,7 +253,7 @@ def test_broken_examples_are_left_out_and_told(tmp_path: Path) -> None:
         ({"normalize": "twice"}, "allowed: "),
         ({"validation": 0.5, "test": 0.5}, "together below 1"),
         ({"num_workers": 0}, "at least 1"),
-        ({"levels": 12}, "levels=12 of pictures"),
+        ({"levels": 12}, "allowed: null, 256, 65536"),
         ({"levels": 1, "shape": (2,)}, "allowed: 2 to 65,536"),
         ({"size": [1, 2, 3]}, "[height, width]"),
     ],
@@ -272,3 +274,29 @@ def test_two_data_sets_share_a_file_and_are_equal(tmp_path: Path) -> None:
         assert torch.equal(one.split(name).all(), two.split(name).all())
         assert one.fingerprint(name) == two.fingerprint(name)
     assert io.BytesIO(one._store.values.tobytes()).read() == two._store.values.tobytes()
+
+
+def test_opacity_and_depth_are_those_of_a_folder_and_counted(tmp_path: Path) -> None:
+    """The same three pictures as ``dataset=folder``: one with opacity, one of 16 bits, one plain."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    Image.new("RGBA", (6, 6), (255, 0, 0, 51)).save(folder / "0.png")
+    Image.fromarray(np.arange(36, dtype=np.uint16).reshape(6, 6) * 1000).save(folder / "1.png")
+    Image.new("RGB", (6, 6), (1, 2, 3)).save(folder / "2.png")
+    write_shard(tmp_path / "data" / "0.tar", [(file.name, file.read_bytes()) for file in sorted(folder.iterdir())])
+    for options, told in (
+        ({}, ["1 of 3 pictures have opacity; composited on white", "1 of 3 pictures have more than 8 bits a channel"]),
+        ({"background": "blue"}, ["composited on blue", "more than 8 bits"]),
+        ({"levels": 65536, "channels": 1}, ["composited on white"]),
+        ({"channels": 4}, ["more than 8 bits"]),
+    ):
+        both = {"size": 6, "levels": 256, "validation": 0, "test": 0, "cache": str(tmp_path / "cache"), **options}
+        ours, theirs = (
+            kind(path=str(tmp_path / p), **both) for kind, p in ((WebDataset, "data"), (ImageFolder, "folder"))
+        )
+        sets = [sorted(one.split("train").all().flatten(1).tolist()) for one in (ours, theirs)]
+        assert sets[0] == sets[1]
+        for _ in range(2):  # the second time from the file
+            assert len(ours.notices) == len(told)
+            assert all(words in line for words, line in zip(told, ours.notices, strict=True))
+            ours = WebDataset(path=str(tmp_path / "data"), **both)

@@ -50,6 +50,7 @@ def check_model(job: Job) -> None:
     checkpoint, denoiser = load_denoiser(own_path, wanted.ckpt)
     data = dataset_of(checkpoint, job.trusted)
     reference = held_out(data, wanted.n, wanted.seed)
+    console.notices(data.notices)
     warn_other_data(checkpoint, data, "test")
     rows = sampler_rows(job, denoiser, reference)
     floor = energy_distance(held_out(data, len(reference), wanted.seed, "train"), reference)
@@ -152,10 +153,10 @@ def measure(
 
 def exact_divergence(job: Job, denoiser: NetworkDenoiser, data: Dataset) -> dict[str, Any] | None:
     """Return the path divergence from the exact law and a test of samples; None if there is no such law."""
-    has_law = getattr(data, "mixture", None) is not None and denoiser.spec.num_classes == 0
+    has_law = data.law is not None and denoiser.spec.num_classes == 0
     if not (has_law and denoiser.is_linear_path and denoiser.prior.gaussian and denoiser.independent):
         return None
-    exact, wanted = exact_denoiser(data, denoiser.schedule), job.settings
+    exact, wanted = exact_denoiser(data, denoiser.schedule, denoiser.spec), job.settings
     x = held_out(data, wanted.n, wanted.seed).to(torch.float32)
     divergence = path_divergence(exact, denoiser, x, seed=wanted.seed)
     sampler = job.variant("sampler=euler_maruyama").sampler.with_steps(256)

@@ -9,6 +9,7 @@ from dfm.cli import console, progress
 from dfm.cli.composition.config_dirs import options
 from dfm.cli.job import Job
 from dfm.cli.settings import CheckSettings
+from dfm.data.numbers.units import to_model
 from dfm.denoising.exact import MixtureDenoiser, exact_denoiser
 from dfm.evaluation.known_law import (
     exact_end,
@@ -36,7 +37,9 @@ def check_sampler(job: Job) -> None:
     oracle, likelihood = exact_denoiser(data, parts.schedule), parts.likelihood.single()
     rows = sampler_rows(oracle, parts.sampler, wanted)
     marginals = marginal_rows(oracle, parts.sampler, wanted)
-    few = data.split("test").take(range(min(wanted.n, 500))).double()
+    test = data.split("test")
+    few = to_model(test.take(range(min(wanted.n, 500, len(test)))).double(), oracle.spec)
+    console.notices(data.notices)
     bias = likelihood_bias(oracle, likelihood, few, wanted.seed)
     gap = start_gap(oracle, few, wanted.seed)
     print_report(job.choice("sampler"), rows, marginals, bias, gap)

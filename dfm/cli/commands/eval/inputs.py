@@ -76,6 +76,7 @@ def find_references(job: Job, checkpoint: Checkpoint | None) -> Dataset:
     else:
         raise UserError("samples= without its data; allowed: ckpt= or dataset= beside it; try dataset=digits")
     spec = data.spec
+    console.notices(data.notices)
     if checkpoint is not None and (spec.shape, spec.levels) != (checkpoint.spec.shape, checkpoint.spec.levels):
         raise UserError(
             f"dataset={spec.name}: examples of shape {spec.shape} and {spec.levels} levels; allowed for this "

@@ -12,6 +12,7 @@ from dfm.cli import console
 from dfm.cli.commands.nll.estimates import ScoringJob
 from dfm.cli.from_checkpoint import dataset_of, load_denoiser
 from dfm.cli.job import Job
+from dfm.data.numbers.units import log_volume
 from dfm.denoising.denoiser import Denoiser
 from dfm.denoising.exact import MixtureDenoiser, exact_denoiser
 from dfm.denoising.network_denoiser import NetworkDenoiser
@@ -40,7 +41,7 @@ def load_other(job: Job, work: ScoringJob, checkpoint: Checkpoint) -> Denoiser:
                 "against=oracle: the exact law covers all classes together, but this model is conditional on the "
                 "class; allowed: a model trained with conditional=false"
             )
-        return exact_denoiser(dataset_of(checkpoint, job.trusted), work.denoiser.schedule)
+        return exact_denoiser(dataset_of(checkpoint, job.trusted), work.denoiser.schedule, work.denoiser.spec)
     return load_model(job, work).on_schedule(work.denoiser.schedule)
 
 
@@ -69,17 +70,24 @@ def compare_paths(job: Job, work: ScoringJob, other: Denoiser, scores: Scores) -
 def from_oracle(work: ScoringJob, oracle: MixtureDenoiser, scores: Scores) -> tuple[dict[str, Any], PathDivergence]:
     """Return the path divergence from the exact law (Girsanov), and facts with KL(data, model) from the scores.
 
-    The KL is the mean of log p(x) - log p_model(x) over the scored examples, in nats.
+    The KL is the mean of log p(x) - log p_model(x) over the scored examples, in nats; p is the law of the path's end at
+    t_min. The nats of the law itself, without noise, on the same examples are in the unit of the data, as the model's.
     """
     x = held_out(work)
     divergence = path_divergence(oracle, work.denoiser, x, seed=work.seed)
     start = start_gap(oracle, x.double(), work.seed, work.denoiser)
     total, error = divergence.total + start.mean, math.hypot(divergence.stderr, start.stderr)
     a = float(oracle.schedule.ab(torch.tensor(oracle.t_min, dtype=torch.float64))[0])
-    exact = oracle.log_density(a * x.double(), oracle.t_min) + x.shape[1] * math.log(a)
-    gap = exact.cpu()[list(scores.indices)] + scores.nats
+    d, scored = x[0].numel(), list(scores.indices)
+    exact = oracle.log_density(a * x.double(), oracle.t_min) + d * math.log(a)
+    gap = exact.cpu()[scored] - log_volume(oracle.spec) + scores.nats
+    own = log_volume(oracle.spec) - float(oracle.mixture.log_prob(x.double().flatten(1)).cpu()[scored].mean())
     kl, kl_error = float(gap.mean()), float(gap.std()) / math.sqrt(len(gap))
     intervals = mean_interval(kl, kl_error, len(gap)), mean_interval(total, error, len(x))
+    console.result(
+        f"the law itself has {own:.4f} nats on these {len(gap)} examples, the model {float(scores.nats.mean()):.4f}: "
+        f"{kl / d:.4f} +- {kl_error / d:.4f} more for each of {d} numbers"
+    )
     console.result(
         f"KL(data, model) {kl:.4f} +- {kl_error:.4f} nats from the likelihood (95 %: {as_text(intervals[0])}); path "
         f"divergence {total:.4f} +- {error:.4f} nats (95 %: {as_text(intervals[1])}; {start.mean:.4f} of them at the "
@@ -93,6 +101,8 @@ def from_oracle(work: ScoringJob, oracle: MixtureDenoiser, scores: Scores) -> tu
         "kl": kl,
         "kl_stderr": kl_error,
         "kl_interval95": intervals[0],
+        "kl_per_dim": kl / d,
+        "law_nats": own,
         "n": len(x),
     }
     return facts, divergence

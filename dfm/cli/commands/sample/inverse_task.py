@@ -13,7 +13,8 @@ from dfm.cli.from_checkpoint import Drawing, examples_of, refuse_unread
 from dfm.cli.job import Job
 from dfm.data.numbers.pixel_levels import centres
 from dfm.data.numbers.stored_form import stored, to_stored
-from dfm.runs.pictures.images import grid, nhwc, save_png
+from dfm.runs.pictures.drawing import picture
+from dfm.runs.pictures.images import save_png
 from dfm.runs.pictures.masks import read_mask
 from dfm.sampling.inverse_problems import Conditioned
 from dfm.sampling.labels import AskedClasses
@@ -49,7 +50,7 @@ class KnownImages:
         assert spec.levels is not None
         images = to_stored(self.images, spec)
         sheet = torch.cat([part[:COLUMNS] for part in (images, stored(self.denoiser.known, spec), samples)])
-        save_png(grid(nhwc(sheet), min(COLUMNS, len(samples))), directory / "task.png")
+        save_png(picture(sheet, spec, min(COLUMNS, len(samples))), directory / "task.png")
         return {"rms_error": float((samples.double() - images.double()).square().mean().sqrt())}
 
 

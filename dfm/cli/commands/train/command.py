@@ -17,6 +17,7 @@ from dfm.cli.job import Job
 from dfm.cli.surroundings.signals import Interruption, StoppedError, exit_code, watch_signals
 from dfm.cli.words.printed_command import printed, setting
 from dfm.runs.directory import checkpoints
+from dfm.runs.pictures.training_examples import what_is_seen
 from dfm.runs.places import check_sources, find_sources
 from dfm.training.step_failures import GivenUpError
 
@@ -122,6 +123,11 @@ def train(run: TrainingRun, interruption: Interruption) -> Signals | None:
     """
     config, trainer = run.trainer.config, run.trainer
     signal: Signals | None = None
+    if run.recorder is not None:
+        streams, dequantization = trainer.streams, trainer.dequantization
+        seen = (trainer.batches, trainer.augmentation, dequantization, trainer.denoiser.spec)
+        columns = run.parts.dataset.channel_names
+        run.recorder.data(lambda: what_is_seen(*seen, streams=streams, columns=columns))
     with (
         progress.work() as shown,
         shown.task("train", config.max_steps, "steps", done=trainer.step) as bar,

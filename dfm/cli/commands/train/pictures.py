@@ -17,7 +17,7 @@ from dfm.cli.commands.train.training_run import TrainingRun
 from dfm.cli.progress import Clock, Work
 from dfm.cli.surroundings.signals import Interruption, StoppedError
 from dfm.data.numbers.stored_form import stored
-from dfm.runs.pictures.images import picture
+from dfm.runs.pictures.drawing import picture
 from dfm.sampling.draw import Moment, batch_of, draw_samples
 from dfm.sampling.labels import in_turn
 

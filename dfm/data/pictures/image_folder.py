@@ -1,0 +1,196 @@
+"""A folder or a zip of your own pictures, with sub-folders as classes, decoded once and kept as numbers."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from dfm.basics.errors import UserError
+from dfm.basics.locations import PathText, located
+from dfm.data.dataset import SPLITS, Dataset, Split
+from dfm.data.pictures.decoder import CROPS, MODES, Colour, Decoder, colour_of
+from dfm.data.pictures.folder_source import FolderSource
+from dfm.data.pictures.layout import SPLIT_FOLDERS, Layout
+from dfm.data.pictures.pixels import EIGHT, SIXTEEN
+from dfm.data.pictures.source import PictureSource
+from dfm.data.pictures.stock import Stock
+from dfm.data.pictures.zip_source import ZipSource
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageFolder(Dataset):
+    """Pictures below ``path``, resized and cut to one size, as integer levels (N, C, H, W).
+
+    ``Layout`` says how folders become classes and splits, ``Decoder`` how a file becomes an array, and ``Stock`` where
+    the array is kept. Every file that the installed Pillow decodes is taken; hidden files and others are counted in
+    ``notices``.
+
+    Args:
+        path: the folder or the zip; ``~`` is the home folder.
+        size: pixels of both sides, or [height, width].
+        channels: 1 (grey), 3 (RGB) or 4 (RGB and opacity).
+        levels: 256 (8 bits), 65536 (16 bits), or None: 16 bits if one of the pictures has them, else 8.
+        background: where opacity is not kept, what shines through: white, another name of a colour, #rrggbb, or
+            [red, green, blue] of 0 to 255.
+        crop: center, random (a place that depends on the picture's name) or none (proportions are not kept).
+        flip: whether training may mirror images left to right.
+        labels: whether sub-folders, or the classes in ``dataset.json``, are classes.
+        splits: whether the folders train, val (valid, validation) and test are splits.
+        validation, test: fractions of all images, each at least 0, together below 1. They are drawn by a hash of each
+            picture's own path, so they hold on average.
+        broken: stop at pictures that cannot be read, or skip them.
+        max_pixels: a picture with more counts as broken; None: Pillow's limit.
+        num_workers: threads that decode.
+        cache: folder for the decoded images, in one file that later runs map into memory. It is used if there are more
+            than ``MANY`` images, or if they would fill more than half of the free memory. Each combination of folder,
+            image format and fractions has its own file. When the images change, a new file replaces the old one.
+
+    Raises:
+        UserError: an argument has another value, there are no images, none is left for training, or their layout is
+            not clear. On first use: images are broken, or neither the memory nor ``cache`` has room for them.
+    """
+
+    path: PathText | None = None
+    size: int | Sequence[int] = 32
+    channels: int = 3
+    levels: int | None = None
+    background: Colour = "white"
+    crop: str = "center"
+    flip: bool = False
+    labels: bool = True
+    splits: bool = True
+    validation: float = 0.05
+    test: float = 0.05
+    broken: str = "stop"
+    max_pixels: int | None = None
+    num_workers: int = 4
+    cache: PathText = "~/.cache/dfm"
+
+    name = "folder"
+    sources = ("path",)
+    caches = ("cache",)
+    handling = ("num_workers",)
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            raise UserError("dataset folder: no path; give dataset.path=DIR, a folder with images, or a zip of them")
+        self._among("channels", tuple(MODES))
+        self._among("levels", (EIGHT, SIXTEEN, None))
+        self._among("crop", CROPS)
+        self._among("broken", ("stop", "skip"))
+        colour_of(self.background)
+        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
+            raise UserError(
+                f"dataset folder: validation={self.validation}, test={self.test}; "
+                "allowed: fractions of at least 0, together below 1"
+            )
+        for key in ("num_workers", "max_pixels"):
+            if (number := getattr(self, key)) is not None and number < 1:
+                raise UserError(f"dataset folder: {key}={number}; allowed: at least 1")
+        pictures, _ = self._layout.pictures, self._layout.num_classes
+        if not any(placed.split == "train" for placed in pictures):
+            raise UserError(
+                f"dataset folder: no training example among {len(pictures)} images; by a hash of the path they are "
+                f"all in the shares validation={self.validation:g} and test={self.test:g}; "
+                "try dataset.validation=0 dataset.test=0"
+            )
+        depth = self._stock.depth
+        object.__setattr__(self, "levels", depth)  # None becomes what the pictures have
+        if depth == SIXTEEN:  # samples are stored as the pictures are; 8 bits have a form of their own
+            object.__setattr__(self, "dtype", "uint16")
+            object.__setattr__(self, "channels_last", True)
+
+    def _among(self, key: str, allowed: tuple[Any, ...]) -> None:
+        if (value := getattr(self, key)) not in allowed:
+            names = ", ".join("null" if one is None else str(one) for one in allowed)
+            raise UserError(f"dataset folder: {key}={value}; allowed: {names}")
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        return self._layout.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names of the folders that are classes, in the order of their labels."""
+        return self._layout.classes
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was passed over, composited, cut or left out, a line each. It decodes the pictures."""
+        return self._stock.notices
+
+    @classmethod
+    def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+        size, channels = arguments.get("size", cls.size), arguments.get("channels", cls.channels)
+        sides = [size, size] if isinstance(size, int) else size
+        numbers = [channels, *sides] if isinstance(sides, Sequence) else []
+        whole = len(numbers) == 3 and all(isinstance(number, int) and number > 0 for number in numbers)
+        return tuple(numbers) if whole else None  # a value of another kind is refused when the data set is made
+
+    @cached_property
+    def _height_width(self) -> tuple[int, int]:
+        sides = list(self.size) if isinstance(self.size, Sequence) else [self.size, self.size]
+        if len(sides) != 2 or min(sides) < 1:
+            raise UserError(f"dataset folder: size={self.size}; allowed: a count of pixels, or [height, width]")
+        return sides[0], sides[1]
+
+    @cached_property
+    def _source(self) -> PictureSource:
+        path = located(self.path or "")
+        if path.is_dir():
+            return FolderSource(path)
+        if path.is_file():
+            return ZipSource(path, kept=frozenset(SPLIT_FOLDERS))
+        raise UserError(
+            f"dataset folder: {path} is not a folder, nor a zip; give dataset.path=DIR, a folder with images"
+        )
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return Layout(
+            source=self._source,
+            labels=self.labels,
+            splits=self.splits,
+            validation=self.validation,
+            test=self.test,
+        )
+
+    @cached_property
+    def _stock(self) -> Stock:
+        decoder = Decoder(
+            height_width=self._height_width,
+            channels=self.channels,
+            background=self.background,
+            crop=self.crop,
+            max_pixels=self.max_pixels,
+        )
+        return Stock(
+            source=self._source,
+            pictures=[placed.found for placed in self._layout.pictures],
+            decoder=decoder,
+            levels=self.levels,
+            skip=self.broken == "skip",
+            num_workers=self.num_workers,
+            cache=located(self.cache),
+            name=self.name,
+            order=(self.splits, self.validation, self.test),
+        )
+
+    def _load(self) -> Mapping[str, Split]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch warns that the file is read-only: nothing writes to it
+            values = torch.from_numpy(self._stock.values)
+        pictures, broken = self._layout.pictures, {row for row, _, _ in self._stock.facts.broken}
+        whole = np.array([row not in broken for row in range(len(pictures))])
+        splits = {}
+        for name in SPLITS:
+            rows = np.flatnonzero(whole & np.array([placed.split == name for placed in pictures]))
+            labels = [self._layout.label_of(pictures[row].found.name) for row in rows] if self.num_classes else None
+            splits[name] = Split(
+                values=values, labels=None if labels is None else torch.tensor(labels, dtype=torch.int64), rows=rows
+            )
+        return splits

@@ -1,0 +1,47 @@
+"""The picture of what the network sees: the examples of the first training batches, drawn as samples are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from dfm.basics.seeding import STREAMS, Purpose, training_generator
+from dfm.data.numbers.dequantization import Dequantization
+from dfm.data.numbers.stored_form import stored
+from dfm.data.spec import DatasetSpec
+from dfm.runs.pictures.drawing import Texts, captions_of, enough, picture
+from dfm.training.batches import Augmentation, Batch, Batches
+
+
+def what_is_seen(
+    batches: Batches,
+    augmentation: Augmentation,
+    dequantization: Dequantization,
+    spec: DatasetSpec,
+    *,
+    columns: Sequence[str] = (),
+    n: int | None = None,
+    streams: int = STREAMS,
+) -> np.ndarray:
+    """Return the examples of the first steps as one picture: mirrored, dequantised, scaled, and back as samples are.
+
+    A model with classes has the name of its class under each example.
+
+    Args:
+        spec: the data as the model knows them.
+        columns: the names of a table's columns.
+        n: how many, at most all; None: as many as suit their shape.
+        streams: the version of the streams of random numbers.
+    """
+    split, cpu, examples, labels = batches.split, torch.device("cpu"), [], []
+    left, step = min(enough(spec) if n is None else n, len(split)), 0
+    while left > 0:
+        indices = batches.indices(step)[:left]
+        batch = Batch(split.take(indices), split.labels_of(indices), indices)
+        batch = augmentation(batch, batches.seed, step, streams)
+        generator = training_generator(cpu, batches.seed, step, 0, Purpose.TRAIN, streams)
+        examples.append(stored(dequantization.model_input(batch.values, spec, generator), spec))
+        labels += [] if batch.labels is None else [batch.labels]
+        left, step = left - len(indices), step + 1
+    captions = captions_of(torch.cat(labels) if labels else None, spec)
+    return picture(torch.cat(examples), spec, texts=Texts(captions=captions, columns=columns))
