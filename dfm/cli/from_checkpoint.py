@@ -223,7 +223,7 @@ def dataset_of(checkpoint: Checkpoint, trusted: Sequence[str]) -> Dataset:
     with blame_checkpoint(checkpoint):
         node = find_sources(checkpoint.config["dataset"], trusted, checkpoint.run)
         check_sources({"dataset": node}, trusted, checkpoint.run)
-        return Parts({"dataset": node}, trusted).dataset
+        return Parts({"dataset": node}, trusted).dataset.like(checkpoint.spec)
 
 
 def warn_other_data(checkpoint: Checkpoint, data: Dataset, name: str) -> None:

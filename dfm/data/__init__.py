@@ -1,5 +1,6 @@
 """Data: the data sets, their exact laws where we know them, and integer pixel levels as real numbers."""
 
+from dfm.data.arrays.array_file import ArrayFile
 from dfm.data.dataset import Dataset
 from dfm.data.fields.field_mixture import FieldMixture
 from dfm.data.fields.gaussian_fields import GaussianFields, Signals, Volumes
@@ -23,6 +24,7 @@ from dfm.data.toys import Checkerboard, EightGaussians, Mixture, Moons, Points, 
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "ArrayFile",
     "Checkerboard",
     "Dataset",
     "DatasetSpec",

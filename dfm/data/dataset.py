@@ -11,7 +11,7 @@ from dfm.data.fields.law import Law
 from dfm.data.numbers.statistics import Statistics, statistics
 from dfm.data.numbers.units import constants, moments_seen
 from dfm.data.spec import FAR, DatasetSpec
-from dfm.data.split import REALS, Fingerprint, Split, fingerprint
+from dfm.data.split import Fingerprint, Split, fingerprint
 
 SPLITS = ("train", "validation", "test")
 __all__ = ["SPLITS", "Dataset", "DatasetSpec", "Fingerprint", "Split", "data_folder"]
@@ -34,7 +34,7 @@ class Dataset(ABC):
         num_classes: 0 if there are no labels.
         class_names: their names, in the order of the labels; empty: they have none.
         normalize: how real numbers are scaled for the model (``dfm.data.numbers.units.constants``).
-        dtype, channels_last: how samples are stored, see ``DatasetSpec``.
+        dtype, channels_last, channel_axis: how samples are stored, see ``DatasetSpec``.
         channel_names: names of the channels, as of the columns of a table; empty: they have none.
         flip: whether training may mirror images left to right.
         sources: the parameters that are paths of the data. They may change when the data move.
@@ -49,6 +49,7 @@ class Dataset(ABC):
     normalize: str = "none"
     dtype: str = ""
     channels_last: bool = False
+    channel_axis: bool = True
     channel_names: tuple[str, ...] = ()
     flip: bool = False
     sources: ClassVar[tuple[str, ...]] = ()
@@ -57,11 +58,20 @@ class Dataset(ABC):
 
     @classmethod
     def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
-        """Return the shape of one example of ``cls(**arguments)`` without reading anything; None: it is not known.
+        """Return the shape of one example of ``cls(**arguments)``; None: it is not known. At most headers are read.
 
         A network and settings of training that suit it are chosen from it, before the data set is made.
         """
         return None
+
+    @classmethod
+    def paths_in(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return those of ``sources`` that are paths in these arguments; a source may also name a part of the data."""
+        return cls.sources
+
+    def like(self, spec: DatasetSpec) -> "Dataset":
+        """Return the same data in the form of those that a model was trained on, for what was not given but found."""
+        return self
 
     @abstractmethod
     def _load(self) -> Mapping[str, Split]:
@@ -114,7 +124,11 @@ class Dataset(ABC):
         """
         split, found = self.split("train"), self.statistics("train")
         points = len(split.shape) == 1
-        shift, scale = ((), ()) if self.levels else constants(found, self.normalize, f"dataset {self.name}", points)
+        shift, scale = (
+            ((), ())
+            if self.levels
+            else constants(found, self.normalize, f"dataset {self.name}", points, self.channel_names)
+        )
         mean, std = moments_seen(found, shift, scale, points)
         return DatasetSpec(
             name=self.name,
@@ -129,6 +143,7 @@ class Dataset(ABC):
             dtype=self.dtype,
             lowest=split.lowest,
             channels_last=self.channels_last,
+            channel_axis=self.channel_axis,
             class_names=self.class_names,
         )
 
@@ -154,9 +169,9 @@ class Dataset(ABC):
         if len(split) == 0:
             return
         what = f"dataset {self.name}, split {name}"
-        if (split.values.dtype in REALS) != (self.levels is None):
+        if split.is_real != (self.levels is None):
             raise UserError(f"{what}: {split.values.dtype} and levels={self.levels}; allowed: integers with levels")
-        self._statistics[name] = statistics(split, what, self.levels)
+        self._statistics[name] = statistics(split.in_file_order(), what, self.levels)
         if split.labels is not None and not 0 <= split.labels.min() <= split.labels.max() < self.num_classes:
             raise UserError(
                 f"{what}: labels {split.labels.min()} to {split.labels.max()}; allowed: 0 to {self.num_classes - 1}"

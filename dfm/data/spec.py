@@ -33,6 +33,7 @@ class DatasetSpec:
             pictures, which are stored as uint8 over 0 .. 255, and for points, which are stored as float32.
         lowest: the integer of the user's array that is level 0.
         channels_last: whether the user's array has its channels as the last axis, as samples then have.
+        channel_axis: whether the user's array has an axis of channels; without one, shape has a first axis of length 1.
         class_names: the names of the classes, in the order of the labels; empty: they have none.
     """
 
@@ -48,6 +49,7 @@ class DatasetSpec:
     dtype: str = ""
     lowest: int = 0
     channels_last: bool = False
+    channel_axis: bool = True
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -64,7 +64,8 @@ def with_absolute_places(config: Config, trusted: Sequence[str], directory: Path
     """Return a configuration whose relative places start at ``directory``. A place that begins with ``~`` stays."""
 
     def change(node: Config, kind: type[Dataset]) -> Config:
-        return {key: absolute(value, directory) if key in places_of(kind) else value for key, value in node.items()}
+        places = places_of(node, kind)
+        return {key: absolute(value, directory) if key in places else value for key, value in node.items()}
 
     result: Config = change_datasets(config, trusted, change)
     return result
@@ -75,9 +76,9 @@ def absolute(value: Any, directory: Path) -> Any:
     return value if not isinstance(value, str) or value.startswith("~") else str(directory.absolute() / value)
 
 
-def places_of(kind: type[Dataset]) -> tuple[str, ...]:
+def places_of(node: Config, kind: type[Dataset]) -> tuple[str, ...]:
     """Return the parameters of a data set that are paths."""
-    return (*kind.sources, *kind.caches)
+    return (*kind.paths_in(node), *kind.caches)
 
 
 def without_places(config: Any, trusted: Sequence[str], handling: bool = False) -> Any:
@@ -88,7 +89,7 @@ def without_places(config: Any, trusted: Sequence[str], handling: bool = False) 
     """
 
     def change(node: Config, kind: type[Dataset]) -> Config:
-        out = (*places_of(kind), *(kind.handling if handling else ()))
+        out = (*places_of(node, kind), *(kind.handling if handling else ()))
         return {key: value for key, value in node.items() if key not in out}
 
     return change_datasets(config, trusted, change)
@@ -96,7 +97,9 @@ def without_places(config: Any, trusted: Sequence[str], handling: bool = False) 
 
 def private_keys(config: Config, trusted: Sequence[str]) -> set[str]:
     """Return the dotted keys that are paths of this machine: the places of data, and other runs."""
-    return {f"{path}.{name}" for path, _, kind in each_dataset(config, trusted) for name in places_of(kind)} | {*RUNS}
+    return {
+        f"{path}.{name}" for path, node, kind in each_dataset(config, trusted) for name in places_of(node, kind)
+    } | {*RUNS}
 
 
 def without_keys(config: Config, keys: Collection[str]) -> Config:
@@ -170,7 +173,7 @@ def find_sources(config: Config, trusted: Sequence[str], run: Path) -> Config:
     """
 
     def change(node: Config, kind: type[Dataset]) -> Config:
-        for name in kind.sources:
+        for name in kind.paths_in(node):
             text = node.get(name)
             if not isinstance(text, str) or located(text).exists() or builds(node, trusted):
                 continue
@@ -211,7 +214,7 @@ def check_sources(config: Config, trusted: Sequence[str], run: Path) -> None:
         UserError: a source does not exist and its data set needs it. The message says where it was looked for.
     """
     for _, node, kind in each_dataset(config, trusted):
-        texts = [node.get(name) for name in kind.sources]
+        texts = [node.get(name) for name in kind.paths_in(node)]
         missing = [text for text in texts if isinstance(text, str) and not located(text).exists()]
         if missing:
             try:

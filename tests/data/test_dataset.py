@@ -32,6 +32,7 @@ PRESETS = sorted((ROOT / "configs" / "dataset").glob("*.yaml"))
         ("fashion_mnist", {"validation": 5}, (1, 28, 28), 256, 10, False),
         ("cifar10", {"validation": 5}, (3, 32, 32), 256, 10, True),
         ("folder", {"path": "pictures", "validation": 0, "test": 0}, (3, 32, 32), 256, 1, False),
+        ("array", {"path": "points.npy"}, (3,), None, 0, False),
         ("moons", {}, (2,), None, 2, False),
         ("checkerboard", {}, (2,), None, 0, False),
         ("eight_gaussians", {}, (2,), None, 8, False),

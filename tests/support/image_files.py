@@ -61,6 +61,7 @@ def write_everything(root: Path) -> None:
         write_mnist(root / source / "raw")
     write_cifar_binary(root / "cifar-10-batches-bin")
     write_image(root / "pictures" / "a" / "1.png")
+    np.save(root / "points.npy", RNG.normal(size=(60, 3)).astype(np.float32))
 
 
 def overrides_for(option: str, root: Path) -> list[str]:
@@ -70,6 +71,8 @@ def overrides_for(option: str, root: Path) -> list[str]:
         write_image(root / "pictures" / name)
     if option == "folder":
         return [f"dataset.path={root / 'pictures'}", "dataset.validation=0", "dataset.test=0.5"]
+    if option == "array":
+        return [f"dataset.path={root / 'points.npy'}"]
     if option in ("mnist", "fashion_mnist", "cifar10"):
         return [f"dataset.root={root}", "dataset.validation=4"]
     hub = ["dataset.size=16", f"dataset.cache={root}", "dataset.validation=0.3"]

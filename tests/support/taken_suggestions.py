@@ -1,6 +1,7 @@
 """Which suggestions of dfm a test takes: how many of each file, and why the others are left."""
 
 STATE = "a state of the machine, or of a file; what it suggests lies outside dfm"
+OUTSIDE = "a line of Python or of a shell that makes another file"
 PROCESSES = "another process, or several"
 NOTICE = "a notice or a warning beside a result: nothing was refused"
 DEVICES = "two devices"
@@ -71,6 +72,35 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     },
     "data/hubs/store.py": {
         "cannot be written": STATE,
+    },
+    "data/arrays/array_file.py": {
+        "x.astype(int)": OUTSIDE,
+    },
+    "data/arrays/formats/npy.py": {
+        "try dataset.key": "tests/data/arrays/test_refusals.py",
+    },
+    "data/arrays/formats/number_types.py": {
+        " holds {} (": OUTSIDE,
+    },
+    "data/arrays/formats/open_source.py": {
+        "has the ending": OUTSIDE,
+    },
+    "data/arrays/formats/parquet.py": {
+        "pip install": OUTSIDE,
+    },
+    "data/arrays/formats/source.py": {
+        "needs a file of": STATE,
+    },
+    "data/arrays/formats/table.py": {
+        "is no number": "tests/data/arrays/test_refusals.py",
+    },
+    "data/arrays/integer_range.py": {
+        "whole numbers from": "tests/data/arrays/test_refusals.py",
+        "for more": "tests/data/arrays/test_refusals.py",
+        "holds the number {}; allowed: {} to {}; try": "tests/data/arrays/test_refusals.py",
+    },
+    "data/arrays/layout.py": {
+        "try np.reshape": OUTSIDE,
     },
     "data/pictures/decoder.py": {
         "try dataset.max_pixels": "tests/data/pictures/test_kinds_of_files.py",

@@ -73,7 +73,7 @@ def test_samplers(option: str, tiny_run: Path, command: Command) -> None:
 @pytest.mark.parametrize("option", options("dataset"))
 def test_datasets(option: str, command: Command, tmp_path: Path) -> None:
     where = overrides_for(option, tmp_path)
-    points = option in ("moons", "checkerboard", "eight_gaussians", "swiss_roll", "mixture", "table")
+    points = option in ("array", "moons", "checkerboard", "eight_gaussians", "swiss_roll", "mixture", "table")
     model = ["model=mlp"] if points else ["model=unet_small", "model.channels=4", "model.groups=4"]
     if option == "digits":
         model = [*UNET]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dfm.basics.errors import UserError
-from dfm.data.split import REALS, Split
+from dfm.data.split import Split
 
 NAMED = 5  # rows that an error names; it counts the rest
 
@@ -46,7 +46,7 @@ def statistics(split: Split, name: str, levels: int | None) -> Statistics:
     """
     total: Statistics | None = None
     broken: list[int] = []
-    real = split.values.dtype in REALS
+    real = split.is_real
     for first, block in split.blocks():
         if real:
             broken += (first + (~block.flatten(1).isfinite().all(1)).nonzero().flatten()).tolist()

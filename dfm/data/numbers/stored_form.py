@@ -41,6 +41,8 @@ def stored(samples: Tensor, spec: DatasetSpec) -> Tensor:
 def to_array(values: Tensor, spec: DatasetSpec) -> np.ndarray:
     """Return stored samples as the array of a file: pictures have their channels last, other data as in the user's."""
     array = values.cpu().numpy()
+    if not spec.channel_axis:
+        return array[:, 0]
     return np.moveaxis(array, 1, -1) if channels_last(spec) else array
 
 
@@ -53,7 +55,9 @@ def from_array(array: np.ndarray, spec: DatasetSpec) -> Tensor:
     wanted = stored_type(spec)
     name = str(wanted).removeprefix("torch.")
     fits = array.dtype.kind == "f" if spec.levels is None else array.dtype.name == name
-    if channels_last(spec) and array.ndim > 1:
+    if not spec.channel_axis:
+        array = array[:, None]
+    elif channels_last(spec) and array.ndim > 1:
         array = np.moveaxis(array, -1, 1)
     if array.shape[1:] != spec.shape or not fits:
         raise UserError(

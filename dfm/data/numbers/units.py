@@ -35,7 +35,7 @@ def scale_levels(numbers: Tensor, levels: int) -> Tensor:
     return numbers * (2 / levels) - 1
 
 
-def constants(found: Statistics, way: str, name: str, points: bool) -> Constants:
+def constants(found: Statistics, way: str, name: str, points: bool, names: Sequence[str] = ()) -> Constants:
     """Return shift and scale for each channel, or empty tuples where nothing is changed.
 
     Args:
@@ -43,6 +43,7 @@ def constants(found: Statistics, way: str, name: str, points: bool) -> Constants
         way: ``channel``: each has mean 0 and deviation 1; ``all``: one shift and one scale for all; ``none``;
             ``auto``: as ``channel`` if their deviations differ by more than a factor of ``UNLIKE``, else as ``none``.
         points: whether an example is a point (d,), whose coordinates have variances of their own.
+        names: of the channels, for messages.
 
     Raises:
         UserError: there is no such way, or a channel has one value only.
@@ -57,9 +58,9 @@ def constants(found: Statistics, way: str, name: str, points: bool) -> Constants
         return (), ()
     if way == "channel":
         if flat:
-            what = "column" if points else "channel"
+            what, which = "column" if points else "channel", names[flat[0]] if names else flat[0]
             raise UserError(
-                f"{name}: {what} {flat[0]} has one value only ({found.mean[flat[0]]:g}), so it has no density; "
+                f"{name}: {what} {which} has one value only ({found.mean[flat[0]]:g}), so it has no density; "
                 f"allowed: {what}s that vary; remove it"
             )
         return tuple(found.mean.tolist()), tuple(deviation.tolist())

@@ -1,0 +1,1 @@
+"""Files and folders that hold an array: their headers, and their numbers, mapped or decoded."""

@@ -1,0 +1,1 @@
+"""Rows: which of them belong to which split, and their classes."""
