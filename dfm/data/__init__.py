@@ -7,6 +7,7 @@ from dfm.data.fields.gaussian_fields import GaussianFields, Signals, Volumes
 from dfm.data.fields.law import Law
 from dfm.data.fields.table import Table
 from dfm.data.gaussian_mixture import GaussianMixture
+from dfm.data.hubs import HuggingFace, WebDataset
 from dfm.data.numbers.dequantization import (
     Dequantization,
     ImportanceDequantization,
@@ -34,6 +35,7 @@ __all__ = [
     "FieldMixture",
     "GaussianFields",
     "GaussianMixture",
+    "HuggingFace",
     "ImageFolder",
     "ImportanceDequantization",
     "Law",
@@ -47,4 +49,5 @@ __all__ = [
     "TruncatedNormalDequantization",
     "UniformDequantization",
     "Volumes",
+    "WebDataset",
 ]

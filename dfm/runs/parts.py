@@ -27,6 +27,7 @@ from dfm.paths.priors import Prior
 from dfm.paths.schedule import Schedule
 from dfm.runs.build import build, target_of
 from dfm.runs.loggers import Logger
+from dfm.runs.pictures.decoders import Decoder
 from dfm.sampling.guidance import Guidance
 from dfm.sampling.inverse_problems import Task
 from dfm.sampling.ode_flow import OdeMap
@@ -126,6 +127,11 @@ class Parts:
     def logger(self) -> Logger:
         """The logger: a further place for numbers and pictures, beside the run directory."""
         return self.part("logger", Logger)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What makes pictures of latents, for the eye."""
+        return self.part("decoder", Decoder)
 
     def features(self, data: Dataset, device: torch.device) -> Features:
         """Return the features in which examples of a data set are compared."""

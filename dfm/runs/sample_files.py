@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +20,7 @@ from dfm.data.numbers.stored_form import channels_last, from_array, stored_type,
 from dfm.runs.old_names import current_config
 from dfm.runs.parts import ABSENT, DFM
 from dfm.runs.pictures.drawing import picture
-from dfm.runs.pictures.images import nhwc, read_images, save_png
+from dfm.runs.pictures.images import grid, nhwc, read_images, save_png
 from dfm.runs.pictures.named_rows import named_rows
 from dfm.runs.places import without_places
 
@@ -140,6 +140,7 @@ def store_samples(
     png: bool = False,
     columns: int | None = None,
     rows: Sequence[int] = (),
+    decode: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Write ``samples.npz`` and ``grid.png``, piece by piece.
 
@@ -151,6 +152,8 @@ def store_samples(
         columns: the number of columns of the grid.
         rows: the classes that have a row of the grid each, if sample k has class rows[k % len(rows)]. Their names stand
             beside the rows. ``samples.npz`` keeps the order of the numbers.
+        decode: makes pictures uint8 (m, C, H, W) of stored samples, for ``grid.png`` and ``png/``; None: they are drawn
+            as what they are.
     """
     limit = GRID_LIMIT if len(spec.shape) > 1 else len(indices)
     beginning: list[Tensor] = []
@@ -158,23 +161,23 @@ def store_samples(
         for piece in pieces:
             start = file.written
             file.write(to_array(piece, spec))
-            if png and spec.is_picture:
-                _save_pngs(nhwc(piece), indices[start : start + len(piece)], directory / "png")
+            if png and (decode or spec.is_picture):
+                pictures = decode(piece) if decode else piece
+                _save_pngs(nhwc(pictures), indices[start : start + len(piece)], directory / "png")
             beginning.append(piece[: max(0, limit - start)].clone())  # a view would keep the whole piece in memory
         if labels is not None:
             file.add("labels", labels.numpy())
             if spec.class_names:
                 file.add("class_names", np.array(spec.class_names))
     first = torch.cat(beginning)
+    shown: list[int] = []
     if rows and labels is not None:
         columns, classes = max(1, len(first) // len(rows)), labels[: len(first)]
         shown = [c for c in rows if bool((classes == c).any())]  # many classes, or one sample alone
         first = torch.cat([first[classes == c][:columns] for c in shown])
-        sheet = picture(first, spec, columns)
-        if spec.class_names and spec.is_picture:
-            sheet = named_rows(sheet, [spec.class_names[c] for c in shown])
-    else:
-        sheet = picture(first, spec, columns)
+    sheet = grid(nhwc(decode(first)), columns) if decode else picture(first, spec, columns)
+    if shown and spec.class_names and (decode or spec.is_picture):
+        sheet = named_rows(sheet, [spec.class_names[c] for c in shown])
     save_png(sheet, directory / "grid.png")
 
 

@@ -1,7 +1,7 @@
 """Every suggestion in the source is taken by a row, or left with a reason: a new message brings its own row.
 
 The rows are in tests/support/refusals.py (command lines), tests/denoising/test_suggested_calls.py (Python) and
-tests/cli/composition/test_suggested_files.py (YAML).
+tests/cli/composition/test_suggested_files.py (YAML); those of tests/data/hubs/test_training_on_hubs.py need data.
 """
 
 import ast

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dfm.basics.errors import UserError
 from dfm.data.dataset import SPLITS, Dataset
+from support.hub_files import picture_parquet, picture_shards
 
 RNG = np.random.default_rng(0)
 TRAIN_IMAGES, TEST_IMAGES = (RNG.integers(0, 256, (n, 28, 28), dtype=np.uint8) for n in (30, 12))
@@ -74,6 +75,19 @@ def overrides_for(option: str, root: Path) -> list[str]:
         return [f"dataset.path={root / 'points.npy'}"]
     if option in ("mnist", "fashion_mnist", "cifar10"):
         return [f"dataset.root={root}", "dataset.validation=4"]
+    hub = ["dataset.size=16", f"dataset.cache={root}", "dataset.validation=0.3"]
+    if option == "hf":
+        pytest.importorskip("datasets")
+        picture_parquet(root / "parquet", 24)
+        return [
+            f"dataset.path={root / 'parquet'}",
+            "dataset.size=16",
+            f"dataset.cache={root}",
+            "dataset.validation=0.3",
+        ]
+    if option == "webdataset":
+        picture_shards(root / "shards")
+        return [f"dataset.path={root / 'shards'}", *hub]
     return []
 
 

@@ -36,7 +36,7 @@ ROOMS = {
     "likelihood": ("likelihood", "dequantization"),
     "data": ("dataset",),
     "evaluation": ("features",),
-    "run": ("logger",),
+    "run": ("logger", "decoder"),
 }
 WIDTH, KEY, VALUE = 120, 26, 15  # widths of a line and of its first two columns
 FOOTER = """

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ def run(job: Job) -> None:
     asked, spec = classes_for(job, drawing.denoiser), drawing.denoiser.spec
     indices = sample_numbers(wanted.index, asked.whole_rows(wanted.n))
     labels = asked.of(indices)
+    decoder = job.parts.decoder
+    decoder.check(spec)
     known = known_images(job, drawing, indices, asked)
     if known is not None and labels is not None and asked.kind == "null":
         labels = known.labels
@@ -42,10 +45,12 @@ def run(job: Job) -> None:
         for _ in pieces:
             pass  # this process draws its share, and the first process stores it
         return
-    store_samples(pieces, labels, indices, spec, job.directory, png=wanted.png, rows=asked.rows)
+    decode = None if decoder.is_none else partial(decoder.pictures, device=job.device)
+    store_samples(pieces, labels, indices, spec, job.directory, png=wanted.png, rows=asked.rows, decode=decode)
     facts = {
         **drawing.facts,
         "task": job.config["task"],
+        "decoder": job.config["decoder"],
         "nfe": draw.evaluations / len(indices),
         "seconds": draw.seconds,
         "computed_in": wanted.precision,
