@@ -13,6 +13,7 @@ from PIL import Image
 from support.cli import TINY, Command
 from support.hub_files import array_shard
 from support.image_files import one_line, write_image
+from support.own_data import write_decoder
 from support.suggestions import suggestion
 
 from dfm.basics.errors import UserError
@@ -32,15 +33,7 @@ SPEC = DatasetSpec(
 
 
 def save_decoder(folder: Path, safe: bool = True, channels: int = 4) -> Path:
-    """A tiny random autoencoder in the format of diffusers."""
-    torch.manual_seed(0)
-    network = diffusers.AutoencoderKL(
-        block_out_channels=(4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1, norm_num_groups=4, latent_channels=channels, scaling_factor=SCALE, shift_factor=SHIFT,
-    )  # fmt: skip
-    network.save_pretrained(str(folder), safe_serialization=safe)
-    return folder
+    return write_decoder(folder, SCALE, SHIFT, channels=channels, safe=safe)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from support import ROOT
 from support.cli import ALL, QUICK, TINY, Command
 from support.image_files import overrides_for
+from support.own_data import write_decoder, write_own_data
 
 from dfm.cli.composition.config_dirs import config_dir, options
 
@@ -58,6 +59,11 @@ def test_command(line: str, command: Command, tmp_path: Path, monkeypatch: pytes
     if "mypackage" in line:
         write_own_part(tmp_path)
         monkeypatch.syspath_prepend(tmp_path)
+    if re.search("dataset=(folder|array|hf|webdataset)|DECODER", line):
+        write_own_data(tmp_path)
+        arguments = [
+            text.replace("dataset.hub=ylecun/mnist", "dataset.path=FOLDER") for text in arguments
+        ]  # no network
     smaller = list(SMALLER[name])
     if "likelihood=all" in line:
         smaller = ["n=4", "audit=2", *ALL]
@@ -74,13 +80,21 @@ def test_command(line: str, command: Command, tmp_path: Path, monkeypatch: pytes
         smaller.append("objective.start=4")
     if "objective=reflow" in line:
         smaller += ["objective.n=4", "objective.solver_steps=1"]
-    if "model=mlp" in line or "dataset=moons" in line:
+    if "dataset=hf" in line:
+        pytest.importorskip("datasets")
+    if "model=mlp" in line or "dataset=moons" in line or ".csv" in line:
         smaller = [text for text in WIDE if "nll.n=0" not in line or not text.startswith("nll.")]
     if "langevin" in line:
         smaller.append("dataset.n_validation=8")  # a chain of a thousand steps for each batch
     if name not in ("train", "data") or "RUN_OF_TRAIN" in line:
         classes = ("conditional=true", "label_dropout=0.1") if "cfg" in line or "per_class" in line else ()
         own = ("-cd", "my_configs", "trust=mypackage", "schedule=parabola") if "mypackage" in line else ()
+        if "against=oracle" in line:
+            own = ("dataset=signals",)
+        if "DECODER" in line:
+            pytest.importorskip("diffusers")
+            write_decoder(tmp_path / "DECODER", scale=1.0, shift=0.0)
+            own = ("dataset=array", "dataset.path=latents/latents.npy")
         made = {"RUN_OF_TRAIN": str(command("train", *own, *TINY, *classes).run)}
         if "RUN_OF_CLASSIFIER" in line:
             made["RUN_OF_CLASSIFIER"] = str(command("train", "objective=classifier", *TINY).run)
