@@ -33,6 +33,8 @@ PRESETS = sorted((ROOT / "configs" / "dataset").glob("*.yaml"))
         ("cifar10", {"validation": 5}, (3, 32, 32), 256, 10, True),
         ("folder", {"path": "pictures", "validation": 0, "test": 0}, (3, 32, 32), 256, 1, False),
         ("array", {"path": "points.npy"}, (3,), None, 0, False),
+        ("hf", {"path": "pictures", "validation": 0, "test": 0}, (3, 32, 32), 256, 0, False),
+        ("webdataset", {"path": "shards", "validation": 0, "test": 0}, (3, 32, 32), 256, 3, False),
         ("moons", {}, (2,), None, 2, False),
         ("checkerboard", {}, (2,), None, 0, False),
         ("eight_gaussians", {}, (2,), None, 8, False),
@@ -44,6 +46,8 @@ PRESETS = sorted((ROOT / "configs" / "dataset").glob("*.yaml"))
     ],
 )
 def test_preset(preset, overrides, shape, levels, num_classes, flip, tmp_path, monkeypatch):
+    if preset == "hf":
+        pytest.importorskip("datasets")
     write_everything(tmp_path)
     monkeypatch.setenv("DFM_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -77,7 +81,12 @@ ILLUSTRATED = {"mixture": MIXTURE, "table": MIXTURE | {"columns", "kinds"}, "sig
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_preset_states_every_option_and_its_default(path):
     preset = OmegaConf.load(path)
-    fields = {f.name: f.default for f in dataclasses.fields(get_class(preset._target_)) if f.init}
+    missing = dataclasses.MISSING
+    fields = {
+        f.name: f.default if f.default_factory is missing else f.default_factory()
+        for f in dataclasses.fields(get_class(preset._target_))
+        if f.init
+    }
     assert set(preset) - {"_target_"} == set(fields)
     illustrated = {"root", "cache"} | ILLUSTRATED.get(path.stem, set())
     for name in set(fields) - illustrated:

@@ -61,6 +61,7 @@ def write_everything(root: Path) -> None:
         write_mnist(root / source / "raw")
     write_cifar_binary(root / "cifar-10-batches-bin")
     write_image(root / "pictures" / "a" / "1.png")
+    picture_shards(root / "shards")
     np.save(root / "points.npy", RNG.normal(size=(60, 3)).astype(np.float32))
 
 

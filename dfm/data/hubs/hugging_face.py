@@ -6,6 +6,7 @@ from typing import Any
 
 from dfm.basics.errors import UserError
 from dfm.basics.locations import PathText, located
+from dfm.data.dataset import SPLITS
 from dfm.data.hubs.hub_dataset import HubDataset
 from dfm.data.hubs.hugging_face_source import HuggingFaceSource
 from dfm.data.hubs.library import library
@@ -35,7 +36,7 @@ class HuggingFace(HubDataset):
     revision: str | None = None
     download: bool = True
     column: str | Sequence[str] | None = None
-    splits: Mapping[str, str | None] = field(default_factory=dict)
+    splits: Mapping[str, str | None] = field(default_factory=lambda: dict.fromkeys(SPLITS))
 
     name = "hf"
     sources = ("path",)

@@ -158,7 +158,9 @@ def test_the_form_follows_the_shape(shape: tuple[int, ...], form: Form, monkeypa
     assert form_of(file_of("dataset/folder"), ("dfm",)) == form
 
 
-@pytest.mark.parametrize("name", [name for name in options("dataset") if name not in ("folder", "array", "hf", "webdataset")])
+@pytest.mark.parametrize(
+    "name", [name for name in options("dataset") if name not in ("folder", "array", "hf", "webdataset")]
+)
 def test_a_data_set_says_its_form_without_being_made(name: str) -> None:
     """Fetched data are not here, so their published forms stand beside them."""
     published = {"mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
