@@ -37,7 +37,7 @@ def fetch(folder: Path) -> Path:
     if shutil.which("npm") is None:
         raise SystemExit(f"npm is not installed; fetch {PACKAGE} from the npm registry, and give --archive FILE.tgz")
     command = ["npm", "pack", "--silent", PACKAGE]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace")
     files = list(folder.glob("*.tgz"))
     if done.returncode or len(files) != 1:
         raise SystemExit(f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")

@@ -52,7 +52,7 @@ def compared(run: Path) -> Comparison:
     """
     if not (run / "samples.npz").is_file():
         raise UserError(f"{run}: no samples.npz; allowed: a run directory of dfm sample")
-    facts = json.loads((run / "sample.json").read_text())
+    facts = json.loads((run / "sample.json").read_text("utf-8"))
     data = Parts(read(Path(facts["checkpoint"])).config).dataset
     if not isinstance(data, GaussianFields):
         raise UserError(f"{run}: a model of {data.name}; allowed: dataset=signals, volumes")

@@ -61,7 +61,7 @@ def peak_of_group() -> int | None:
         root, name = ("", "memory.peak") if not controllers else ("memory", "memory.max_usage_in_bytes")
         file = Path("/sys/fs/cgroup") / root / place.lstrip("/") / name
         if (not controllers or controllers == "memory") and place != "/" and file.exists():
-            return int(file.read_text())
+            return int(file.read_text("utf-8"))
     return None
 
 
