@@ -90,13 +90,38 @@ class DatasetSpec:
         """Whether samples are stored as pictures: 8 bits a channel, whatever the number of levels."""
         return self.levels is not None and not self.dtype
 
-    def could_be(self, other: "DatasetSpec") -> bool:
-        """Whether both can be facts of the same data, though another version of dfm may have scaled them otherwise."""
-        if (self.form, self.dtype, self.lowest) != (other.form, other.dtype, other.lowest):
-            return False
-        pairs = ((self.mean, other.mean), (self.std, other.std))
-        scaled = (self.shift, self.scale) != (other.shift, other.scale)
-        return scaled or all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9 * self.std) for a, b in pairs)
+    def unlike(self, other: "DatasetSpec") -> tuple[str, ...]:
+        """Return the facts that differ, as ``shape (1, 8, 8) instead of (1, 28, 28)``: here, and there, in ``other``.
+
+        It is empty if both can be facts of the same data, though another version of dfm may have scaled them otherwise:
+        the mean and deviation that a model sees count only where both are scaled alike.
+        """
+        pairs = [(what, mine, theirs) for what, mine, theirs in self._words(other) if mine != theirs]
+        if not pairs and (self.shift, self.scale) == (other.shift, other.scale):
+            moments = (("mean", self.mean, other.mean), ("deviation", self.std, other.std))
+            pairs = [
+                (what, f"{a:.9g}", f"{b:.9g}")
+                for what, a, b in moments
+                if not math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9 * self.std)
+            ]
+        return tuple(f"{what} {mine} instead of {theirs}" for what, mine, theirs in pairs)
+
+    def _words(self, other: "DatasetSpec") -> list[tuple[str, object, object]]:
+        """Return the facts that are counted or named: what it is, here and there."""
+
+        def kind(spec: "DatasetSpec") -> str:
+            return spec.dtype or ("points" if spec.levels is None else "pictures")
+
+        def levels(spec: "DatasetSpec") -> object:
+            return "none" if spec.levels is None else spec.levels
+
+        return [
+            ("shape", self.shape, other.shape),
+            ("levels", levels(self), levels(other)),
+            ("number of classes", self.num_classes, other.num_classes),
+            ("type", kind(self), kind(other)),
+            ("lowest number", self.lowest, other.lowest),
+        ]
 
     def names_changed(self, other: "DatasetSpec") -> str:
         """Return which classes have another name ``there``, in ``other``, than here, as text of a warning.
