@@ -16,6 +16,8 @@ from numpy.typing import DTypeLike
 
 from dfm.basics.files import lock
 
+BLOCK = 2**26  # bytes that are read together
+
 
 def memory_map(
     target: Path,
@@ -51,6 +53,13 @@ def memory_map(
                     if old not in (target, beside):
                         old.unlink(missing_ok=True)  # processes that still map it keep their copy
     return np.memmap(target, dtype=dtype, mode="r", shape=shape)
+
+
+def slices(array: np.ndarray) -> Iterator[slice]:
+    """Yield the rows of an array in blocks of ``BLOCK`` bytes, so that a mapped one need not fit in memory."""
+    step = max(1, BLOCK // max(1, array[:1].nbytes))
+    for first in range(0, len(array), step):
+        yield slice(first, first + step)
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
