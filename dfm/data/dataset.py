@@ -10,7 +10,7 @@ import numpy as np
 
 from dfm.basics.errors import UserError, unknown
 from dfm.data.fields.law import Law
-from dfm.data.memory_map import expect_random_access
+from dfm.data.memory_map import expect_random_access, file_of
 from dfm.data.numbers.statistics import Statistics, statistics
 from dfm.data.numbers.units import constants, moments_seen
 from dfm.data.rows.partition import SPLITS
@@ -162,7 +162,14 @@ class Dataset(ABC):
             channels_last=self.channels_last,
             channel_axis=self.channel_axis,
             class_names=self.class_names,
+            channel_names=self.channel_names,
         )
+
+    @property
+    def mapped_files(self) -> tuple[str, ...]:
+        """The files that examples are mapped from, once they are loaded; empty: all are in memory."""
+        found = [file_of(array) for array in self._mapped]
+        return tuple(dict.fromkeys(file for file in found if file is not None))
 
     def statistics(self, name: str) -> Statistics:
         """Return range, mean and variance of a split with at least one example, computed once."""

@@ -75,11 +75,25 @@ def expect_random_access(array: np.ndarray) -> None:
     In a file larger than the memory, each neighbour would push out a page that is needed (measured under a limit of
     an eighth of the file: 2 ms a batch of 64 rows of 12 KiB instead of 470). Arrays in memory stay as they are.
     """
-    base: object = array
-    while isinstance(base, np.ndarray):
-        base = base.base
+    base = _bases(array)[-1]
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
         base.madvise(mmap.MADV_RANDOM)
+
+
+def file_of(array: np.ndarray) -> str | None:
+    """Return the file that an array is mapped from; None if it is in memory."""
+    bases = _bases(array)
+    if not isinstance(bases[-1], mmap.mmap):
+        return None
+    return next((str(base.filename) for base in bases if isinstance(base, np.memmap) and base.filename), None)
+
+
+def _bases(array: np.ndarray) -> list[object]:
+    """Return an array, the one that it is a view of, and so on, to what holds the numbers."""
+    bases: list[object] = [array]
+    while isinstance(base := bases[-1], np.ndarray):
+        bases.append(base.base)
+    return bases
 
 
 def _write(

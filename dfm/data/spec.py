@@ -35,6 +35,7 @@ class DatasetSpec:
         channels_last: whether the user's array has its channels as the last axis, as samples then have.
         channel_axis: whether the user's array has an axis of channels; without one, shape has a first axis of length 1.
         class_names: the names of the classes, in the order of the labels; empty: they have none.
+        channel_names: the names of the channels, such as the columns of a table; empty: they have none.
     """
 
     name: str
@@ -51,6 +52,7 @@ class DatasetSpec:
     channels_last: bool = False
     channel_axis: bool = True
     class_names: tuple[str, ...] = ()
+    channel_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:
@@ -72,6 +74,9 @@ class DatasetSpec:
             )
         if self.class_names:
             self._check_names()
+        names = self.channel_names
+        if names and (len(names) != self.shape[0] or not all(isinstance(name, str) for name in names)):
+            raise UserError(f"dataset {self.name}: names of channels {names}; allowed: {self.shape[0]} texts, or none")
 
     def _check_names(self) -> None:
         """Refuse names that do not tell the classes apart."""

@@ -162,7 +162,7 @@ class ArrayFile(Dataset):
 
     @property
     def channel_names(self) -> Names:  # type: ignore[override]
-        return self._sources["train"].columns
+        return self._sources["train"].columns if len(self._shape) == 1 else ()
 
     @property
     def notices(self) -> tuple[str, ...]:
