@@ -143,7 +143,7 @@ def bars(quiet: bool = False) -> Bars:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table on stdout. If it is too wide, the cells of the last column are folded."""
-    view = Table(title=title, title_justify="left")
+    view = Table(title=Text(title), title_justify="left")  # a file in brackets is no markup
     for name in columns:
         view.add_column(name, overflow="fold", no_wrap=name != columns[-1])
     for row in rows:

@@ -10,13 +10,13 @@ import numpy as np
 
 from dfm.basics.errors import UserError, unknown
 from dfm.data.fields.law import Law
-from dfm.data.memory_map import expect_random_access
+from dfm.data.memory_map import expect_random_access, file_of
 from dfm.data.numbers.statistics import Statistics, statistics
 from dfm.data.numbers.units import constants, moments_seen
+from dfm.data.rows.partition import SPLITS
 from dfm.data.spec import FAR, DatasetSpec
 from dfm.data.split import Fingerprint, Split, fingerprint
 
-SPLITS = ("train", "validation", "test")
 __all__ = ["SPLITS", "Dataset", "DatasetSpec", "Fingerprint", "Split", "data_folder"]
 
 
@@ -39,7 +39,7 @@ class Dataset(ABC):
         normalize: how real numbers are scaled for the model (``dfm.data.numbers.units.constants``).
         dtype, channels_last, channel_axis: how samples are stored, see ``DatasetSpec``.
         channel_names: names of the channels, as of the columns of a table; empty: they have none.
-        flip: whether training may mirror images left to right.
+        flip: whether training may mirror examples along their last axis: images left to right, signals in time.
         sources: the parameters that are paths of the data. They may change when the data move.
         caches: the parameters that are paths of files that can be made again.
         handling: the other parameters that change no example, such as a number of threads.
@@ -100,6 +100,20 @@ class Dataset(ABC):
     def _fingerprints(self) -> dict[str, Fingerprint]:
         return {}
 
+    def _among(self, key: str, allowed: tuple[Any, ...]) -> None:
+        """Refuse a parameter with another value than these."""
+        if (value := getattr(self, key)) not in allowed:
+            names = ", ".join("null" if one is None else str(one) for one in allowed)
+            raise UserError(f"dataset {self.name}: {key}={value}; allowed: {names}")
+
+    def _check_flip(self, shape: tuple[int, ...]) -> None:
+        """Refuse to mirror examples of this shape if they have no side."""
+        if self.flip and len(shape) < 2:
+            raise UserError(
+                f"dataset.flip=true: an example has the shape {shape}; allowed: signals, pictures, maps and volumes, "
+                "which have a last side to mirror"
+            )
+
     @property
     def law(self) -> Law | None:
         """The exact law of the examples, in the unit of the data; None: it is unknown. A ``mixture`` is such a law."""
@@ -148,7 +162,14 @@ class Dataset(ABC):
             channels_last=self.channels_last,
             channel_axis=self.channel_axis,
             class_names=self.class_names,
+            channel_names=self.channel_names,
         )
+
+    @property
+    def mapped_files(self) -> tuple[str, ...]:
+        """The files that examples are mapped from, once they are loaded; empty: all are in memory."""
+        found = [file_of(array) for array in self._mapped]
+        return tuple(dict.fromkeys(file for file in found if file is not None))
 
     def statistics(self, name: str) -> Statistics:
         """Return range, mean and variance of a split with at least one example, computed once."""

@@ -16,6 +16,8 @@ from numpy.typing import DTypeLike
 
 from dfm.basics.files import lock
 
+BLOCK = 2**26  # bytes that are read together
+
 
 def memory_map(
     target: Path,
@@ -53,6 +55,13 @@ def memory_map(
     return np.memmap(target, dtype=dtype, mode="r", shape=shape)
 
 
+def slices(array: np.ndarray) -> Iterator[slice]:
+    """Yield the rows of an array in blocks of ``BLOCK`` bytes, so that a mapped one need not fit in memory."""
+    step = max(1, BLOCK // max(1, array[:1].nbytes))
+    for first in range(0, len(array), step):
+        yield slice(first, first + step)
+
+
 def as_tensor(array: np.ndarray) -> torch.Tensor:
     """Return the numbers of an array as a tensor that shares its memory, or its file."""
     with warnings.catch_warnings():
@@ -66,11 +75,25 @@ def expect_random_access(array: np.ndarray) -> None:
     In a file larger than the memory, each neighbour would push out a page that is needed (measured under a limit of
     an eighth of the file: 2 ms a batch of 64 rows of 12 KiB instead of 470). Arrays in memory stay as they are.
     """
-    base: object = array
-    while isinstance(base, np.ndarray):
-        base = base.base
+    base = _bases(array)[-1]
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
         base.madvise(mmap.MADV_RANDOM)
+
+
+def file_of(array: np.ndarray) -> str | None:
+    """Return the file that an array is mapped from; None if it is in memory."""
+    bases = _bases(array)
+    if not isinstance(bases[-1], mmap.mmap):
+        return None
+    return next((str(base.filename) for base in bases if isinstance(base, np.memmap) and base.filename), None)
+
+
+def _bases(array: np.ndarray) -> list[object]:
+    """Return an array, the one that it is a view of, and so on, to what holds the numbers."""
+    bases: list[object] = [array]
+    while isinstance(base := bases[-1], np.ndarray):
+        bases.append(base.base)
+    return bases
 
 
 def _write(

@@ -35,6 +35,7 @@ class DatasetSpec:
         channels_last: whether the user's array has its channels as the last axis, as samples then have.
         channel_axis: whether the user's array has an axis of channels; without one, shape has a first axis of length 1.
         class_names: the names of the classes, in the order of the labels; empty: they have none.
+        channel_names: the names of the channels, such as the columns of a table; empty: they have none.
     """
 
     name: str
@@ -51,6 +52,7 @@ class DatasetSpec:
     channels_last: bool = False
     channel_axis: bool = True
     class_names: tuple[str, ...] = ()
+    channel_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:
@@ -72,6 +74,9 @@ class DatasetSpec:
             )
         if self.class_names:
             self._check_names()
+        names = self.channel_names
+        if names and (len(names) != self.shape[0] or not all(isinstance(name, str) for name in names)):
+            raise UserError(f"dataset {self.name}: names of channels {names}; allowed: {self.shape[0]} texts, or none")
 
     def _check_names(self) -> None:
         """Refuse names that do not tell the classes apart."""
@@ -90,13 +95,38 @@ class DatasetSpec:
         """Whether samples are stored as pictures: 8 bits a channel, whatever the number of levels."""
         return self.levels is not None and not self.dtype
 
-    def could_be(self, other: "DatasetSpec") -> bool:
-        """Whether both can be facts of the same data, though another version of dfm may have scaled them otherwise."""
-        if (self.form, self.dtype, self.lowest) != (other.form, other.dtype, other.lowest):
-            return False
-        pairs = ((self.mean, other.mean), (self.std, other.std))
-        scaled = (self.shift, self.scale) != (other.shift, other.scale)
-        return scaled or all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9 * self.std) for a, b in pairs)
+    def unlike(self, other: "DatasetSpec") -> tuple[str, ...]:
+        """Return the facts that differ, as ``shape (1, 8, 8) instead of (1, 28, 28)``: here, and there, in ``other``.
+
+        It is empty if both can be facts of the same data, though another version of dfm may have scaled them otherwise:
+        the mean and deviation that a model sees count only where both are scaled alike.
+        """
+        pairs = [(what, mine, theirs) for what, mine, theirs in self._words(other) if mine != theirs]
+        if not pairs and (self.shift, self.scale) == (other.shift, other.scale):
+            moments = (("mean", self.mean, other.mean), ("deviation", self.std, other.std))
+            pairs = [
+                (what, f"{a:.9g}", f"{b:.9g}")
+                for what, a, b in moments
+                if not math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9 * self.std)
+            ]
+        return tuple(f"{what} {mine} instead of {theirs}" for what, mine, theirs in pairs)
+
+    def _words(self, other: "DatasetSpec") -> list[tuple[str, object, object]]:
+        """Return the facts that are counted or named: what it is, here and there."""
+
+        def kind(spec: "DatasetSpec") -> str:
+            return spec.dtype or ("points" if spec.levels is None else "pictures")
+
+        def levels(spec: "DatasetSpec") -> object:
+            return "none" if spec.levels is None else spec.levels
+
+        return [
+            ("shape", self.shape, other.shape),
+            ("levels", levels(self), levels(other)),
+            ("number of classes", self.num_classes, other.num_classes),
+            ("type", kind(self), kind(other)),
+            ("lowest number", self.lowest, other.lowest),
+        ]
 
     def names_changed(self, other: "DatasetSpec") -> str:
         """Return which classes have another name ``there``, in ``other``, than here, as text of a warning.

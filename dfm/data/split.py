@@ -16,6 +16,11 @@ REALS = (torch.float16, torch.float32, torch.float64)
 BLOCK = 2**22  # numbers that are looked at together
 
 
+def real_type(dtype: np.dtype) -> np.dtype:
+    """Return the type of numbers as real ones: floats keep theirs; integers are float32 up to 16 bits, else float64."""
+    return dtype if dtype.kind == "f" else np.dtype(np.float64 if dtype.itemsize > 2 else np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """One part of a data set.
@@ -29,7 +34,7 @@ class Split:
         labels: int64 (N,), or None.
         rows: the rows of ``values`` that belong to this split, int64 (N,); None: all of them.
         lowest: the integer that is level 0.
-        real: whether integers are real numbers too, float32 up to 16 bits, else float64.
+        real: whether integers are real numbers too (``real_type``).
 
     Raises:
         UserError: a type or a shape differs from these.
@@ -76,7 +81,7 @@ class Split:
         if self.values.dtype in REALS or (self.values.dtype == torch.uint8 and self.lowest == 0 and not self.real):
             return torch.from_numpy(values)
         if self.real:
-            return torch.from_numpy(values.astype(np.float64 if values.itemsize > 2 else np.float32))
+            return torch.from_numpy(values.astype(real_type(values.dtype)))
         return torch.from_numpy((values.astype(np.int64) - self.lowest).astype(np.int32))
 
     def all(self) -> Tensor:

@@ -165,6 +165,8 @@ def store_samples(
                 pictures = decode(piece) if decode else piece
                 _save_pngs(nhwc(pictures), indices[start : start + len(piece)], directory / "png")
             beginning.append(piece[: max(0, limit - start)].clone())  # a view would keep the whole piece in memory
+        if spec.channel_names:
+            file.add("columns", np.array(spec.channel_names))
         if labels is not None:
             file.add("labels", labels.numpy())
             if spec.class_names:

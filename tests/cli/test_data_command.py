@@ -167,6 +167,18 @@ def test_points_have_columns_and_no_mirror(command: Command) -> None:
     assert Image.open(outcome.run / "data.png").size[0] >= 480
 
 
+def test_where_the_examples_are_is_told(command: Command) -> None:
+    """A file of NumPy is mapped where it lies; one in the other order of bytes is decoded into memory."""
+    for kind in ("<f4", ">f4"):
+        np.save("[x].npy", np.random.default_rng(0).normal(size=(40, 3)).astype(kind))
+        outcome = command("data", "dataset=array", "dataset.path='[x].npy'", "duplicates=false")
+        mapped = kind == "<f4"
+        file = str(Path("[x].npy").absolute())
+        assert json.loads((outcome.run / "data.json").read_text())["mapped_from"] == ([file] if mapped else [])
+        told = " ".join(outcome.out.split())
+        assert ("in memory" in told, f"mapped from {file}" in told) == (not mapped, mapped)
+
+
 def test_what_a_source_found_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Digits, "facts", {"broken": 2, "modes": {"RGBA": 3}})
     outcome = command("data", "duplicates=false")

@@ -26,6 +26,7 @@ from dfm.runs.pictures.images import grid, nhwc
 diffusers = pytest.importorskip("diffusers")
 CPU = torch.device("cpu")
 SCALE, SHIFT = 0.2, 0.7
+COARSE = ("flow.rtol=0.1", "flow.atol=0.1")
 SPEC = DatasetSpec(
     name="latents", shape=(4, 4, 4), levels=None, num_classes=0, mean=0.0, std=1.0, dtype="float32",
     shift=(0.0,) * 4, scale=(1 / SCALE,) * 4,
@@ -113,7 +114,7 @@ def test_what_is_no_decoder_is_refused(place: Path, tmp_path: Path, monkeypatch:
         AutoencoderKL(path=str(place)).check(SPEC)
 
 
-def test_dfm_sample_stores_latents_and_shows_pictures(place: Path, command: Command, tmp_path: Path) -> None:
+def test_commands_store_latents_and_show_pictures(place: Path, command: Command, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(0, 1 / SCALE, (12, 4, 4, 4)).astype(np.float32)
     array_shard(tmp_path / "latents.tar", list(rows))
     words = [f"dataset.path={tmp_path / 'latents.tar'}", f"dataset.cache={tmp_path}", "dataset.shape=[4,4,4]"]
@@ -137,6 +138,20 @@ def test_dfm_sample_stores_latents_and_shows_pictures(place: Path, command: Comm
     for k in range(3):
         np.testing.assert_array_equal(np.asarray(Image.open(shown / "png" / f"00000{k}.png")), pictures[k])
     assert json.loads((shown / "sample.json").read_text())["decoder"]["path"] == str(place)
+    compared = command("compare", f"ckpt={run}", f"other={run}", "n=2", *COARSE, *decoder).run
+    with np.load(compared / "samples.npz") as file:
+        pair = [nhwc(AutoencoderKL(path=str(place)).pictures(torch.from_numpy(file[k]), CPU)) for k in file]
+    sheet = grid(np.concatenate(pair), 2)  # the second model's below the first one's
+    np.testing.assert_array_equal(np.asarray(Image.open(compared / "grid.png")), sheet)
+    np.savez("latents.npz", latents=np.random.default_rng(1).normal(size=(3, 4, 4, 4)).astype(np.float32))
+    decoded = command("decode", f"ckpt={run}", "latents=latents.npz", *COARSE, *decoder).run
+    ends = torch.from_numpy(np.load(decoded / "samples.npz")["samples"])
+    expected = grid(nhwc(AutoencoderKL(path=str(place)).pictures(ends, CPU)))
+    np.testing.assert_array_equal(np.asarray(Image.open(decoded / "grid.png")), expected)
+    for name in ("compare", "decode"):
+        words = [f"other={run}"] if name == "compare" else ["latents=latents.npz"]
+        refused = command(name, f"ckpt={run}", *words, *decoder, "decoder.latents=scaled", code=1)
+        assert "try decoder.latents=raw" in refused.problem
     wrong = command("sample", f"ckpt={run}", "decoder.latents=scaled", *decoder, code=1)
     assert "try decoder.latents=raw" in wrong.problem
 

@@ -94,7 +94,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     "data/arrays/formats/table.py": {
         "is no number": "tests/data/arrays/test_refusals.py",
     },
-    "data/arrays/integer_range.py": {
+    "data/numbers/integer_range.py": {
         "whole numbers from": "tests/data/arrays/test_refusals.py",
         "for more": "tests/data/arrays/test_refusals.py",
         "holds the number {}; allowed: {} to {}; try": "tests/data/arrays/test_refusals.py",
@@ -211,10 +211,10 @@ TAKEN = {  # file: how many suggestions the rows take
     "cli/words/hydra_errors.py": 15,
     "cli/words/known_keys.py": 4,
     "cli/words/own_code.py": 1,
-    "data/hubs/arrays.py": 1,
-    "data/hubs/hub_dataset.py": 2,
-    "data/hubs/hugging_face_source.py": 5,
+    "data/hubs/hub_dataset.py": 1,
+    "data/hubs/hugging_face_source.py": 4,
     "data/hubs/shards.py": 1,
+    "data/hubs/source.py": 1,
     "data/hubs/store.py": 1,
     "data/numbers/stored_form.py": 1,
     "denoising/arguments.py": 5,

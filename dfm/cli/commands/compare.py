@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -18,7 +19,7 @@ from dfm.cli.settings import CompareSettings
 from dfm.data.numbers.stored_form import stored, to_array
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.runs.checkpoint import Checkpoint
-from dfm.runs.pictures.drawing import side_by_side
+from dfm.runs.pictures.drawing import SHOWN, side_by_side
 from dfm.runs.pictures.images import save_png
 from dfm.runs.sample_files import prior_of, save_npz
 from dfm.sampling.draw import check_count
@@ -36,7 +37,9 @@ def run(job: Job) -> None:
     pair = [load_denoiser(job, ckpt, key=key) for key, ckpt in (("ckpt", wanted.ckpt), ("other", wanted.other))]
     refuse_unread(job, pair[0][0], "on dfm compare, which reads no data")
     check_pair(*(checkpoint for checkpoint, _ in pair))
-    spec = pair[0][0].spec
+    spec, decoder = pair[0][0].spec, job.parts.decoder
+    for checkpoint, _ in pair:
+        decoder.check(checkpoint.spec)
     latents = pair[0][1].prior.draw(NumberedDraws(wanted.seed, range(wanted.n)), spec.shape).float()
     start = time.perf_counter()
     with progress.task("decode with both", 2 * wanted.n, "latents") as task:
@@ -44,14 +47,17 @@ def run(job: Job) -> None:
     seconds = time.perf_counter() - start
     samples = [stored(end.x, spec) for end in ends]
     arrays = [to_array(values, spec) for values in samples]
-    save_npz(job.directory / "samples.npz", {"samples": arrays[0], "other": arrays[1]})
-    save_png(side_by_side(samples, spec), job.directory / "grid.png")
+    names = {"columns": np.array(spec.channel_names)} if spec.channel_names else {}
+    save_npz(job.directory / "samples.npz", {"samples": arrays[0], "other": arrays[1], **names})
+    first, other = (decoder.drawn(values[:SHOWN], spec, job.device) for values in samples)
+    save_png(side_by_side([first[0], other[0]], first[1]), job.directory / "grid.png")
     facts = {
         "n": wanted.n,
         "seed": wanted.seed,
         "nfe": [end.nfe for end in ends],
         "seconds": seconds,
         "flow": job.config["flow"],
+        "decoder": job.config["decoder"],
         "checkpoints": [str(checkpoint.path) for checkpoint, _ in pair],
         **distances(ends[0].x, ends[1].x),
     }

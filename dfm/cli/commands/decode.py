@@ -32,7 +32,8 @@ def run(job: Job) -> None:
     latents, labels, names, prior = read_latents(wanted.latents)
     checkpoint, denoiser = load_denoiser(job, wanted.ckpt)
     refuse_unread(job, checkpoint, "on dfm decode, which reads no data")
-    spec = checkpoint.spec
+    spec, decoder = checkpoint.spec, job.parts.decoder
+    decoder.check(spec)
     check_latents(latents, prior, checkpoint, wanted.latents)
     asked = classes_for(job, denoiser)
     if labels is None or asked.kind != "null" or not spec.num_classes:
@@ -53,10 +54,12 @@ def run(job: Job) -> None:
         "checkpoint": str(checkpoint.path),
         "checkpoint_step": checkpoint.step,
         "flow": job.config["flow"],
+        "decoder": job.config["decoder"],
         **asked.facts,
     }
     pieces, numbers = [stored(end.x, spec)], range(len(end.x))
-    store_samples(pieces, labels, numbers, spec, job.directory, columns=wanted.interpolate or None)
+    columns, decode = wanted.interpolate or None, decoder.on(job.device)
+    store_samples(pieces, labels, numbers, spec, job.directory, columns=columns, decode=decode)
     write_json(job.directory / "decode.json", facts)
     console.result(f"{len(end.x)} decoded, {end.nfe:.0f} NFE: {job.directory / 'grid.png'}")
 

@@ -15,13 +15,14 @@ from dfm.data.arrays import layout as axes
 from dfm.data.arrays.formats.number_types import for_torch
 from dfm.data.arrays.formats.open_source import ALLOWED, names_file, open_source, read_list
 from dfm.data.arrays.formats.source import Source
-from dfm.data.arrays.integer_range import found_range, levels_of
-from dfm.data.arrays.rows.classes import Names, number_classes
-from dfm.data.arrays.rows.partition import Parts, by_list, by_share, shares_of_names, shares_of_rows
-from dfm.data.dataset import Dataset, Split
+from dfm.data.dataset import Dataset
 from dfm.data.memory_map import as_tensor
+from dfm.data.numbers.integer_range import found_range, levels_of
 from dfm.data.numbers.units import WAYS
+from dfm.data.rows.classes import Names, number_classes
+from dfm.data.rows.partition import Parts, by_list, by_share, check_fractions, shares_of_names, shares_of_rows
 from dfm.data.spec import DatasetSpec
+from dfm.data.split import Split, real_type
 
 LEVELS, REAL = "levels", "real"
 LISTS = ("labels", "groups", "splits")  # a file, or a column or key of the data
@@ -49,7 +50,7 @@ class ArrayFile(Dataset):
         levels: their number K; None: found (``levels_of``).
         lowest: the number that is level 0; None: found.
         normalize: how real numbers are scaled for the model (``dfm.data.numbers.units.constants``).
-        flip: whether training may mirror pictures left to right.
+        flip: whether training may mirror the last axis; a table has none.
         labels: a file, column or key with the class of each example; ``folder``: the sub-folder of each file.
         classes: the names in the wanted order, or their number; None: found (``number_classes``).
         groups: likewise: examples of one group are all in one split.
@@ -97,23 +98,18 @@ class ArrayFile(Dataset):
     def __post_init__(self) -> None:
         if self.path is None:
             raise UserError(f"dataset array: no path; give dataset.path=FILE, {ALLOWED}")
-        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
-            raise UserError(
-                f"dataset array: validation={self.validation}, test={self.test}; allowed: fractions of at least 0, "
-                "together below 1"
-            )
+        check_fractions(self.name, self.validation, self.test)
         for key, value, allowed in (("integers", self.integers, (LEVELS, REAL)), ("normalize", self.normalize, WAYS)):
             if value not in allowed:
                 raise unknown(f"dataset.{key}", value, allowed)
         check_seed(self.seed)
-        shape, kind = self._shape, self._sources["train"].dtype
+        kind = self._sources["train"].dtype
         if kind.kind == "f" and (self.levels, self.lowest) != (None, None):
             raise UserError(
                 f"dataset.levels={self.levels}, lowest={self.lowest}: {self.path} holds {kind}; allowed: levels of "
                 "whole numbers; try np.save of x.astype(int)"
             )
-        if self.flip and len(shape) != 3:
-            raise UserError(f"dataset.flip=true: an example has the shape {shape}; allowed: pictures (C, H, W)")
+        self._check_flip(self._shape)
 
     @classmethod
     def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -154,7 +150,7 @@ class ArrayFile(Dataset):
         kind = self._sources["train"].dtype
         if kind.kind == "f" or self.integers == LEVELS:
             return kind.name
-        return "float64" if kind.itemsize > 2 else "float32"
+        return real_type(kind).name
 
     @property
     def channels_last(self) -> bool:  # type: ignore[override]
@@ -166,7 +162,7 @@ class ArrayFile(Dataset):
 
     @property
     def channel_names(self) -> Names:  # type: ignore[override]
-        return self._sources["train"].columns
+        return self._sources["train"].columns if len(self._shape) == 1 else ()
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -234,10 +230,12 @@ class ArrayFile(Dataset):
 
     def _load(self) -> Mapping[str, Split]:
         arrays, lowest = self._arrays, 0
-        real = arrays["train"].dtype.kind == "f" or self.integers == REAL
+        kind = arrays["train"].dtype
+        real = kind.kind == "f" or self.integers == REAL
+        if not real or for_torch(arrays["train"][:0]).dtype.kind != kind.kind:
+            low, high = found_range(list(arrays.values()), self.name)
         if not real:
-            low, high = found_range(list(arrays.values()))
-            levels, lowest = levels_of(low, high, arrays["train"].dtype, self.levels, self.lowest, self.path)
+            levels, lowest = levels_of(low, high, kind, self.levels, self.lowest, self.path)
             object.__setattr__(self, "levels", levels)  # what was found takes the place of None
         whole = {
             name: Split(

@@ -40,6 +40,11 @@ class Table(Mixture):
         return (len(columns),) if columns else None
 
     @property
+    def channel_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names of the columns."""
+        return tuple(self.columns)
+
+    @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The names of the kinds of rows, if there are several."""
         return tuple(self.kinds) if self.num_classes else ()

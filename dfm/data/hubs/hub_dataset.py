@@ -1,6 +1,5 @@
 """What the data sets of other libraries share: the form of an example, the splits, and the file of decoded examples."""
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +11,21 @@ import torch
 
 from dfm.basics.errors import UserError
 from dfm.basics.locations import PathText, located
-from dfm.data.dataset import SPLITS, Dataset, Split
-from dfm.data.hubs.arrays import MOST, Arrays, levels_of
+from dfm.data.arrays.formats.number_types import for_torch
+from dfm.data.arrays.layout import FIRST, LAST
+from dfm.data.dataset import Dataset
+from dfm.data.hubs.arrays import Arrays
 from dfm.data.hubs.pictures import Pictures
 from dfm.data.hubs.source import Source
 from dfm.data.hubs.store import Store
+from dfm.data.memory_map import as_tensor
+from dfm.data.numbers.integer_range import MOST, check_signed, levels_of
 from dfm.data.numbers.units import WAYS
 from dfm.data.pictures.decoder import Colour, Decoder, colour_of
 from dfm.data.pictures.pixels import EIGHT, SIXTEEN
-
-LAYOUTS = ("channels_first", "channels_last")
+from dfm.data.pictures.size import height_width, picture_shape, whole_shape
+from dfm.data.rows.partition import SPLITS, check_fractions, drawn
+from dfm.data.split import Split, real_type
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +44,7 @@ class HubDataset(Dataset):
         integers: whole numbers of arrays are ``levels`` with bits/dim, or ``real`` numbers with nats.
         levels: their number; None: found (``levels_of``). Of pictures: 256, or 65536 for 16 bits; None: 256.
         normalize: how real numbers are scaled for the model.
-        flip: whether training may mirror images left to right.
+        flip: whether training may mirror the last axis; a table has none.
         labels: whether there are classes, or where they are.
         validation, test: fractions that are drawn from train for a split that the source lacks, by a hash of each
             example's place, so they hold on average.
@@ -59,7 +63,7 @@ class HubDataset(Dataset):
     crop: str = "center"
     max_pixels: int | None = None
     shape: tuple[int, ...] | None = None
-    layout: str = "channels_first"
+    layout: str = FIRST
     integers: str = "levels"
     levels: int | None = None
     normalize: str = "channel"
@@ -76,30 +80,23 @@ class HubDataset(Dataset):
 
     def __post_init__(self) -> None:
         self._among("channels", (1, 3, 4))
-        self._among("layout", LAYOUTS)
+        self._among("layout", (FIRST, LAST))
         self._among("broken", ("stop", "skip"))
         self._among("integers", ("levels", "real"))
         self._among("normalize", WAYS)
-        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
-            raise UserError(
-                f"dataset {self.name}: validation={self.validation}, test={self.test}; "
-                "allowed: fractions of at least 0, together below 1"
-            )
+        check_fractions(self.name, self.validation, self.test)
         if self.num_workers < 1:
             raise UserError(f"dataset {self.name}: num_workers={self.num_workers}; allowed: at least 1")
         if self.levels is not None and not 2 <= self.levels <= MOST:
             raise UserError(f"dataset {self.name}: levels={self.levels}; allowed: 2 to {MOST:,}, or null")
         if self._is_picture:
-            _ = self._height_width
+            height_width(self.name, self.size)
             self._among("levels", (None, EIGHT, SIXTEEN))
             self._among("crop", ("center", "none"))
             colour_of(self.background)
             object.__setattr__(self, "levels", self.levels or EIGHT)
-
-    def _among(self, key: str, allowed: tuple[Any, ...]) -> None:
-        if (value := getattr(self, key)) not in allowed:
-            names = ", ".join("null" if one is None else str(one) for one in allowed)
-            raise UserError(f"dataset {self.name}: {key}={value}; allowed: {names}")
+        elif shape := self.shape_of(vars(self)):
+            self._check_flip(shape)
 
     @abstractmethod
     def _source(self) -> Source:
@@ -107,12 +104,9 @@ class HubDataset(Dataset):
 
     @classmethod
     def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
-        given = arguments.get("shape")
-        size, channels = arguments.get("size", cls.size), arguments.get("channels", cls.channels)
-        sides = [size, size] if isinstance(size, int) else size
-        numbers = given or ([channels, *sides] if isinstance(sides, Sequence) else [])
-        whole = bool(numbers) and all(isinstance(number, int) and number > 0 for number in numbers)
-        return tuple(numbers) if whole else None  # a value of another kind is refused when the data set is made
+        if given := arguments.get("shape"):
+            return whole_shape(given)
+        return picture_shape(arguments.get("channels", cls.channels), arguments.get("size", cls.size))
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -128,11 +122,14 @@ class HubDataset(Dataset):
 
     @property
     def dtype(self) -> str:  # type: ignore[override]
-        return "" if self._is_picture else self._store.values.dtype.name
+        if self._is_picture:
+            return ""
+        found = self._store.values.dtype
+        return (real_type(found) if self._is_real else found).name
 
     @property
     def channels_last(self) -> bool:  # type: ignore[override]
-        return not self._is_picture and self.layout == LAYOUTS[1]
+        return not self._is_picture and self.layout == LAST
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -143,17 +140,10 @@ class HubDataset(Dataset):
     def _is_picture(self) -> bool:
         return self.shape is None
 
-    @cached_property
-    def _height_width(self) -> tuple[int, int]:
-        sides = list(self.size) if isinstance(self.size, Sequence) else [self.size, self.size]
-        if len(sides) != 2 or min(sides) < 1:
-            raise UserError(f"dataset {self.name}: size={self.size}; allowed: a count of pixels, or [height, width]")
-        return sides[0], sides[1]
-
     @property
     def _decoder(self) -> Decoder:
         return Decoder(
-            height_width=self._height_width,
+            height_width=height_width(self.name, self.size),
             channels=self.channels,
             levels=self.levels or EIGHT,
             background=self.background,
@@ -164,11 +154,7 @@ class HubDataset(Dataset):
     @cached_property
     def _store(self) -> Store:
         pictures = self._is_picture
-        form = (
-            Pictures(decoder=self._decoder)
-            if pictures
-            else Arrays(channels_last=self.layout == LAYOUTS[1], real=self.integers == "real")
-        )
+        form = Pictures(decoder=self._decoder) if pictures else Arrays(channels_last=self.layout == LAST)
         return Store(
             name=self.name,
             source=self._source(),
@@ -187,16 +173,14 @@ class HubDataset(Dataset):
                 f"dataset {self.name}: examples of {store.source.where} have the shape {array.shape[1:]}, with the "
                 f"channel first; shape={list(self.shape)} was given; try dataset.shape=[{found}]"
             )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns that the file is read-only: nothing writes to it
-            values = torch.from_numpy(array)
-        labels = store.listing.labels
+        labels, values = store.listing.labels, as_tensor(for_torch(array))
         return {
             name: Split(
                 values=values,
                 labels=None if labels is None else torch.from_numpy(labels[rows]),
                 rows=rows,
                 lowest=lowest,
+                real=self._is_real,
             )
             for name, rows in self._rows().items()
         }
@@ -204,21 +188,22 @@ class HubDataset(Dataset):
     def _lowest(self) -> int:
         """Return the integer that is level 0, and set ``levels`` to what the numbers have."""
         store = self._store
-        if self._is_picture or store.values.dtype.kind == "f":
+        facts, kind = store.facts, store.values.dtype
+        check_signed(facts.highest, kind, self.name)
+        if self._is_picture or self._is_real:
             return 0
-        facts = store.facts
-        try:
-            lowest, levels = levels_of(store.values.dtype, facts.lowest, facts.highest)
-        except ValueError as problem:
-            raise UserError(f"dataset {self.name}: {store.source.where}: {problem}") from None
-        if self.levels is None:
-            object.__setattr__(self, "levels", levels)  # not known before the numbers are read
-        elif not lowest <= facts.highest < lowest + self.levels:
-            raise UserError(
-                f"dataset {self.name}: levels={self.levels}: {store.source.where} holds the number {facts.highest}; "
-                f"allowed: {lowest} to {lowest + self.levels - 1}; try dataset.levels={levels}"
-            )
+        levels, lowest = levels_of(facts.lowest, facts.highest, kind, self.levels, None, store.source.where)
+        object.__setattr__(self, "levels", levels)  # what was found takes the place of None
         return lowest
+
+    @property
+    def _is_real(self) -> bool:
+        """Whether the numbers are real ones, without levels."""
+        return not self._is_picture and (self.integers == "real" or self._store.values.dtype.kind == "f")
+
+    @property
+    def _mapped(self) -> Sequence[np.ndarray]:
+        return (self._store.values,)
 
     def _rows(self) -> dict[str, np.ndarray]:
         """Return the rows of each split, in the order of their shares.
@@ -226,13 +211,10 @@ class HubDataset(Dataset):
         So the first n of a split come from all classes, also where the source is sorted by class.
         """
         listing = self._store.listing
-        train, validation, test = range(len(SPLITS))
         splits, shares = listing.splits.copy(), listing.shares
-        below = self.test if not (splits == test).any() else 0.0
-        above = self.validation if not (splits == validation).any() else 0.0
-        own = splits == train
-        splits[own & (shares < below + above)] = validation
-        splits[own & (shares < below)] = test
+        validation, test = (0.0 if (splits == k).any() else getattr(self, name) for k, name in enumerate(SPLITS) if k)
+        own = splits == 0
+        splits[own] = drawn(shares[own], validation, test)
         usable = np.ones(len(listing), bool)
         usable[[row for row, _, _ in self._store.facts.broken]] = False
         order = np.argsort(shares, kind="stable")

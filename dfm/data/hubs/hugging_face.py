@@ -69,6 +69,11 @@ class HuggingFace(HubDataset):
     def _is_picture(self) -> bool:
         return self.shape is None and (self.column is None or isinstance(self.column, str))
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns of numbers that are the examples."""
+        return () if self._is_picture or isinstance(self.column, str | None) else tuple(self.column)
+
     def _source(self) -> Source:
         return HuggingFaceSource(
             path=None if self.path is None else located(self.path),

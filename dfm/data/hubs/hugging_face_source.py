@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from dfm.basics.errors import UserError, unknown
-from dfm.data.dataset import SPLITS
 from dfm.data.hubs import columns
 from dfm.data.hubs.columns import is_array, is_class, is_label, is_number, is_picture, kind_of
 from dfm.data.hubs.library import library, quiet
-from dfm.data.hubs.pictures import share
-from dfm.data.hubs.source import SPLIT_NAMES, Listing, Source, numbered
+from dfm.data.hubs.source import Listing, Source, numbered
+from dfm.data.rows.partition import SPLIT_NAMES, SPLITS, share
 
 _SAVED = ("dataset_dict.json", "state.json")  # what ``save_to_disk`` writes
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
@@ -215,10 +214,7 @@ class HuggingFaceSource(Source):
                     "dataset.labels=false"
                 )
             return labels, names
-        try:
-            return numbered(values)
-        except ValueError as problem:
-            raise UserError(f"dataset hf: {self.where}, column {name}: {problem}; try dataset.labels=false") from None
+        return numbered(values, f"dataset hf: {self.where}, column {name}")
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -9,11 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dfm.data.pictures.decoder import VERSION, Decoder
-from dfm.data.pictures.layout import share
 from dfm.data.pictures.pixels import EIGHT
-from dfm.data.pictures.source import endings
-
-__all__ = ["Pictures", "endings", "share"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +39,7 @@ class Pictures:
         kind = np.uint8 if self.decoder.levels == EIGHT else np.uint16
         return (self.decoder.channels, *self.decoder.height_width), np.dtype(kind)
 
-    def array(self, raw: object, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    def array(self, raw: object, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return one picture as numbers, and what a user should know of it: ``opacity``, ``depth``.
 
         Raises:
@@ -58,15 +54,5 @@ class Pictures:
 
     def notices(self, name: str, counts: dict[str, int], total: int) -> tuple[str, ...]:
         """Return a line for each kind of change that was made."""
-        lines = []
-        if counts.get("opacity") and self.decoder.channels < 4:
-            lines.append(
-                f"dataset {name}: {counts['opacity']:,} of {total:,} pictures have opacity; composited on "
-                f"{self.decoder.background} (dataset.background=...)"
-            )
-        if counts.get("depth") and self.decoder.levels == EIGHT:
-            lines.append(
-                f"dataset {name}: {counts['depth']:,} of {total:,} pictures have more than 8 bits a channel; the lower "
-                "bits are cut (dataset.levels=65536 keeps them)"
-            )
-        return tuple(lines)
+        lines = self.decoder.told(counts.get("opacity", 0), counts.get("depth", 0), total)
+        return tuple(f"dataset {name}: {line}" for line in lines)

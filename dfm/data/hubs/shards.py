@@ -22,9 +22,9 @@ import numpy as np
 
 from dfm.basics.errors import UserError
 from dfm.basics.locations import located
-from dfm.data.dataset import SPLITS
-from dfm.data.hubs.pictures import endings, share
-from dfm.data.hubs.source import SPLIT_NAMES, Listing, Source, numbered
+from dfm.data.hubs.source import Listing, Source, numbered
+from dfm.data.pictures.source import endings
+from dfm.data.rows.partition import SPLIT_NAMES, SPLITS, share
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 _ARRAY = "npy"
@@ -160,15 +160,12 @@ class ShardSource(Source):
             (f"{self._names[row]} has no class in .{self.label}" for row, label in enumerate(labels) if label is None),
             "",
         )
-        try:
-            if not problem:
-                return numbered(labels)
-        except ValueError as wrong:
-            problem = str(wrong)
-        raise UserError(
-            f"dataset {self.name}: {problem}; allowed: a class of each example, dataset.labels=ENDING or json.KEY; try "
-            "dataset.labels=false"
-        )
+        if problem:
+            raise UserError(
+                f"dataset {self.name}: {problem}; allowed: a class of each example, dataset.labels=ENDING or json.KEY; "
+                "try dataset.labels=false"
+            )
+        return numbered(labels, f"dataset {self.name}: {self.where}, .{self.label}")
 
     def _label(self, content: bytes | None) -> object:
         """Return the class in a file: a whole number, or a text; None if there is none."""

@@ -7,16 +7,8 @@ from typing import Any
 
 import numpy as np
 
-# Names of splits, in whatever capitals.
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-}
+from dfm.basics.errors import UserError
+from dfm.data.rows.classes import number_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,20 +76,19 @@ class Source(ABC):
         return f"example {row}"
 
 
-def numbered(values: Iterable[object]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return labels int64 (N,) and class names of values: whole numbers or texts.
+def numbered(values: Iterable[object], what: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return labels int64 (N,) and class names of values: whole numbers or texts, as ``number_classes`` does.
 
-    Whole numbers 0 .. K-1 stay as they are and have no names. Others are numbered in their order.
+    Args:
+        what: what messages call them.
 
     Raises:
-        ValueError: a value is neither.
+        UserError: a value is neither.
     """
     found: list[Any] = [value.item() if isinstance(value, np.generic) else value for value in values]
-    wrong = [value for value in found if not isinstance(value, int | str)]
+    wrong = [one for one in found if not isinstance(one, str) and not (isinstance(one, int) and abs(one) < 2**63)]
     if wrong or len({isinstance(value, str) for value in found}) > 1:
         problem = f"the label {wrong[0]!r}" if wrong else "labels that are partly numbers and partly texts"
-        raise ValueError(f"{problem}; allowed: whole numbers, or texts")
-    distinct = sorted(set(found))
-    number = {value: index for index, value in enumerate(distinct)}
-    plain = all(value == index for value, index in number.items())
-    return np.array([number[value] for value in found], np.int64), () if plain else tuple(map(str, distinct))
+        raise UserError(f"{what}: {problem}; allowed: whole numbers, or texts; try dataset.labels=false")
+    labels, _, names = number_classes({what: np.array(found)}, None)
+    return labels[what], names

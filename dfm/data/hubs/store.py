@@ -22,6 +22,7 @@ from dfm.data.hubs.source import Listing, Source
 from dfm.data.memory_map import memory_map
 
 AT_A_TIME = 8  # examples for each thread that are in memory while they are decoded
+INDEX = 2  # increase it when splits or classes are numbered otherwise: older files are then not read
 EXAMPLES = 3  # broken ones that an error names
 
 
@@ -117,7 +118,7 @@ class Store:
         """The array's file, FAMILY-DIGEST.values: the family is source and form, the digest is the content."""
         family, digest = (
             hashlib.sha256(repr(text).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-            for text in ((self.source.identity, self.form.key), self.source.stamp())
+            for text in ((INDEX, self.source.identity, self.form.key), self.source.stamp())
         )
         return self.cache / f"{self.name}-{family}-{digest}.values"
 
@@ -189,7 +190,7 @@ class Store:
             for batch in _batches(self.source.values(), AT_A_TIME * self.num_workers):
                 if row + len(batch) > len(values):
                     break
-                for raw in pool.map(lambda raw: self._decoded(raw, values.shape[1:]), batch):
+                for raw in pool.map(lambda raw: self._decoded(raw, values.shape[1:], values.dtype), batch):
                     if isinstance(raw, str):
                         broken.append((row, self.source.named(row), raw))
                     else:
@@ -206,9 +207,11 @@ class Store:
             )
         return Facts(count=row, lowest=lowest or 0, highest=highest or 0, broken=broken, told=dict(told))
 
-    def _decoded(self, raw: object, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[str, ...]] | str:
+    def _decoded(
+        self, raw: object, shape: tuple[int, ...], dtype: np.dtype
+    ) -> tuple[np.ndarray, tuple[str, ...]] | str:
         try:
-            return self.form.array(raw, shape)
+            return self.form.array(raw, shape, dtype)
         except Exception as problem:  # Pillow's plug-ins raise nearly any exception on a broken file
             return " ".join(str(problem).split()) or type(problem).__name__
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
 from dfm.basics.errors import UserError
-from dfm.data.pictures.layout import share
 from dfm.data.pictures.pixels import EIGHT, Pixels, deep_pixels, is_deep, pixels_of, upright
+from dfm.data.rows.partition import share
 
 VERSION = 2  # increase it when ``Decoder.decode`` gives other numbers: older cache files are then not read
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -82,6 +82,17 @@ class Decoder:
     background: Colour = "white"
     crop: str = "center"
     max_pixels: int | None = None
+
+    def told(self, transparent: int, deep: int, total: int) -> list[str]:
+        """Return what a user should know of so many transparent and deep pictures out of ``total``, a line each."""
+        lines, n = [], f"of {total:,} pictures"
+        if transparent and self.channels < 4:
+            lines.append(f"{transparent:,} {n} have opacity; composited on {self.background} (dataset.background=...)")
+        if deep:
+            cut = "the lower bits are cut (dataset.levels=65536 keeps them)"
+            told = cut if self.levels == EIGHT else "all are read as 65,536 levels (dataset.levels=256 for 8 bits)"
+            lines.append(f"{deep:,} {n} have more than 8 bits a channel; {told}")
+        return lines
 
     def decode(self, file: IO[Any], name: str) -> Decoded:
         """Decode one picture, inside ``limited``.

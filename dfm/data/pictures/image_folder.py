@@ -14,11 +14,13 @@ from dfm.data.dataset import SPLITS, Dataset, Split
 from dfm.data.memory_map import as_tensor
 from dfm.data.pictures.decoder import CROPS, MODES, Colour, Decoder, colour_of
 from dfm.data.pictures.folder_source import FolderSource
-from dfm.data.pictures.layout import SPLIT_FOLDERS, Layout
+from dfm.data.pictures.layout import Layout
 from dfm.data.pictures.pixels import EIGHT, SIXTEEN
+from dfm.data.pictures.size import height_width, picture_shape
 from dfm.data.pictures.source import PictureSource
 from dfm.data.pictures.stock import Stock
 from dfm.data.pictures.zip_source import ZipSource
+from dfm.data.rows.partition import SPLIT_NAMES, check_fractions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,11 +85,7 @@ class ImageFolder(Dataset):
         self._among("crop", CROPS)
         self._among("broken", ("stop", "skip"))
         colour_of(self.background)
-        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
-            raise UserError(
-                f"dataset folder: validation={self.validation}, test={self.test}; "
-                "allowed: fractions of at least 0, together below 1"
-            )
+        check_fractions(self.name, self.validation, self.test)
         for key in ("num_workers", "max_pixels"):
             if (number := getattr(self, key)) is not None and number < 1:
                 raise UserError(f"dataset folder: {key}={number}; allowed: at least 1")
@@ -103,11 +101,6 @@ class ImageFolder(Dataset):
         if depth == SIXTEEN:  # samples are stored as the pictures are; 8 bits have a form of their own
             object.__setattr__(self, "dtype", "uint16")
             object.__setattr__(self, "channels_last", True)
-
-    def _among(self, key: str, allowed: tuple[Any, ...]) -> None:
-        if (value := getattr(self, key)) not in allowed:
-            names = ", ".join("null" if one is None else str(one) for one in allowed)
-            raise UserError(f"dataset folder: {key}={value}; allowed: {names}")
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -125,18 +118,7 @@ class ImageFolder(Dataset):
 
     @classmethod
     def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
-        size, channels = arguments.get("size", cls.size), arguments.get("channels", cls.channels)
-        sides = [size, size] if isinstance(size, int) else size
-        numbers = [channels, *sides] if isinstance(sides, Sequence) else []
-        whole = len(numbers) == 3 and all(isinstance(number, int) and number > 0 for number in numbers)
-        return tuple(numbers) if whole else None  # a value of another kind is refused when the data set is made
-
-    @cached_property
-    def _height_width(self) -> tuple[int, int]:
-        sides = list(self.size) if isinstance(self.size, Sequence) else [self.size, self.size]
-        if len(sides) != 2 or min(sides) < 1:
-            raise UserError(f"dataset folder: size={self.size}; allowed: a count of pixels, or [height, width]")
-        return sides[0], sides[1]
+        return picture_shape(arguments.get("channels", cls.channels), arguments.get("size", cls.size))
 
     @cached_property
     def _source(self) -> PictureSource:
@@ -144,7 +126,7 @@ class ImageFolder(Dataset):
         if path.is_dir():
             return FolderSource(path)
         if path.is_file():
-            return ZipSource(path, kept=frozenset(SPLIT_FOLDERS))
+            return ZipSource(path, kept=frozenset(SPLIT_NAMES))
         raise UserError(
             f"dataset folder: {path} is not a folder, nor a zip; give dataset.path=DIR, a folder with images"
         )
@@ -162,7 +144,7 @@ class ImageFolder(Dataset):
     @cached_property
     def _stock(self) -> Stock:
         decoder = Decoder(
-            height_width=self._height_width,
+            height_width=height_width(self.name, self.size),
             channels=self.channels,
             background=self.background,
             crop=self.crop,

@@ -1,6 +1,5 @@
 """How names of pictures tell classes and splits."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -9,22 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from dfm.basics.errors import UserError
-from dfm.data.dataset import SPLITS
 from dfm.data.pictures.source import Found, PictureSource, endings
-
-# Folders that are splits, whatever their capitals.
-SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-
-
-def share(name: str) -> float:
-    """Return a number in [0, 1) that depends on the name of a picture only, spread evenly."""
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
+from dfm.data.rows.partition import SPLIT_NAMES, SPLITS, drawn, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +31,8 @@ class Placed:
 class Layout:
     """Classes and splits of the pictures of a source.
 
-    * Folders ``train``, ``val`` (``valid``, ``validation``) and ``test`` are splits if ``train`` is there and nothing
-      else is beside them. A split without a folder is drawn from ``train``.
+    * Folders ``train``, ``val`` and ``test``, or other words of ``SPLIT_NAMES``, are splits if ``train`` is there and
+      nothing else is beside them. A split without a folder is drawn from ``train``.
     * Every other split is drawn by a hash of each picture's own name. Other pictures that come or go never move it.
     * A file ``dataset.json`` above all pictures, {"labels": [[name, class], ...]} or {"labels": null}, gives the
       classes (the layout of EDM and StyleGAN). Otherwise the folders at the top, or directly below a split, are the
@@ -89,8 +74,8 @@ class Layout:
     def split_folders(self) -> frozenset[str]:
         """The split that each folder at the top gives; empty if these folders are no splits."""
         tops = {one.name.partition("/")[0] if "/" in one.name else "" for one in self.source.listing.pictures}
-        given = {SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS}
-        others = sorted(top for top in tops if top.lower() not in SPLIT_FOLDERS)
+        given = {SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
+        others = sorted(top for top in tops if top.lower() not in SPLIT_NAMES)
         if not self.splits or "train" not in given or (others and given == {"train"}):
             return frozenset()  # beside others and without a test, 'train' is a class: a vehicle
         if others:
@@ -119,13 +104,13 @@ class Layout:
         return self._folder_numbers[self._within(name).partition("/")[0]] if self.classes else None
 
     def _split_of(self, name: str, number: float) -> str:
-        """Return the split of a picture: of its folder, or test if its share is below ``test``, then validation."""
+        """Return the split of a picture: of its folder, or ``drawn`` by its share."""
         given = self.split_folders
-        if given and (folder := SPLIT_FOLDERS[name.partition("/")[0].lower()]) != "train":
+        if given and (folder := SPLIT_NAMES[name.partition("/")[0].lower()]) != "train":
             return folder
         test = 0 if "test" in given else self.test
         validation = 0 if "validation" in given else self.validation
-        return "test" if number < test else "validation" if number < test + validation else "train"
+        return SPLITS[drawn(number, validation, test)]
 
     def _within(self, name: str) -> str:
         """Return a name without the folder that is its split."""

@@ -146,17 +146,9 @@ class Stock:
     @cached_property
     def notices(self) -> tuple[str, ...]:
         """What a user should know about the pictures, a line each."""
-        facts, n = self.facts, f"of {len(self.pictures):,} pictures"
+        facts, decoder = self.facts, replace(self.decoder, levels=self.facts.levels)
         lines = list(self.source.listing.notice(self.source.where))
-        if facts.transparent and self.decoder.channels < 4:
-            lines.append(
-                f"{facts.transparent:,} {n} have opacity; composited on {self.decoder.background} "
-                "(dataset.background=...)"
-            )
-        if facts.deep:
-            cut = "the lower bits are cut (dataset.levels=65536 keeps them)"
-            told = cut if facts.levels == EIGHT else "all are read as 65,536 levels (dataset.levels=256 for 8 bits)"
-            lines.append(f"{facts.deep:,} {n} have more than 8 bits a channel; {told}")
+        lines += decoder.told(facts.transparent, facts.deep, len(self.pictures))
         if facts.broken:
             lines.append(f"{self._broken(facts)}; left out (dataset.broken=skip)")
         return tuple(lines)

@@ -3,9 +3,9 @@
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,8 +25,6 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 class Decoder(ABC):
     """A map from stored samples to pictures."""
 
-    is_none = False
-
     @abstractmethod
     def check(self, spec: "DatasetSpec") -> None:
         """Refuse data of another form or scale, before anything is drawn.
@@ -39,16 +37,32 @@ class Decoder(ABC):
     def pictures(self, samples: "Tensor", device: "torch.device") -> "Tensor":
         """Return pictures uint8 (n, 1 or 3, H, W) of stored samples (n, C, h, w)."""
 
+    def on(self, device: "torch.device") -> "Callable[[Tensor], Tensor] | None":
+        """Return ``pictures`` on a device; None if samples are drawn as what they are."""
+        return partial(self.pictures, device=device)
+
+    def drawn(self, samples: "Tensor", spec: "DatasetSpec", device: "torch.device") -> "tuple[Tensor, DatasetSpec]":
+        """Return what is drawn of stored samples, and its form: pictures of 8 bits."""
+        from dfm.data.spec import DatasetSpec
+
+        pictures = self.pictures(samples, device)
+        shape = tuple(pictures.shape[1:])
+        return pictures, DatasetSpec(name=spec.name, shape=shape, levels=256, num_classes=0, mean=0.0, std=1.0)
+
 
 class NoDecoder(Decoder):
     """No decoder: samples are what they are."""
-
-    is_none = True
 
     def check(self, spec: "DatasetSpec") -> None: ...
 
     def pictures(self, samples: "Tensor", device: "torch.device") -> "Tensor":
         return samples
+
+    def on(self, device: "torch.device") -> None:
+        return None
+
+    def drawn(self, samples: "Tensor", spec: "DatasetSpec", device: "torch.device") -> "tuple[Tensor, DatasetSpec]":
+        return samples, spec
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,6 @@ rows of slices. All are drawn from the samples as they are stored, over windows 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -36,51 +35,39 @@ def enough(spec: DatasetSpec) -> int:
 class Drawing(Protocol):
     """The drawing of stored samples (N, *D), as uint8 (H, W) or (H, W, 1, 3 or 4)."""
 
-    def __call__(self, samples: Tensor, spec: DatasetSpec, columns: int | None, texts: "Texts") -> np.ndarray:
-        """Draw them; ``columns`` as in ``picture``."""
+    def __call__(self, samples: Tensor, spec: DatasetSpec, columns: int | None, captions: Sequence[str]) -> np.ndarray:
+        """Draw them; ``columns`` and ``captions`` as in ``picture``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Texts:
-    """What is written into a picture.
-
-    Args:
-        captions: a text for each sample, such as the name of its class; points and tables have none.
-        columns: the names of a table's columns.
-    """
-
-    captions: Sequence[str] = ()
-    columns: Sequence[str] = ()
-
-
-def picture(samples: Tensor, spec: DatasetSpec, columns: int | None = None, texts: Texts | None = None) -> np.ndarray:
+def picture(samples: Tensor, spec: DatasetSpec, columns: int | None = None, captions: Sequence[str] = ()) -> np.ndarray:
     """Return stored samples (N, *D) as one picture, uint8 (H, W) or (H, W, 1 or 3).
 
     Args:
         columns: how many stand in a row; by default about as many as rows. Clouds and tables have no rows.
+        captions: a text for each sample, such as the name of its class; points and tables have none.
     """
-    return DRAWINGS[len(spec.shape)](samples, spec, columns, texts or Texts())
+    return DRAWINGS[len(spec.shape)](samples, spec, columns, captions)
 
 
-def of_points(samples: Tensor, spec: DatasetSpec, columns: int | None, texts: Texts) -> np.ndarray:
+def of_points(samples: Tensor, spec: DatasetSpec, columns: int | None, captions: Sequence[str]) -> np.ndarray:
     """Draw points (N, d), each column over mean -+ 3 deviations in the unit of the user's file.
 
     Points of the line and the plane are a bare cloud; more columns, and columns of the user's own array, have axes.
     """
     shown = windows(spec, PLACE)
     if spec.shape[0] > 2 or spec.dtype:
-        return pairs(samples.double().numpy(), shown, texts.columns)
+        return pairs(samples.double().numpy(), shown, spec.channel_names)
     return cloud(samples.numpy(), shown)
 
 
-def of_signals(samples: Tensor, spec: DatasetSpec, columns: int | None, texts: Texts) -> np.ndarray:
+def of_signals(samples: Tensor, spec: DatasetSpec, columns: int | None, captions: Sequence[str]) -> np.ndarray:
     """Draw signals (N, C, L) as lines, each channel over mean -+ 4 deviations; at most ``PANELS`` of them."""
     columns = columns or min(4, len(samples))
     n = min(len(samples), max(1, PANELS // columns) * columns)
-    return lines(samples[:n].double().numpy(), windows(spec, LINE), columns, texts.captions[:n])
+    return lines(samples[:n].double().numpy(), windows(spec, LINE), columns, captions[:n])
 
 
-def of_images(samples: Tensor, spec: DatasetSpec, columns: int | None, texts: Texts) -> np.ndarray:
+def of_images(samples: Tensor, spec: DatasetSpec, columns: int | None, captions: Sequence[str]) -> np.ndarray:
     """Draw images, maps (N, C, H, W) and volumes (N, C, D, H, W) as a grid of ``cells``."""
     one = cells(samples[:1], spec)
     height, width = one.shape[1:3]
@@ -89,7 +76,7 @@ def of_images(samples: Tensor, spec: DatasetSpec, columns: int | None, texts: Te
         columns = columns or max(1, round(math.sqrt(n * height / width)))
         samples = samples[: max(columns, n // columns * columns)]
     images = cells(samples, spec)
-    return grid(captioned(images, texts.captions[: len(images)]) if texts.captions else images, columns)
+    return grid(captioned(images, captions[: len(images)]) if captions else images, columns)
 
 
 DRAWINGS: dict[int, Drawing] = {1: of_points, 2: of_signals, 3: of_images, 4: of_images}

@@ -69,7 +69,7 @@ def cloud(axes: Axes, points: np.ndarray, across: Window, up: Window) -> None:
 
 
 def _plain(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=8)
+    axes.set_title(title, fontsize=8, parse_math=False)  # a name may have dollars
     axes.tick_params(labelsize=7, length=2, color="0.5", labelcolor="0.35")
     axes.locator_params(nbins=3)
     axes.spines[:].set_color("0.6")

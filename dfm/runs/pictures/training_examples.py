@@ -1,7 +1,5 @@
 """The picture of what the network sees: the examples of the first training batches, drawn as samples are."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
@@ -9,7 +7,7 @@ from dfm.basics.seeding import STREAMS, Purpose, training_generator
 from dfm.data.numbers.dequantization import Dequantization
 from dfm.data.numbers.stored_form import stored
 from dfm.data.spec import DatasetSpec
-from dfm.runs.pictures.drawing import Texts, captions_of, enough, picture
+from dfm.runs.pictures.drawing import captions_of, enough, picture
 from dfm.training.batches import Augmentation, Batch, Batches
 
 
@@ -19,7 +17,6 @@ def what_is_seen(
     dequantization: Dequantization,
     spec: DatasetSpec,
     *,
-    columns: Sequence[str] = (),
     n: int | None = None,
     streams: int = STREAMS,
 ) -> np.ndarray:
@@ -29,7 +26,6 @@ def what_is_seen(
 
     Args:
         spec: the data as the model knows them.
-        columns: the names of a table's columns.
         n: how many, at most all; None: as many as suit their shape.
         streams: the version of the streams of random numbers.
     """
@@ -44,4 +40,4 @@ def what_is_seen(
         labels += [] if batch.labels is None else [batch.labels]
         left, step = left - len(indices), step + 1
     captions = captions_of(torch.cat(labels) if labels else None, spec)
-    return picture(torch.cat(examples), spec, texts=Texts(captions=captions, columns=columns))
+    return picture(torch.cat(examples), spec, captions=captions)

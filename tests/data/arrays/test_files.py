@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dfm.basics.errors import UserError
+from dfm.data import memory_map
 from dfm.data.arrays.formats import source as source_module
 from dfm.data.arrays.formats.open_source import open_source
-from dfm.data.arrays.natural_order import natural
+from dfm.data.rows.natural_order import natural
 
 RANDOM = np.random.default_rng(5)
 TYPES = ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", "?"]
@@ -23,7 +24,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     """Where decoded arrays go: small ones into memory, others into a cache file."""
     if request.param == "in a file":
         monkeypatch.setattr(source_module, "SMALL", 0)
-        monkeypatch.setattr(source_module, "BLOCK", 50)
+        monkeypatch.setattr(memory_map, "BLOCK", 50)
     return request.param
 
 

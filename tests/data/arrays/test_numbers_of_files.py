@@ -102,6 +102,8 @@ def test_more_levels_than_there_may_be_are_real_numbers(tmp_path: Path) -> None:
     assert data_of(array, tmp_path, integers="real").spec.scale[0] > 2**38
     with pytest.raises(UserError, match=r"the number 4294967295 of uint32; allowed: the range of signed ones"):
         _ = data_of(np.array([[0], [2**32 - 1]], np.uint32), tmp_path).spec
+    with pytest.raises(UserError, match=r"the number 4294967295 of uint32; allowed: the range of signed ones"):
+        _ = data_of(np.array([[0], [2**32 - 1]], np.uint32), tmp_path, integers="real").spec
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def refused(**keys: Any) -> str:
         ({"path": "points.npy", "key": "z"}, "dataset.key=z: points.npy has no keys"),
         ({"path": "points.npy", "columns": ["a"]}, "points.npy has no columns"),
         ({"path": "points.npy", "levels": 256}, "points.npy holds float64; allowed: levels of whole numbers"),
-        ({"path": "points.npy", "flip": True}, "an example has the shape (2,); allowed: pictures"),
+        ({"path": "points.npy", "flip": True}, "an example has the shape (2,); allowed: signals, pictures, maps and"),
         ({"path": "points.npy", "validation": 0.5, "test": 0.5}, "allowed: fractions of at least 0, together below 1"),
         ({"path": "points.npy", "layout": "NHWC"}, "unknown dataset.layout 'NHWC'; allowed: auto, channels_first"),
         ({"path": "points.npy", "normalize": "chanel"}, "did you mean 'channel'?"),

@@ -7,8 +7,8 @@ import pytest
 
 from dfm.basics.errors import UserError
 from dfm.data import ArrayFile
-from dfm.data.arrays.rows.partition import shares_of_rows
 from dfm.data.dataset import SPLITS
+from dfm.data.rows.partition import shares_of_rows
 
 RANDOM = np.random.default_rng(7)
 N = 4000

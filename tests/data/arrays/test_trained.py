@@ -1,13 +1,21 @@
 """Arrays through the whole command line: nats in the unit of the file, samples in its type, data that moved."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from support.cli import FAST, TINY, Command, Outcome
+
+import dfm
+from dfm.basics.errors import UserError
+from dfm.data import ArrayFile
+from dfm.runs.pictures import plots
+from dfm.runs.pictures.drawing import picture
 
 RANDOM = np.random.default_rng(10)
 SCORE = ("n=4", "likelihood.solver=euler", "likelihood.steps=1", "audit=0")
@@ -93,6 +101,29 @@ def test_a_table_that_moved_is_found_and_a_changed_one_is_refused(project: Path,
         assert "allowed: the data with which this run started" in refused
     again = command(*resumed, "dataset.path=moved.csv").run
     assert (again / "checkpoints" / "step_00000003.pt").exists()
+
+
+def test_samples_of_a_table_keep_the_names_of_its_columns(
+    project: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In ``samples.npz`` and over each plot, also from the weights alone; a name with dollars is no formula."""
+    plotted: list[str] = []
+    for ckpt in (project / "r", project / "r" / "weights.safetensors"):
+        with monkeypatch.context() as patch:
+            patch.setattr(plots, "histogram", lambda axes, values, window, title: plotted.append(title))
+            drawn = command("sample", f"ckpt={ckpt}", "n=5", "sampler.steps=1").run
+        with np.load(drawn / "samples.npz") as file:
+            assert file["columns"].tolist() == ["a", "b"]
+        assert plotted == ["a", "b"]
+        plotted.clear()
+    spec = dataclasses.replace(dfm.load(project / "r").spec, channel_names=("$a", "b$"))
+    assert picture(torch.zeros(8, 2, dtype=torch.float64), spec).ndim == 3
+    with pytest.raises(UserError, match=r"names of channels \('a',\); allowed: 2 texts, or none"):
+        dataclasses.replace(spec, channel_names=("a",))
+    np.save("x.npy", RANDOM.normal(size=(9, 3)))
+    (Path("x.csv")).write_text("a,b,c\n1.5,2,3\n4,5,6.5\n7,8,9\n")
+    assert ArrayFile(path="x.csv", layout="no_channels", validation=0, test=0).spec.channel_names == ()
+    assert ArrayFile(path="x.npy").spec.channel_names == ()
 
 
 def test_labels_in_a_file_of_their_own_move_with_their_path(command: Command, tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_several_columns_are_points_in_their_unit(tmp_path: Path) -> None:
     assert HuggingFace.shape_of(options) == (2,)
     data = local(tmp_path, **options)
     assert (data.spec.levels, data.spec.shape, data.class_names) == (None, (2,), ("a", "b"))
+    assert data.spec.channel_names == ("weight", "height")
     np.testing.assert_allclose(data.spec.shift, [70, np.mean(np.float32(table["height"]))])
     rows = {float(row[0]): (float(row[1]), int(label)) for row, label in zip(*everything(data), strict=True)}
     heights = [float(np.float32(height)) for height in table["height"]]

@@ -15,7 +15,7 @@ from support.image_files import (
 from dfm.basics.errors import UserError
 from dfm.data.dataset import SPLITS
 from dfm.data.pictures import ImageFolder
-from dfm.data.pictures.layout import share
+from dfm.data.rows.partition import share
 
 
 def numbers(dataset: ImageFolder) -> dict[str, set[int]]:

@@ -20,9 +20,12 @@ def sets(found: ImageFolder) -> list[set[int]]:
     return [set(found.split(name).all()[:, 0, 0, 0].tolist()) for name in SPLITS]
 
 
-@pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
-def test_folders_named_as_splits_are_splits(tmp_path, validation):
-    for start, name in enumerate(("train", validation, "test")):
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [("train", "val"), ("train", "valid"), ("train", "validation"), ("train", "Val"), ("Training", "dev")],
+)
+def test_folders_named_as_splits_are_splits(tmp_path, train, validation):
+    for start, name in enumerate((train, validation, "test")):
         for index, kind in enumerate(("cat", "dog")):
             many(tmp_path / name / kind, 3, start=10 * start + 5 * index)
     found = data(tmp_path)

@@ -8,7 +8,7 @@ import torch
 
 from dfm.data.spec import DatasetSpec
 from dfm.runs.pictures.cells import LIGHT, TEXT, captioned, cells, slices
-from dfm.runs.pictures.drawing import Texts, captions_of, enough, picture, side_by_side
+from dfm.runs.pictures.drawing import captions_of, enough, picture, side_by_side
 from dfm.runs.pictures.plots import CAPTION, MARGIN, PANEL, lines
 from dfm.runs.pictures.plots import GAP as BESIDE
 from dfm.runs.pictures.windows import shades, windows
@@ -179,7 +179,7 @@ def test_names_of_classes_stand_under_the_examples() -> None:
     assert (sheet[:, :64] == 0).all()
     ink = [(row[64:] != LIGHT).sum() for row in sheet]
     assert 0 == ink[0] < ink[1] < ink[2]
-    assert picture(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), facts, texts=Texts(captions=["cat"] * 4)).shape[-1] == 3
+    assert picture(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), facts, captions=["cat"] * 4).shape[-1] == 3
 
 
 def test_a_picture_of_large_data_has_fewer_examples() -> None:

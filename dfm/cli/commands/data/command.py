@@ -36,7 +36,7 @@ def run(job: Job) -> None:
     report(facts)
     batches = Batches(data.split("train"), BATCH, SEED)
     how = (Augmentation(flip=data.flip), UniformDequantization(), data.spec)
-    seen = what_is_seen(batches, *how, n=wanted.n, columns=data.channel_names)
+    seen = what_is_seen(batches, *how, n=wanted.n)
     save_png(seen, job.directory / "data.png")
     write_json(job.directory / "data.json", facts)
     console.result(f"what the network sees: {job.directory / 'data.png'}")
@@ -51,7 +51,7 @@ def report(facts: dict[str, Any]) -> None:
     what = f"{facts['type']}, {levels} levels from {facts['lowest']}" if levels else facts["type"]
     table(
         f"{facts['dataset']}: examples of {shape} numbers ({what}); {size(facts['bytes_an_example'])} each, "
-        f"{size(facts['bytes'])} together, in memory or in a file",
+        f"{size(facts['bytes'])} together, {place(facts['mapped_from'])}",
         ("split", "examples", "repeated in it", "also in train"),
         [
             (name, *(number(facts["splits"][name].get(key)) for key in ("examples", "duplicates", "also_in_train")))
@@ -81,6 +81,13 @@ def report(facts: dict[str, Any]) -> None:
         console.warn(f"this network does not take them: {facts['refused']}")
     if facts["mirrored"]:
         console.result(mirrored_line(facts["mirrored"], facts["flip"]))
+
+
+def place(files: list[str]) -> str:
+    """Return where the examples are while a model is trained."""
+    if not files:
+        return "in memory"
+    return f"mapped from {files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}"
 
 
 def mirrored_line(found: dict[str, Any], on: bool) -> str:

@@ -37,6 +37,7 @@ def survey(data: Dataset, look_for_duplicates: bool) -> dict[str, Any]:
         "model_sees": {"mean": spec.mean, "std": spec.std, "shift": list(spec.shift), "scale": list(spec.scale)},
         "bytes_an_example": each,
         "bytes": each * sum(split["examples"] for split in splits.values()),
+        "mapped_from": list(data.mapped_files),
         "flip": data.flip,
         "notices": list(data.notices),
         "found": dict(data.facts),

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,8 +45,8 @@ def run(job: Job) -> None:
         for _ in pieces:
             pass  # this process draws its share, and the first process stores it
         return
-    decode = None if decoder.is_none else partial(decoder.pictures, device=job.device)
-    store_samples(pieces, labels, indices, spec, job.directory, png=wanted.png, rows=asked.rows, decode=decode)
+    shown: dict[str, Any] = {"png": wanted.png, "rows": asked.rows, "decode": decoder.on(job.device)}
+    store_samples(pieces, labels, indices, spec, job.directory, **shown)
     facts = {
         **drawing.facts,
         "task": job.config["task"],

@@ -33,7 +33,8 @@ def check_same_data(newest: Checkpoint, spec: DatasetSpec, data: Dataset, run: P
     Raises:
         UserError: the form, the number or the content of a split differs.
     """
-    other = [] if newest.spec.could_be(spec) else [f"the data are {spec} instead of {newest.spec}"]
+    unlike = spec.unlike(newest.spec)
+    other = [f"the data have {', '.join(unlike)}"] if unlike else []
     for name, trained in newest.data.items() if not other else ():
         found = data.fingerprint(name)
         if found.examples != trained.examples:
@@ -41,6 +42,8 @@ def check_same_data(newest: Checkpoint, spec: DatasetSpec, data: Dataset, run: P
         elif found != trained:
             other.append(f"the {name} split has other examples")
     if other:
+        if names := newest.spec.names_changed(spec):
+            other[0] += f", and classes have other names: {names}"
         fits = (spec.shape, spec.num_classes) == (newest.spec.shape, newest.spec.num_classes)
         start = [setting("init", run)] if fits and not needs_teacher(newest.config) else []
         words = [text for text in overrides() if key_of(text).startswith("dataset.")]

@@ -8,7 +8,7 @@ import numpy as np
 from dfm.basics.errors import UserError, unknown
 from dfm.data.arrays.formats.npy import NpyFile
 from dfm.data.arrays.formats.source import Source
-from dfm.data.arrays.natural_order import natural
+from dfm.data.rows.natural_order import natural
 
 EXAMPLES, PIECES, AUTO = "examples", "pieces", "auto"
 FILES = (AUTO, EXAMPLES, PIECES)

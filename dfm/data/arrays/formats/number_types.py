@@ -17,6 +17,11 @@ WAYS = {  # kinds of NumPy's types that are no numbers of ours: what they are, a
 }
 
 
+def is_number(dtype: np.dtype) -> bool:
+    """Whether a type is a number of ours."""
+    return dtype.kind in "uib" or (dtype.kind == "f" and dtype.itemsize <= 8)
+
+
 def check_type(dtype: np.dtype, what: str) -> None:
     """Refuse a type that is no number of ours; say what to save instead.
 
@@ -26,7 +31,7 @@ def check_type(dtype: np.dtype, what: str) -> None:
     Raises:
         UserError: the type is text, objects, records, complex numbers, dates, or a float of more than 64 bits.
     """
-    if dtype.kind in "uib" or (dtype.kind == "f" and dtype.itemsize <= 8):
+    if is_number(dtype):
         return
     found, way = WAYS.get(dtype.kind, (str(dtype), 'np.save of x.astype("float64")'))
     raise UserError(f"{what} holds {found} ({dtype}); allowed: {ALLOWED}; try {way}")
@@ -35,7 +40,7 @@ def check_type(dtype: np.dtype, what: str) -> None:
 def for_torch(array: np.ndarray) -> np.ndarray:
     """Return the same bytes in a type that torch knows: bool as uint8, and uint32 and uint64 as signed ones.
 
-    Numbers that need the last bit of uint32 or uint64 become negative. ``found_range`` refuses them before.
+    Numbers that need the last bit of uint32 or uint64 become negative. ``check_signed`` refuses them.
     """
     kinds = {"bool": np.uint8, "uint32": np.int32, "uint64": np.int64}
     return array.view(kinds[array.dtype.name]) if array.dtype.name in kinds else array

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from dfm.basics.errors import UserError
-from dfm.data.memory_map import memory_map
+from dfm.data.memory_map import memory_map, slices
 
 DECODER = 1  # increase it when a source is decoded otherwise: older cache files are then not read
 SMALL = 2**26  # bytes that are decoded into memory at each start; larger arrays are decoded once, into a file
-BLOCK = 2**26  # bytes that are copied together
 
 
 class Source(ABC):
@@ -97,6 +96,5 @@ class Source(ABC):
 
 def copy(array: np.ndarray, out: np.ndarray) -> None:
     """Copy an array to another of the same shape in blocks, so that a mapped one need not fit in memory."""
-    step = max(1, BLOCK // max(1, array[:1].nbytes))
-    for first in range(0, len(array), step):
-        out[first : first + step] = array[first : first + step]
+    for rows in slices(array):
+        out[rows] = array[rows]

@@ -2,16 +2,50 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from dfm.basics.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-NAMES = {
-    "train": 0, "training": 0, "0": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "1": 1, "test": 2, "2": 2,
-}  # fmt: skip
+SPLIT_NAMES = {  # of folders, shards, columns and the splits of other libraries, in whatever capitals
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+NUMBERS = {
+    **{name: SPLITS.index(split) for name, split in SPLIT_NAMES.items()},
+    **{str(number): number for number in range(len(SPLITS))},
+}
 Parts = dict[str, np.ndarray | None]
+
+
+def check_fractions(dataset: str, validation: float, test: float) -> None:
+    """Refuse fractions of the rows that leave none for training.
+
+    Raises:
+        UserError: one is below 0, or together they are 1 or more.
+    """
+    if min(validation, test) < 0 or validation + test >= 1:
+        raise UserError(
+            f"dataset {dataset}: validation={validation}, test={test}; allowed: fractions of at least 0, together "
+            "below 1"
+        )
+
+
+def share(name: str) -> float:
+    """Return a number in [0, 1) that depends on the name of an example only, spread evenly."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
+
+
+def drawn(shares: Any, validation: float, test: float) -> Any:
+    """Return the number in ``SPLITS`` for a share, or an array of them: test below ``test``, then validation, train."""
+    return (shares < test + validation) * (1 + (shares < test))
 
 
 def shares_of_rows(n: int, seed: int) -> np.ndarray:
@@ -33,12 +67,11 @@ def shares_of_rows(n: int, seed: int) -> np.ndarray:
 def shares_of_names(names: Sequence[object] | np.ndarray, seed: int) -> np.ndarray:
     """Return a number in [0, 1) for each name, float64 (n,), from (seed, name) alone. Equal names have equal ones."""
     unique, places = np.unique(np.asarray(names), return_inverse=True)
-    hashes = [hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogateescape")).digest() for name in unique.tolist()]
-    return np.array([int.from_bytes(h[:7], "big") / 2**56 for h in hashes])[places]
+    return np.array([share(f"{seed} {name}") for name in unique.tolist()])[places]
 
 
 def by_share(shares: np.ndarray, order: np.ndarray, validation: float, test: float) -> Parts:
-    """Return the rows of each split: test if the share is below ``test``, then validation, then train.
+    """Return the rows of each split, as ``drawn`` says.
 
     Rows of ``train`` are in the order of the file, so a pass over them reads it once. The others are in the order of
     ``order``, so the first of them come from anywhere in the file.
@@ -46,13 +79,12 @@ def by_share(shares: np.ndarray, order: np.ndarray, validation: float, test: flo
     Returns:
         int64 rows for each split; None: all rows, in the order of the file.
     """
-    held = shares < test + validation
-    if not held.any():
+    numbers = drawn(shares, validation, test)
+    if not numbers.any():
         return {"train": None, "validation": np.empty(0, np.int64), "test": np.empty(0, np.int64)}
-    parts: Parts = {"train": np.flatnonzero(~held)}
-    tested = shares < test
-    for name, chosen in (("validation", held & ~tested), ("test", tested)):
-        rows = np.flatnonzero(chosen)
+    parts: Parts = {"train": np.flatnonzero(numbers == 0)}
+    for number in (1, 2):
+        rows, name = np.flatnonzero(numbers == number), SPLITS[number]
         parts[name] = rows[np.argsort(order[rows], kind="stable")]
     return parts
 
@@ -65,11 +97,11 @@ def by_list(values: np.ndarray, what: str) -> Parts:
     """
     unique, places = np.unique(values.astype(str), return_inverse=True)
     words = [word.strip().lower() for word in unique.tolist()]
-    wrong = next((place for place, word in enumerate(words) if word not in NAMES), None)
+    wrong = next((place for place, word in enumerate(words) if word not in NUMBERS), None)
     if wrong is not None:
         raise UserError(
             f"{what}: {str(unique[wrong])!r} in row {np.flatnonzero(places == wrong)[0]}; allowed: train, validation "
             "(val, valid, dev, 1), test (2), for each row"
         )
-    numbers = np.array([NAMES[word] for word in words], np.int64)[places]
+    numbers = np.array([NUMBERS[word] for word in words], np.int64)[places]
     return {name: np.flatnonzero(numbers == index) for index, name in enumerate(SPLITS)}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dfm.basics.errors import UserError
-from dfm.data.arrays.natural_order import natural
+from dfm.data.rows.natural_order import natural
 
 Names = tuple[str, ...]
 NAMED = 5  # names that an error lists
