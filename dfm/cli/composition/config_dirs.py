@@ -65,6 +65,11 @@ def search_path(directories: Sequence[Path]) -> list[str]:
 
 
 def options(group: str, directories: Sequence[Path] | None = None) -> list[str]:
-    """Return the options of a config group. A file whose name begins with an underscore is a base of options."""
+    """Return the options of a config group; none for what is no name of one, such as a path with YAML files.
+
+    A file whose name begins with an underscore is a base of options.
+    """
+    if not all(part.isidentifier() for part in group.split("/")):
+        return []
     names = {p.stem for d in directories or config_dirs() for p in (d / group).glob("*.yaml")}
     return sorted(name for name in names if not name.startswith("_"))
