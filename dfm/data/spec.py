@@ -59,9 +59,10 @@ class DatasetSpec:
                 "least 1"
             )
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            why = "are all training examples the same?" if self.std == 0 else "are numbers too large for float64?"
             raise UserError(
                 f"dataset {self.name}: mean {self.mean:g}, std {self.std:g}; allowed: finite numbers, std above 0 "
-                "(are all training examples the same?)"
+                f"({why})"
             )
         constants = (*self.shift, *self.scale)
         fits = len(constants) in (0, 2 * self.shape[0]) and len(self.shift) == len(self.scale)
@@ -97,6 +98,16 @@ class DatasetSpec:
         pairs = ((self.mean, other.mean), (self.std, other.std))
         scaled = (self.shift, self.scale) != (other.shift, other.scale)
         return scaled or all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9 * self.std) for a, b in pairs)
+
+    def difference(self, other: "DatasetSpec") -> str:
+        """Return what differs in ``other``, as words of a message: the form, or else mean and deviation."""
+        facts = {"shape": "shape", "levels": "levels", "num_classes": "number of classes", "dtype": "type"}
+        facts |= {"lowest": "lowest level"}
+        pairs = [(word, getattr(other, name), getattr(self, name)) for name, word in facts.items()]
+        changed = [
+            f"the {word} of the data is {there} instead of {here}" for word, there, here in pairs if there != here
+        ]
+        return ", ".join(changed) or "the data have another mean and deviation"
 
     def names_changed(self, other: "DatasetSpec") -> str:
         """Return which classes have another name ``there``, in ``other``, than here, as text of a warning.

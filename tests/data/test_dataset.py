@@ -145,6 +145,15 @@ def test_a_wrong_data_set_is_refused(values, labels, words):
     assert words in one_line(error)
 
 
+def test_what_differs_between_two_data_sets_is_told_in_words():
+    here = DatasetSpec(name="a", shape=(3, 8, 8), levels=256, num_classes=4, mean=0.0, std=0.5)
+    classes = "the number of classes of the data is 2 instead of 4"
+    assert here.difference(dataclasses.replace(here, num_classes=2)) == classes
+    moved = dataclasses.replace(here, shape=(1, 8, 8), num_classes=2)
+    assert here.difference(moved) == f"the shape of the data is (1, 8, 8) instead of (3, 8, 8), {classes}"
+    assert here.difference(dataclasses.replace(here, mean=0.1)) == "the data have another mean and deviation"
+
+
 def test_a_constant_data_set_is_refused():
     with pytest.raises(UserError, match="std above 0"):
         DatasetSpec(name="flat", shape=(2,), levels=None, num_classes=0, mean=1.0, std=0.0)

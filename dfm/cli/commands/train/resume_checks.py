@@ -33,7 +33,7 @@ def check_same_data(newest: Checkpoint, spec: DatasetSpec, data: Dataset, run: P
     Raises:
         UserError: the form, the number or the content of a split differs.
     """
-    other = [] if newest.spec.could_be(spec) else [f"the data are {spec} instead of {newest.spec}"]
+    other = [] if newest.spec.could_be(spec) else [newest.spec.difference(spec)]
     for name, trained in newest.data.items() if not other else ():
         found = data.fingerprint(name)
         if found.examples != trained.examples:
