@@ -4,6 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -66,6 +67,11 @@ class Dataset(ABC):
         A network and settings of training that suit it are chosen from it, before the data set is made.
         """
         return None
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """Whether a path may hold data of this class, as far as its kind and names tell; nothing is opened."""
+        return False
 
     @classmethod
     def paths_in(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -200,9 +206,11 @@ class Dataset(ABC):
         if len(split) == 0:
             return
         what = f"dataset {self.name}, split {name}"
+        if 0 in split.shape:
+            raise UserError(f"{what}: examples of shape {split.shape}; allowed: at least one number in each")
         if split.is_real != (self.levels is None):
             raise UserError(f"{what}: {split.values.dtype} and levels={self.levels}; allowed: integers with levels")
-        self._statistics[name] = statistics(split.in_file_order(), what, self.levels)
+        self._statistics[name] = statistics(split.in_file_order(), what, self.levels, self.channel_names)
         if split.labels is not None and not 0 <= split.labels.min() <= split.labels.max() < self.num_classes:
             raise UserError(
                 f"{what}: labels {split.labels.min()} to {split.labels.max()}; allowed: 0 to {self.num_classes - 1}"

@@ -61,9 +61,10 @@ class DatasetSpec:
                 "least 1"
             )
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            why = "are all training examples the same?" if self.std == 0 else "are numbers too large for float64?"
             raise UserError(
                 f"dataset {self.name}: mean {self.mean:g}, std {self.std:g}; allowed: finite numbers, std above 0 "
-                "(are all training examples the same?)"
+                f"({why})"
             )
         constants = (*self.shift, *self.scale)
         fits = len(constants) in (0, 2 * self.shape[0]) and len(self.shift) == len(self.scale)

@@ -202,9 +202,10 @@ def _check_features(samples: Tensor, references: Tensor, neighbours: int) -> tup
         raise UserError(f"neighbours={neighbours}; allowed: a whole number of at least 1")
     least = max(3, neighbours + 1)
     if min(len(x), len(y)) < least:
+        way = "n=1000" if len(y) >= least else "split=train, or more references"
         raise UserError(
             f"{len(x)} samples and {len(y)} references; allowed: at least {least} of each, for the {neighbours} "
-            "nearest neighbours of precision and recall; try n=1000"
+            f"nearest neighbours of precision and recall; try {way}"
         )
     for name, rows in (("samples", x), ("references", y)):
         if not bool(rows.isfinite().all()):

@@ -110,7 +110,7 @@ def read_latents(source: str | None) -> tuple[Tensor, Tensor | None, tuple[str, 
     path = located(source)
     path = path / "latents.npz" if path.is_dir() else path
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with np.load(_file(path), allow_pickle=False) as content:
             latents = torch.from_numpy(content["latents"]).float()
             labels = torch.from_numpy(content["labels"]).long() if "labels" in content.files else None
             names = _class_names(content)
@@ -224,6 +224,17 @@ def read_labels(source: str, n: int) -> tuple[Tensor, tuple[str, ...]] | None:
     return (labels, names) if labels is not None and labels.shape == (n,) else None
 
 
+def _file(path: Path) -> Path:
+    """Return the path of a file; a pipe would be waited for without end.
+
+    Raises:
+        FileNotFoundError: it is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return path
+
+
 def _read_array(source: str, spec: DatasetSpec) -> np.ndarray:
     """Read the array of a file, a run directory or a folder of PNGs as it is stored."""
     path = located(source)
@@ -232,7 +243,7 @@ def _read_array(source: str, spec: DatasetSpec) -> np.ndarray:
         return read_images(path, spec.shape[0], 65536 if stored_type(spec) == torch.uint16 else 256)
     path = path / "samples.npz" if path.is_dir() else path
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with np.load(_file(path), allow_pickle=False) as content:
             return np.asarray(content["samples"])
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +196,23 @@ def test_mistakes_are_one_line(command: Command, tmp_path: Path) -> None:
     write_image(tmp_path / "one" / "1.png")
     words = ("dataset=folder", f"dataset.path={tmp_path / 'one'}", "dataset.validation=0", "dataset.test=0")
     assert command("data", *words).run, "one grey picture is enough for a training, so it is enough here"
+
+
+def test_a_path_alone_is_told_the_data_set_that_reads_it(command: Command, tmp_path: Path) -> None:
+    """And the words as told are taken."""
+    for number in range(4):
+        write_image(tmp_path / "pictures" / f"{number}.png")
+    with zipfile.ZipFile("pictures.zip", "w") as packed:
+        packed.write("pictures/1.png")
+    with tarfile.open("shard.tar", "w") as packed:
+        packed.add("pictures/1.png")
+    np.save("points.npy", np.random.default_rng(0).normal(size=(9, 2)))
+    own = {"pictures": "folder", "pictures.zip": "folder", "shard.tar": "webdataset", "points.npy": "array"}
+    for path, name in own.items():
+        problem = command("data", f"dataset.path={path}", code=1).problem
+        told = f"dataset={name} dataset.path={path}"
+        assert problem.endswith(f"; try {told}")
+        assert command("data", *told.split(), "dataset.validation=0", "dataset.test=0").run
 
 
 def test_a_recipe_for_data_whose_shape_is_found_late(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

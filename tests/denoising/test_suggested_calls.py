@@ -109,6 +109,10 @@ ROWS: dict[str, tuple[Call, str, Call]] = {
         lambda: quality(torch.zeros(2, 3), torch.randn(1000, 3)), "try n=1000",
         lambda: quality(torch.randn(1000, 3), torch.randn(1000, 3)),
     ),
+    "few references": (  # drawing more samples would not help
+        lambda: quality(torch.randn(1000, 3), torch.zeros(2, 3)), "try split=train, or more references$",
+        lambda: quality(torch.randn(1000, 3), torch.randn(1000, 3)),
+    ),
     "steps": (lambda: adaptive(1), "try max_steps=100,", lambda: adaptive(100)),
 }  # fmt: skip
 

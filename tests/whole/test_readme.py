@@ -61,9 +61,9 @@ def test_command(line: str, command: Command, tmp_path: Path, monkeypatch: pytes
         monkeypatch.syspath_prepend(tmp_path)
     if re.search("dataset=(folder|array|hf|webdataset)|DECODER", line):
         write_own_data(tmp_path)
-        arguments = [
-            text.replace("dataset.hub=ylecun/mnist", "dataset.path=FOLDER") for text in arguments
-        ]  # no network
+        there = {"hub=ylecun/mnist": "path=FOLDER", "path=FILE": "path=signals.npy", "path=SHARDS": "path=shards"}
+        for named, made in there.items():  # nothing is fetched
+            arguments = [text.replace(named, made) for text in arguments]
     smaller = list(SMALLER[name])
     if "likelihood=all" in line:
         smaller = ["n=4", "audit=2", *ALL]

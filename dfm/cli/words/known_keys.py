@@ -17,6 +17,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from dfm.basics.errors import UserError, unknown
+from dfm.basics.locations import located
 from dfm.cli.composition.config_dirs import config_dirs, options, search_path
 from dfm.cli.composition.stored_run import primary_config
 
@@ -102,7 +103,8 @@ class KnownKeys:
         names = ", ".join(f"{group}={option}" for option in having)
         choice = self.config["hydra"]["runtime"]["choices"][group]
         here = f"the {group} of the run" if choice is None else f"{group}={choice}"
-        return f"key '{name}': {here} has none; allowed: {names}; try {group}={having[0]} {name}={value}"
+        best = next((option for option in having if _suits(group, option, rest, value)), having[0])
+        return f"key '{name}': {here} has none; allowed: {names}; try {group}={best} {name}={value}"
 
     def _below_a_value(self, name: str, value: str) -> str | None:
         """Return that a key above this one is a value and has no keys below it; None if none is."""
@@ -151,9 +153,24 @@ def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield from _leaves(value, f"{path}.") if isinstance(value, dict) and value else [(path, value)]
 
 
+def _suits(group: str, option: str, key: str, value: str) -> bool:
+    """Whether an option is a data set that may read the path at this key."""
+    file = _file_of_option(group, option)
+    content = yaml.safe_load(file.read_text("utf-8")) if file else None
+    module, _, target = str(content.get("_target_", "") if isinstance(content, dict) else "").rpartition(".")
+    if not module.startswith("dfm."):
+        return False
+    part = getattr(importlib.import_module(module), target)
+    return key in getattr(part, "sources", ()) and bool(part.reads(located(value)))
+
+
+def _file_of_option(group: str, option: str) -> Path | None:
+    return next((f for folder in config_dirs() if (f := folder / group / f"{option}.yaml").is_file()), None)
+
+
 def _keys_of_option(group: str, option: str) -> set[str]:
     """Return the dotted keys of an option's file, and of the files in the same folder on which it stands."""
-    file = next((f for folder in config_dirs() if (f := folder / group / f"{option}.yaml").is_file()), None)
+    file = _file_of_option(group, option)
     return set(_keys_of_file(file)) if file else set()
 
 

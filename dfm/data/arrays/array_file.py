@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from dfm.basics.locations import PathText, located
 from dfm.basics.seeding import check_seed
 from dfm.data.arrays import layout as axes
 from dfm.data.arrays.formats.number_types import for_torch
-from dfm.data.arrays.formats.open_source import ALLOWED, names_file, open_source, read_list
+from dfm.data.arrays.formats.open_source import ALLOWED, holds_arrays, names_file, open_source, read_list
 from dfm.data.arrays.formats.source import Source
 from dfm.data.dataset import Dataset
 from dfm.data.memory_map import as_tensor
@@ -119,6 +120,10 @@ class ArrayFile(Dataset):
             return None  # it is refused when the data set is made
 
     @classmethod
+    def reads(cls, path: Path) -> bool:
+        return holds_arrays(path)
+
+    @classmethod
     def paths_in(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the sources that are paths: labels, groups and splits may name a column or a key instead."""
         values = {name: arguments.get(name) for name in cls.sources}
@@ -167,7 +172,7 @@ class ArrayFile(Dataset):
     @property
     def notices(self) -> tuple[str, ...]:
         source = self._sources["train"]
-        guess = axes.told(source.example, self._layout) if self.layout == axes.AUTO else None
+        guess = axes.told(source.example, self._layout) if self.layout == axes.AUTO and not source.columns else None
         whole = self._whole_columns()
         return (*source.notices, *([guess] if guess else ()), *([whole] if whole else ()))
 

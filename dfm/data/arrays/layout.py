@@ -64,6 +64,11 @@ def channels_first(array: np.ndarray, layout: str) -> np.ndarray:
 def told(example: Sequence[int], layout: str) -> str | None:
     """Return the line that says how ``auto`` read a shape that might mean something else; None if it could not."""
     shape = model_shape(example, layout)
+    if len(example) == 1 and shape[0] > MANY:
+        return (
+            f"an example of shape {tuple(example)} is read as a row of {shape[0]} numbers, without an order in time or "
+            f"space; or dataset.layout={NONE}, as a signal"
+        )
     if len(example) < 2 or (layout == FIRST and shape[0] <= MANY):
         return None
     channels = "one channel" if shape[0] == 1 else f"{shape[0]} channels"

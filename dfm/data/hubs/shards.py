@@ -81,13 +81,18 @@ def shards_of(paths: str | Sequence[str], name: str, split: str | None = None) -
     return [Shard(path, one if "train" in told else "train") for path, one in zip(found, told, strict=True)]
 
 
+def holds_shards(text: str) -> bool:
+    """Whether a path means tar files, by their endings."""
+    return any(file.name.endswith(ENDINGS) for one in braces(text) for file in _files(one))
+
+
 def _files(text: str) -> list[Path]:
     path = Path(text)
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.name.endswith(ENDINGS) and not file.name.startswith("."))
-    if path.exists():
-        return [path]
-    return [Path(file) for file in sorted(glob.glob(text))]
+        inside = (file for file in path.rglob("*") if file.name.endswith(ENDINGS) and not file.name.startswith("."))
+        return sorted(file for file in inside if file.is_file())  # a pipe would be waited for
+    files = [path] if path.exists() else map(Path, sorted(glob.glob(text)))
+    return [file for file in files if file.is_file()]
 
 
 def _split_in(name: str) -> str | None:
@@ -208,8 +213,9 @@ class ShardSource(Source):
                     if entry.isfile() and match:
                         yield Member(match[1], match[2].lower(), partial(_read, archive, entry))
         except _BROKEN as problem:
+            why = str(problem).partition(":\n")[0]  # below it, a line for each compression that was tried
             raise UserError(
-                f"dataset {self.name}: {shard.path} cannot be read as a tar file ({problem}); allowed: whole shards"
+                f"dataset {self.name}: {shard.path} cannot be read as a tar file ({why}); allowed: whole shards"
             ) from None
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from dfm.basics.errors import UserError
 from dfm.basics.locations import PathText
 from dfm.data.hubs.hub_dataset import HubDataset
-from dfm.data.hubs.shards import Shard, ShardSource, shards_of
+from dfm.data.hubs.shards import Shard, ShardSource, holds_shards, shards_of
 from dfm.data.hubs.source import Source
 
 
@@ -30,6 +31,10 @@ class WebDataset(HubDataset):
 
     name = "webdataset"
     sources = ("path", "validation_path", "test_path")
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        return holds_shards(str(path))
 
     def __post_init__(self) -> None:
         super().__post_init__()

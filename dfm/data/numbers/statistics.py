@@ -3,6 +3,7 @@
 Blocks of examples are joined by the rule of Chan, Golub and LeVeque 1983, so an array of any size needs little memory.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,22 +35,27 @@ class Statistics:
     levels: Tensor | None
 
 
-def statistics(split: Split, name: str, levels: int | None) -> Statistics:
+def statistics(split: Split, name: str, levels: int | None, columns: Sequence[str] = ()) -> Statistics:
     """Return the statistics of a split with at least one example.
 
     Args:
         name: of data set and split, for messages.
         levels: K, the number of integer levels; None for real numbers.
+        columns: the names of the columns of a table, for messages.
 
     Raises:
-        UserError: an integer is no level of 0 to K-1, or a number is NaN or infinite; its rows are named.
+        UserError: an integer is no level of 0 to K-1, or a number is NaN or infinite; its rows are named, and the
+            columns of a table.
     """
     total: Statistics | None = None
     broken: list[int] = []
+    broken_columns: set[str] = set()
     real = split.is_real
     for first, block in split.blocks():
         if real:
-            broken += (first + (~block.flatten(1).isfinite().all(1)).nonzero().flatten()).tolist()
+            odd = ~block.flatten(1).isfinite()
+            broken += (first + odd.any(1).nonzero().flatten()).tolist()
+            broken_columns |= {name for name, any_odd in zip(columns, odd.any(0).tolist(), strict=False) if any_odd}
         if levels is not None:
             _check_levels(block, levels, split.lowest, name)
         part = _of_block(block, levels)
@@ -57,8 +63,10 @@ def statistics(split: Split, name: str, levels: int | None) -> Statistics:
     if broken:
         more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
         rows = ", ".join(map(str, _in_file(split, broken[:NAMED])))
+        where = f" (column {', '.join(c for c in columns if c in broken_columns)})" if broken_columns else ""
         raise UserError(
-            f"{name}: NaN or infinity in row {rows}{more}; allowed: finite numbers; remove these rows (the first is 0)"
+            f"{name}: NaN or infinity in row {rows}{more}{where}; allowed: finite numbers; remove these rows "
+            "(the first is 0)"
         )
     assert total is not None
     return total

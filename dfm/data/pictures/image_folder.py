@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from dfm.data.pictures.folder_source import FolderSource
 from dfm.data.pictures.layout import Layout
 from dfm.data.pictures.pixels import EIGHT, SIXTEEN
 from dfm.data.pictures.size import height_width, picture_shape
-from dfm.data.pictures.source import PictureSource
+from dfm.data.pictures.source import PictureSource, endings
 from dfm.data.pictures.stock import Stock
 from dfm.data.pictures.zip_source import ZipSource
 from dfm.data.rows.partition import SPLIT_NAMES, check_fractions
@@ -115,6 +116,12 @@ class ImageFolder(Dataset):
     def notices(self) -> tuple[str, ...]:
         """What was passed over, composited, cut or left out, a line each. It decodes the pictures."""
         return self._stock.notices
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        if path.is_dir():
+            return any(file.suffix.lower() in endings() for file in path.rglob("*"))
+        return path.is_file() and path.suffix.lower() == ".zip"
 
     @classmethod
     def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:

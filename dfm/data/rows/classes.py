@@ -62,14 +62,15 @@ def _texts(values: np.ndarray, what: str) -> np.ndarray:
         broken = np.flatnonzero(values != np.floor(values))
         if len(broken):
             raise UserError(
-                f"{what}: {values[broken[0]]:g} in row {broken[0]}; allowed: classes, as whole numbers or text"
+                f"classes of {what}: {values[broken[0]]:g} in row {broken[0]}; allowed: classes, as whole numbers or "
+                "text"
             )
         return values.astype(np.int64)
     if values.dtype.kind != "U":
         return values.astype(np.int64)
     empty = np.flatnonzero(values == "")
     if len(empty):
-        raise UserError(f"{what}: nothing in row {empty[0]}; allowed: a class for each example")
+        raise UserError(f"classes of {what}: nothing in row {empty[0]}; allowed: a class for each example")
     try:
         return values.astype(np.int64)
     except (ValueError, OverflowError):

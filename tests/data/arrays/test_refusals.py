@@ -28,6 +28,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.save("scalar.npy", np.float32(3))
     np.save("six.npy", np.zeros((2, 1, 2, 2, 2, 2), np.float32))
     np.save("empty.npy", np.zeros((0, 2), np.float32))
+    np.save("nothing.npy", np.zeros((40, 0)))
+    np.save("huge.npy", RANDOM.normal(size=(40, 2)) * 1e300)
     np.save("points.npy", RANDOM.random((40, 2)))
     np.save("whole.npy", RANDOM.integers(0, 10**6, (40, 2)))
     np.save("bytes.npy", RANDOM.integers(0, 200, (40, 2), dtype=np.uint8))
@@ -70,6 +72,8 @@ def refused(**keys: Any) -> str:
         ({"path": "scalar.npy"}, "holds a single number"),
         ({"path": "six.npy"}, "has the shape (N, 1, 2, 2, 2, 2); allowed: (N, d), (N, C, L)"),
         ({"path": "empty.npy"}, "empty.npy has no examples"),
+        ({"path": "nothing.npy"}, "split train: examples of shape (0,); allowed: at least one number in each"),
+        ({"path": "huge.npy"}, "std above 0 (are numbers too large for float64?)"),
         ({"path": "two.npz", "key": "z"}, "two.npz: no array 'z'; allowed: x, y"),
         ({"path": "points.npy", "key": "z"}, "dataset.key=z: points.npy has no keys"),
         ({"path": "points.npy", "columns": ["a"]}, "points.npy has no columns"),
@@ -85,7 +89,7 @@ def refused(**keys: Any) -> str:
             value for each example of points.npy"""),
         ({"path": "points.npy", "labels": "nowhere.npy"}, "dataset.labels=nowhere.npy is not there"),
         ({"path": "points.npy", "labels": "kind"}, "points.npy has no columns or keys; give a file"),
-        ({"path": "points.npy", "labels": "fractions.npy"}, "0.5 in row 1; allowed: classes, as whole numbers or text"),
+        ({"path": "points.npy", "labels": "fractions.npy"}, "classes of train: 0.5 in row 1; allowed:"),
         ({"path": "points.npy", "labels": "lines.txt"}, "nothing in row 39; allowed: a class for each example"),
         ({"path": "points.npy", "labels": "objects.npy"}, "dataset.labels=objects.npy: "),
         ({"path": "points.npy", "labels": "t.csv"}, "t.csv is a table; allowed: .npy, or .txt with one value in each"),

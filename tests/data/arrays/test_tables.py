@@ -60,8 +60,8 @@ def test_a_column_that_is_no_number_is_named(row: int, tmp_path: Path) -> None:
 
 
 def test_cells_without_a_number_are_named_by_row(tmp_path: Path) -> None:
-    path = written(tmp_path / "x.csv", "a,b\n1,2\n3,\nNA,4\n5,7\n")
-    with pytest.raises(UserError, match=r"NaN or infinity in row 1, 2; allowed: finite numbers; remove these rows"):
+    path = written(tmp_path / "x.csv", "a,b\n1,2\n3,\n4,NA\n5,7\n")
+    with pytest.raises(UserError, match=r"NaN or infinity in row 1, 2 \(column b\); allowed: finite numbers; remove"):
         _ = ArrayFile(path=str(path), validation=0, test=0).spec
 
 
@@ -107,7 +107,8 @@ def test_a_parquet_file_is_what_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.array(tmp_path), expected)
     assert source.list_of("city").tolist() == columns["city"].tolist()
     with pytest.raises(
-        UserError, match=r"column 'city' is no number .* try dataset.columns=\[whole,single,yes,price\]"
+        UserError,
+        match=r"column 'city' is no number \(its type is string\); .* try dataset.columns=\[whole,single,yes,price\]",
     ):
         open_source(tmp_path / "x.parquet")
     data = ArrayFile(path=str(tmp_path / "x.parquet"), labels="city")

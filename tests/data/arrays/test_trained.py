@@ -136,3 +136,25 @@ def test_labels_in_a_file_of_their_own_move_with_their_path(command: Command, tm
     scored = command("nll", f"ckpt={run}", *SCORE, "dataset.labels=z.npy")
     assert "warning: split" not in scored.err
     assert "y.npy is not there" in command("nll", f"ckpt={run}", *SCORE, code=1).problem
+
+
+def test_a_training_without_held_out_examples_says_that_it_has_no_likelihood(command: Command) -> None:
+    np.save("three.npy", RANDOM.normal(size=(3, 2)))
+    outcome = command("train", "dataset=array", "model=mlp", *FAST, "logger=none", "dataset.path=three.npy", "nll.n=4")
+    assert "no likelihood: the validation split has no examples (nll.split=train has some)" in outcome.err
+    assert not (outcome.run / "nll.json").exists()
+
+
+def test_rows_of_many_numbers_are_told_that_they_might_be_signals(command: Command) -> None:
+    """The columns of a table have names, so nobody takes them for a signal."""
+    rows = RANDOM.normal(size=(40, 100))
+    np.save("ecg.npy", rows)
+    np.savetxt("table.csv", rows, delimiter=",", header=",".join(f"c{i}" for i in range(100)), comments="")
+    line = (
+        "an example of shape (100,) is read as a row of 100 numbers, without an order in time or space; or "
+        "dataset.layout=no_channels, as a signal"
+    )
+    assert line in command("data", "dataset=array", "dataset.path=ecg.npy").err
+    facts = command("data", "dataset=array", "dataset.path=ecg.npy", "dataset.layout=no_channels").run / "data.json"
+    assert (json.loads(facts.read_text())["shape"], json.loads(facts.read_text())["notices"]) == ([1, 100], [])
+    assert "is read as" not in command("data", "dataset=array", "dataset.path=table.csv").err

@@ -35,6 +35,8 @@ def write_final_report(run: TrainingRun) -> None:
     split = parts.dataset.split(wanted.split)
     n = min(wanted.n, len(split))
     if n == 0:
+        if wanted.n:
+            console.say(f"no likelihood: the {wanted.split} split has no examples (nll.split=train has some)")
         return
     if parts.objective.trains == "classifier":
         averaged = run.trainer.averaged(everywhere=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dfm.basics.errors import UserError
 from dfm.data.arrays.formats.npy import broken
-from dfm.data.arrays.formats.table import MISSING, Table
+from dfm.data.arrays.formats.table import MISSING, Table, in_row
 
 DELIMITERS = ",;\t|"
 ROWS = 50_000  # that are converted together
@@ -88,7 +88,7 @@ class CsvFile(Table):
         for i, row in enumerate(cells):
             for j, text in enumerate(row):
                 if not _is_cell(text):
-                    raise self.no_number(self.columns[j], first + i, text, {self.columns[j]})
+                    raise self.no_number(self.columns[j], in_row(first + i, text), {self.columns[j]})
                 out[i, j] = np.nan if text.strip() in MISSING else float(text)
         return out
 
@@ -109,7 +109,7 @@ class CsvFile(Table):
         }
         if found:
             name = next(column for column in self.columns if column in found)
-            raise self.no_number(name, *found[name], found)
+            raise self.no_number(name, in_row(*found[name]), found)
 
 
 def _is_number(text: str) -> bool:

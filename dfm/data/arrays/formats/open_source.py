@@ -53,6 +53,8 @@ def open_source(
     ending = path.suffix.lower()
     if not path.exists():
         raise UserError(f"dataset array: {path} is not there; give dataset.path=FILE, {ALLOWED}")
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(f"dataset array: {path} is a pipe or a device; allowed: {ALLOWED}")
     if key is not None and ending != ".npz":
         raise UserError(f"dataset.key={key}: {path} has no keys; allowed: a key of an .npz file")
     if columns is not None and ending not in TABLES:
@@ -67,6 +69,13 @@ def open_source(
         return TABLES[ending](path, columns, apart)
     way = ELSEWHERE.get(ending, 'np.save("x.npy", x)').replace("FILE", path.name)
     raise UserError(f"dataset array: {path} has the ending '{ending}'; allowed: {ALLOWED}; try {way}")
+
+
+def holds_arrays(path: Path) -> bool:
+    """Whether a path is a file with an ending of ours, or a folder with an array in it."""
+    if path.is_dir():
+        return next(path.rglob("*.npy"), None) is not None
+    return path.is_file() and path.suffix.lower() in (".npy", ".npz", *TABLES)
 
 
 def names_file(text: str) -> bool:

@@ -45,7 +45,7 @@ class ParquetFile(Table):
         types = pyarrow.types
         texts = [c for c in self.columns if not any(getattr(types, n)(schema.field(c).type) for n in NUMBERS)]
         if texts:
-            raise self.no_number(texts[0], 0, schema.field(texts[0]).type, texts)
+            raise self.no_number(texts[0], f"its type is {schema.field(texts[0]).type}", texts)
 
     def count(self) -> int:
         return int(self._file.metadata.num_rows)

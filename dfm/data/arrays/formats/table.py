@@ -44,20 +44,18 @@ class Table(Source):
             raise UserError(f"{self.path} has no column of numbers; allowed: at least one")
         self.columns, self.example = tuple(chosen), (len(chosen),)
 
-    def no_number(self, name: str, row: int, text: object, texts: Collection[str]) -> UserError:
+    def no_number(self, name: str, found: str, texts: Collection[str]) -> UserError:
         """Return the error for a column that is no number.
 
         Args:
-            row: where this was found.
-            text: what stands there.
+            found: what shows it.
             texts: the columns that are no numbers, as far as is known.
         """
         rest = [quoted(column) for column in self.columns if column not in texts]
         ways = [f"dataset.columns=[{','.join(rest)}]"] if 0 < len(rest) <= SHOWN else ["dataset.columns=[NAME,NAME]"]
         ways += [f"dataset.labels={quoted(name)} for classes"]
         return UserError(
-            f"{self.path}: column '{name}' is no number (row {row}: {str(text)[:40]!r}); allowed: columns of numbers; "
-            f"try {' or '.join(ways)}"
+            f"{self.path}: column '{name}' is no number ({found}); allowed: columns of numbers; try {' or '.join(ways)}"
         )
 
     def decode(self, out: np.ndarray) -> None:
@@ -69,6 +67,11 @@ class Table(Source):
     @abstractmethod
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield the rows of the columns that are data, float64 (n, d), NaN where a cell is empty."""
+
+
+def in_row(row: int, text: object) -> str:
+    """Return what stands in a row of a column, as words of an error."""
+    return f"row {row}: {str(text)[:40]!r}"
 
 
 def quoted(name: str) -> str:
