@@ -176,7 +176,7 @@ COMMANDS = {
         example="dfm data dataset=folder dataset.path=DIR",
         module="data.command",
         settings=DataSettings,
-        results=("data.json", "data.png"),
+        results=("data.json",),
     ),
     "train": Command(
         summary="train a model",
@@ -185,7 +185,6 @@ COMMANDS = {
         settings=TrainSettings,
         results=(
             *(
-                "data.png",
                 "checkpoints/*.pt*",
                 "weights.safetensors",
                 "metrics.jsonl",

@@ -14,10 +14,10 @@ from dfm.basics.files import write_atomically
 from dfm.runs.directory import LOCK, checkpoints, is_run, lock_run
 
 # What a command may write before it has computed anything, as patterns below its directory. The picture of step 0 is
-# that of a network which has not been trained yet.
+# that of a network which has not been trained yet, and data.png that of the data.
 PREAMBLE = (
     *("overrides.txt", "config.yaml", "environment.json", "*.log"),
-    *("tensorboard/*", "samples/step_00000000.png"),
+    *("tensorboard/*", "samples/step_00000000.png", "data.png"),
 )
 TRIES = 20  # to make a directory, while other commands that end may remove its empty parents
 Stamps = dict[Path, tuple[int, int]]
