@@ -130,7 +130,7 @@ def test_a_suggestion_for_the_first_step_works(words: list[str]) -> None:
         (["encode", "likelihood=all"], "flow, schedule"),
         (["encode", "likelihood=5"], "flow, schedule"),
         (["nll", "sampler=heun,euler"], "dequantization, likelihood, schedule"),
-        (["decode", "sampler"], "flow, schedule"),
+        (["decode", "sampler"], "decoder, flow, schedule"),
     ],
 )
 def test_a_group_of_other_commands_is_told_as_that(words: list[str], allowed: str, command: Command) -> None:
