@@ -71,7 +71,7 @@ def is_users(provider: str, path: str) -> bool:
 
 
 def file_name(path: str, config_path: str) -> str:
-    """Return the name of a file for messages, from the place of its directory, e.g. file:///home/me/configs."""
+    """Return the name of a file for messages, from the place of its directory, e.g. file://DIR."""
     return f"{path.removeprefix('file://').rstrip('/')}/{config_path.removesuffix('.yaml')}.yaml"
 
 
