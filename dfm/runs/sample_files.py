@@ -19,6 +19,7 @@ from dfm.data.dataset import DatasetSpec
 from dfm.data.numbers.stored_form import channels_last, from_array, stored_type, to_array
 from dfm.runs.old_names import current_config
 from dfm.runs.parts import ABSENT, DFM
+from dfm.runs.pictures.cells import cells
 from dfm.runs.pictures.drawing import picture
 from dfm.runs.pictures.images import grid, nhwc, read_images, save_png
 from dfm.runs.pictures.named_rows import named_rows
@@ -148,7 +149,7 @@ def store_samples(
         pieces: samples as they are stored, in order, each piece (m, *D).
         labels: the classes int64 (n,) of the samples, or None.
         indices: the numbers of the samples.
-        png: whether to write ``png/000000.png`` ... as well.
+        png: whether to write ``png/000000.png`` ... as well; points and signals have none.
         columns: the number of columns of the grid.
         rows: the classes that have a row of the grid each, if sample k has class rows[k % len(rows)]. Their names stand
             beside the rows. ``samples.npz`` keeps the order of the numbers.
@@ -161,9 +162,8 @@ def store_samples(
         for piece in pieces:
             start = file.written
             file.write(to_array(piece, spec))
-            if png and (decode or spec.is_picture):
-                pictures = decode(piece) if decode else piece
-                _save_pngs(nhwc(pictures), indices[start : start + len(piece)], directory / "png")
+            if png and len(spec.shape) > 2:
+                _save_pngs(_pictures(piece, spec, decode), indices[start : start + len(piece)], directory / "png")
             beginning.append(piece[: max(0, limit - start)].clone())  # a view would keep the whole piece in memory
         if spec.channel_names:
             file.add("columns", np.array(spec.channel_names))
@@ -181,6 +181,13 @@ def store_samples(
     if shown and spec.class_names and (decode or spec.is_picture):
         sheet = named_rows(sheet, [spec.class_names[c] for c in shown])
     save_png(sheet, directory / "grid.png")
+
+
+def _pictures(piece: Tensor, spec: DatasetSpec, decode: Callable[[Tensor], Tensor] | None) -> np.ndarray:
+    """Return stored samples as pictures uint8 (m, H, W, C): as they are, decoded, or drawn as in a grid."""
+    if decode or spec.is_picture:
+        return nhwc(decode(piece) if decode else piece)
+    return cells(piece, spec)
 
 
 def _save_pngs(images: np.ndarray, numbers: Sequence[int], folder: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from support.cli import FAST, TINY, Command, Outcome
 
 import dfm
@@ -57,8 +58,14 @@ def test_whole_numbers_of_sixteen_bits_come_back(command: Command) -> None:
     np.save("scans.npy", array)
     words = ("train", "dataset=array", *TINY, "dataset.path=scans.npy", "dataset.lowest=500", "nll.n=0", "logger=none")
     run = command(*words).run
-    drawn = samples(command("sample", f"ckpt={run}", "n=4", "sampler.steps=2"))
+    outcome = command("sample", f"ckpt={run}", "n=4", "sampler.steps=2", "png=true")
+    drawn = samples(outcome)
     assert (drawn.dtype, drawn.shape) == (np.uint16, (4, 8, 8, 1))
+    shown = np.stack([np.asarray(Image.open(outcome.run / "png" / f"00000{k}.png")) for k in range(4)])
+    assert shown.shape == (4, 8, 8)
+    in_order = shown.flat[np.argsort(drawn.flat)].astype(int)
+    assert in_order[0] < in_order[-1], "one window for all, black to white"
+    assert np.diff(in_order).min() >= 0
     assert 500 <= drawn.min() < drawn.max() <= 4000
     bits = json.loads((command("nll", f"ckpt={run}", *SCORE).run / "nll.json").read_text())
     assert bits["levels"] == 3501

@@ -31,6 +31,8 @@ def run(job: Job) -> None:
     drawing = load_drawing(job)
     asked, spec = classes_for(job, drawing.denoiser), drawing.denoiser.spec
     indices = sample_numbers(wanted.index, asked.whole_rows(wanted.n))
+    if wanted.png and len(spec.shape) < 3:
+        console.warn(f"png=true: {spec.name} has no pictures; all samples are in grid.png and samples.npz")
     labels = asked.of(indices)
     decoder = job.parts.decoder
     decoder.check(spec)
