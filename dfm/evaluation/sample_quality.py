@@ -193,20 +193,29 @@ def _centred_kernel(r: Tensor, p: Tensor, q: Tensor, c: Tensor) -> Tensor:
     return linear + square + 3 * pq * sum_ + 3 * sum_.square() * r + 3 * sum_ * r.square() + r.pow(3)
 
 
+def check_enough(samples: int, references: int, neighbours: int = NEIGHBOURS) -> None:
+    """Refuse numbers of samples and references that are too small for ``quality``, before any work.
+
+    Raises:
+        UserError: one of them is.
+    """
+    if neighbours < 1:
+        raise UserError(f"neighbours={neighbours}; allowed: a whole number of at least 1")
+    least = max(3, neighbours + 1)
+    if min(samples, references) < least:
+        way = "n=1000" if references >= least else "split=train, or more references"
+        raise UserError(
+            f"{samples} samples and {references} references; allowed: at least {least} of each, for the {neighbours} "
+            f"nearest neighbours of precision and recall; try {way}"
+        )
+
+
 def _check_features(samples: Tensor, references: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
     """Return both matrices as float64 on the CPU; refuse wrong shapes, too few rows and infinite numbers."""
     x, y = samples.detach().cpu().double(), references.detach().cpu().double()
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise UserError(f"features of shapes {tuple(x.shape)} and {tuple(y.shape)}; allowed: (n, k) and (m, k)")
-    if neighbours < 1:
-        raise UserError(f"neighbours={neighbours}; allowed: a whole number of at least 1")
-    least = max(3, neighbours + 1)
-    if min(len(x), len(y)) < least:
-        way = "n=1000" if len(y) >= least else "split=train, or more references"
-        raise UserError(
-            f"{len(x)} samples and {len(y)} references; allowed: at least {least} of each, for the {neighbours} "
-            f"nearest neighbours of precision and recall; try {way}"
-        )
+    check_enough(len(x), len(y), neighbours)
     for name, rows in (("samples", x), ("references", y)):
         if not bool(rows.isfinite().all()):
             raise UserError(f"the features of the {name} are not all finite; allowed: finite numbers")

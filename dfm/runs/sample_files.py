@@ -210,8 +210,9 @@ def read_samples(source: str, spec: DatasetSpec) -> Tensor:
     Raises:
         UserError: there are no samples, or they have another form.
     """
+    array = _read_array(source, spec)
     try:
-        return from_array(_read_array(source, spec), spec)
+        return from_array(array, spec)
     except UserError as error:
         raise UserError(f"samples={source}: {error}") from None
 

@@ -116,6 +116,13 @@ def test_a_multirun_compares_the_frechet_distances(
     assert "bits/dim" not in table, "a column that no job fills is left out"
 
 
+def test_too_few_samples_are_told_before_the_classifier_is_trained(
+    tiny_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClassifierFeatures, "prepare", lambda self: pytest.fail("trained first"))
+    assert "at least 4 of each" in command("eval", f"ckpt={tiny_run}", "n=3", code=1).problem
+
+
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "nothing": ([], "try ckpt=latest"),
     "no ckpt": (["ckpt=nowhere"], "no such file"),

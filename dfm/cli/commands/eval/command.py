@@ -9,7 +9,7 @@ from dfm.cli.commands.eval import inputs
 from dfm.cli.from_checkpoint import classes_for
 from dfm.cli.job import Job
 from dfm.cli.settings import EvalSettings
-from dfm.evaluation.sample_quality import Quality, quality
+from dfm.evaluation.sample_quality import Quality, check_enough, quality
 from dfm.sampling.draw import check_count
 from dfm.sampling.labels import asked_classes
 
@@ -25,9 +25,9 @@ def run(job: Job) -> None:
     asked = asked_classes(data.spec, wanted.label, what=f"dataset {data.spec.name} is")
     references, train = (inputs.examples(data, name, asked) for name in (wanted.split, "train"))
     features = inputs.find_features(job, data)
-    stored = (
-        None if drawing else inputs.read(job, data.spec, asked)
-    )  # a mistake is told before the features are trained
+    stored = None if drawing else inputs.read(job, data.spec, asked)
+    # these mistakes are told before the features are trained
+    check_enough(wanted_samples(wanted.n, stored), len(references))
     inputs.prepare(features)
 
     samples = inputs.draw(job, drawing, of_samples) if drawing and of_samples else stored
@@ -49,6 +49,11 @@ def run(job: Job) -> None:
     }
     print_report(result, floor, facts)  # before the files: a full disk must not cost what was computed
     inputs.store(samples, data.spec, job.directory, facts, pictures=drawing is not None)
+
+
+def wanted_samples(n: int | None, stored: inputs.Samples | None) -> int:
+    """Return how many samples there will be: those that are stored, or those that will be drawn."""
+    return len(stored.values) if stored else inputs.DEFAULT_N if n is None else n
 
 
 def print_report(result: Quality, floor: Quality, facts: dict[str, Any]) -> None:
