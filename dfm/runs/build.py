@@ -73,6 +73,19 @@ def build(node: Node, where: str, trusted: Sequence[str] = ("dfm",), **offered: 
     return target(**arguments)
 
 
+def with_defaults(node: Node, where: str, trusted: Sequence[str] = ("dfm",)) -> dict[str, Any]:
+    """Return a node with the default of every parameter that it lacks, in the form of YAML: a tuple is a list.
+
+    So nodes of two versions of dfm can be compared: what a parameter of today does by default, the older one did.
+
+    Raises:
+        UserError: the target is missing or not trusted.
+    """
+    parameters = inspect.signature(target_of(str(node["_target_"]), where, trusted)).parameters
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in {**defaults, **node}.items()}
+
+
 def _refuse_missing(parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any], where: str) -> None:
     """Refuse arguments that lack a parameter without a default."""
     required = [n for n, p in parameters.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD]

@@ -137,3 +137,9 @@ def test_a_teacher_begins_a_run(command: Command) -> None:
         "objective=consistency", f"init={checkpoint('flow_normal')}", "prediction=velocity", "trainer.max_steps=1",
         "samples.n=2", "nll.n=0", "logger=none",
     )  # fmt: skip
+
+
+def test_a_network_that_gained_an_option_begins_a_run(command: Command) -> None:
+    """A key that its configuration lacks has the default of today, with which these weights are what they were."""
+    given = (GOLDEN / "unet" / "overrides.txt").read_text().splitlines()
+    command("train", *given, f"init={checkpoint('unet')}", "trainer.max_steps=1", "hydra.run.dir=again")

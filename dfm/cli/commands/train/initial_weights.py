@@ -12,6 +12,7 @@ from dfm.cli.from_checkpoint import warn_other_names
 from dfm.cli.job import Job
 from dfm.data.dataset import DatasetSpec
 from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.runs.build import with_defaults
 from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
 from dfm.runs.loading import find_checkpoint
 from dfm.runs.parts import ABSENT, Parts
@@ -148,7 +149,7 @@ def check_teacher(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec
 
 def meaning(config: dict[str, Any], key: str, trusted: Sequence[str]) -> dict[str, Any]:
     """Return those keys of a group on which the meaning of the weights depends."""
-    node = without_places({**ABSENT, **config}[key], trusted, handling=True)
+    node = with_defaults(without_places({**ABSENT, **config}[key], trusted, handling=True), key, trusted)
     return {name: value for name, value in node.items() if name != "dropout"}
 
 
