@@ -65,8 +65,8 @@ def statistics(split: Split, name: str, levels: int | None, columns: Sequence[st
         rows = ", ".join(map(str, _in_file(split, broken[:NAMED])))
         where = f" (column {', '.join(c for c in columns if c in broken_columns)})" if broken_columns else ""
         raise UserError(
-            f"{name}: NaN or infinity in row {rows}{more}{where}; allowed: finite numbers; remove these rows "
-            "(the first is 0)"
+            f"{name}: NaN or infinity in row {rows}{more}{where}; allowed: finite numbers; remove these rows, "
+            "which count from 0"
         )
     assert total is not None
     return total

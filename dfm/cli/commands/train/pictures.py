@@ -60,10 +60,9 @@ class Pictures:
         self._waiting = self._drawing
 
     def start(self) -> None:
-        """Ask for the picture before the first step, or for the one that a signal left out."""
-        step = self.run.trainer.step
-        left_out = is_due(step, self.run.trainer.config.sample_every) and self._missing()
-        self._waiting = self._drawing and self._agree(step == 0 or left_out)
+        """Ask for the picture before the first step, or for the one that a signal left out; for neither if never."""
+        step, every = self.run.trainer.step, self.run.trainer.config.sample_every
+        self._waiting = self._drawing and self._agree(is_due(step, every) and (step == 0 or self._missing()))
 
     def draw_if_possible(self) -> None:
         """Draw the picture that is due, if there is time for it. All processes must call this together."""
