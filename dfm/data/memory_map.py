@@ -1,6 +1,7 @@
 """Numbers that are computed once, kept in a file, and mapped into memory by all later runs; and the free memory."""
 
 import errno
+import hashlib
 import mmap
 import os
 import shutil
@@ -17,6 +18,20 @@ from numpy.typing import DTypeLike
 from dfm.basics.files import lock
 
 BLOCK = 2**26  # bytes that are read together
+
+
+def kept_file(folder: Path, name: str, form: str, content: str, ending: str) -> Path:
+    """Return the file FAMILY-DIGEST.ENDING for numbers that ``memory_map`` keeps.
+
+    Args:
+        name: the first word of FAMILY.
+        form: what tells these numbers from others, for the rest of FAMILY.
+        content: a text that changes when the numbers change, for DIGEST.
+    """
+    family, digest = (
+        hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16] for text in (form, content)
+    )
+    return folder / f"{name}-{family}-{digest}.{ending}"
 
 
 def memory_map(
@@ -48,7 +63,7 @@ def memory_map(
         lost = beside is not None and not beside.exists()
         if lost or not target.exists() or target.stat().st_size != size:
             _write(target, shape, size, fill, dtype)
-            for old in target.parent.glob(f"{family}-*"):
+            for old in target.parent.glob(f"*{family}-*"):  # also .FAMILY-..., which a killed process had begun
                 with suppress(OSError):  # another user's file, in a shared folder
                     if old not in (target, beside):
                         old.unlink(missing_ok=True)  # processes that still map it keep their copy

@@ -70,9 +70,6 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "is not installed": STATE,
         "may run code": STATE,
     },
-    "data/hubs/store.py": {
-        "cannot be written": STATE,
-    },
     "data/arrays/array_file.py": {
         "x.astype(int)": OUTSIDE,
     },
@@ -116,9 +113,8 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "try dataset.levels=256": "tests/data/pictures/test_sixteen_bits.py",
         "which need OpenCV": STATE,
     },
-    "data/pictures/stock.py": {
+    "data/rows/store.py": {
         "fit neither": STATE,
-        "try dataset.broken=skip": "tests/data/pictures/test_found.py",
     },
     "denoising/network_denoiser.py": {
         "the network on": DEVICES,
@@ -215,8 +211,8 @@ TAKEN = {  # file: how many suggestions the rows take
     "data/hubs/hugging_face_source.py": 4,
     "data/hubs/shards.py": 1,
     "data/hubs/source.py": 1,
-    "data/hubs/store.py": 1,
     "data/numbers/stored_form.py": 1,
+    "data/rows/store.py": 1,
     "denoising/arguments.py": 5,
     "denoising/exact.py": 1,
     "denoising/interpolant.py": 1,

@@ -1,16 +1,15 @@
 """Arrays of a hub: one array of numbers for each example, all of one shape."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from dfm.data.arrays.formats.number_types import ALLOWED, is_number
+from dfm.data.rows.examples import Form
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrays:
+class Arrays(Form):
     """The way from an example's array to numbers with the channel first.
 
     Args:
@@ -19,22 +18,9 @@ class Arrays:
 
     channels_last: bool
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        """What decides the numbers of a result, for the name of a cache file."""
-        return 2, self
-
-    @contextmanager
-    def limited(self) -> Iterator[None]:
-        """Do nothing: arrays have no limit of their own."""
-        yield
+    version = 2
 
     def form(self, first: object) -> tuple[tuple[int, ...], np.dtype]:
-        """Return shape and type of all examples, from the first one.
-
-        Raises:
-            ValueError: it is no array of numbers.
-        """
         array = self._numbers(first)
         return array.shape, array.dtype
 
@@ -51,10 +37,6 @@ class Arrays:
         if not np.can_cast(array.dtype, dtype):
             raise ValueError(f"numbers of {array.dtype}, but the first example has {dtype}")
         return array, ()
-
-    def notices(self, name: str, counts: dict[str, int], total: int) -> tuple[str, ...]:
-        """Return nothing: arrays are not changed."""
-        return ()
 
     def _numbers(self, raw: object) -> np.ndarray:
         array = np.asarray(raw)

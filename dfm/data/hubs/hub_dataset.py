@@ -15,17 +15,19 @@ from dfm.data.arrays.formats.number_types import for_torch
 from dfm.data.arrays.layout import FIRST, LAST
 from dfm.data.dataset import Dataset
 from dfm.data.hubs.arrays import Arrays
-from dfm.data.hubs.pictures import Pictures
-from dfm.data.hubs.source import Source
-from dfm.data.hubs.store import Store
+from dfm.data.hubs.source import Listing, Source
 from dfm.data.memory_map import as_tensor
 from dfm.data.numbers.integer_range import MOST, check_signed, levels_of
 from dfm.data.numbers.units import WAYS
 from dfm.data.pictures.decoder import Colour, Decoder, colour_of
 from dfm.data.pictures.pixels import EIGHT, SIXTEEN
 from dfm.data.pictures.size import height_width, picture_shape, whole_shape
+from dfm.data.rows.examples import Form
 from dfm.data.rows.partition import SPLITS, check_fractions, drawn
+from dfm.data.rows.store import Store
 from dfm.data.split import Split, real_type
+
+INDEX = 2  # increase it when splits or classes are numbered otherwise: older files are then not read
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +56,7 @@ class HubDataset(Dataset):
 
     Raises:
         UserError: an argument has another value. On first use: the source cannot be read, examples are broken, or
-            ``cache`` has no room.
+            neither ``cache`` nor the memory has room.
     """
 
     size: int | Sequence[int] = 32
@@ -110,7 +112,7 @@ class HubDataset(Dataset):
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
-        listing = self._store.listing
+        listing = self._listing
         if listing.labels is None:
             return 0
         return len(listing.class_names) or int(listing.labels.max()) + 1
@@ -118,7 +120,7 @@ class HubDataset(Dataset):
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The names of the classes, in the order of their labels."""
-        return self._store.listing.class_names
+        return self._listing.class_names
 
     @property
     def dtype(self) -> str:  # type: ignore[override]
@@ -134,7 +136,7 @@ class HubDataset(Dataset):
     @property
     def notices(self) -> tuple[str, ...]:
         """What was composited, cut or left out. It decodes the examples."""
-        return (*self._store.source.notices, *self._store.notices())
+        return self._store.notices()
 
     @property
     def _is_picture(self) -> bool:
@@ -153,16 +155,21 @@ class HubDataset(Dataset):
 
     @cached_property
     def _store(self) -> Store:
-        pictures = self._is_picture
-        form = Pictures(decoder=self._decoder) if pictures else Arrays(channels_last=self.layout == LAST)
+        source = self._source()
+        form: Form = self._decoder if self._is_picture else Arrays(channels_last=self.layout == LAST)
         return Store(
             name=self.name,
-            source=self._source(),
+            source=source,
             form=form,
+            key=(INDEX, source.identity, (form.version, form)),
             cache=located(self.cache),
             skip=self.broken == "skip",
             num_workers=self.num_workers,
         )
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return Listing.of(self._store.columns)
 
     def _load(self) -> Mapping[str, Split]:
         store = self._store
@@ -173,7 +180,7 @@ class HubDataset(Dataset):
                 f"dataset {self.name}: examples of {store.source.where} have the shape {array.shape[1:]}, with the "
                 f"channel first; shape={list(self.shape)} was given; try dataset.shape=[{found}]"
             )
-        labels, values = store.listing.labels, as_tensor(for_torch(array))
+        labels, values = self._listing.labels, as_tensor(for_torch(array))
         return {
             name: Split(
                 values=values,
@@ -210,12 +217,12 @@ class HubDataset(Dataset):
 
         So the first n of a split come from all classes, also where the source is sorted by class.
         """
-        listing = self._store.listing
+        listing = self._listing
         splits, shares = listing.splits.copy(), listing.shares
         validation, test = (0.0 if (splits == k).any() else getattr(self, name) for k, name in enumerate(SPLITS) if k)
         own = splits == 0
         splits[own] = drawn(shares[own], validation, test)
-        usable = np.ones(len(listing), bool)
+        usable = np.ones(len(splits), bool)
         usable[[row for row, _, _ in self._store.facts.broken]] = False
         order = np.argsort(shares, kind="stable")
         return {name: order[(splits[order] == k) & usable[order]] for k, name in enumerate(SPLITS)}

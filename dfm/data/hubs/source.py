@@ -1,14 +1,16 @@
-"""A source of examples that are decoded once: what it lists, and what it gives in the same order."""
+"""A source of examples with splits and classes: what it lists, and what it gives in the same order."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from dfm.basics.errors import UserError
 from dfm.data.rows.classes import number_classes
+from dfm.data.rows.examples import Examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,28 +29,30 @@ class Listing:
     labels: np.ndarray | None
     class_names: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.splits)
+    @classmethod
+    def of(cls, columns: Mapping[str, np.ndarray]) -> "Listing":
+        """Return the listing that ``columns`` gave."""
+        return cls(
+            splits=columns["splits"],
+            shares=columns["shares"],
+            labels=columns.get("labels"),
+            class_names=tuple(columns["class_names"].tolist()),
+        )
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return all that is known as arrays."""
+        labels = {} if self.labels is None else {"labels": self.labels}
+        return {"splits": self.splits, "shares": self.shares, "class_names": np.array(self.class_names, str), **labels}
 
 
-class Source(ABC):
-    """A place of examples.
+class Source(Examples):
+    """A place of examples that says their splits and classes.
 
     Attributes:
-        where: what messages call it.
         identity: a text that tells it from another source, for the family of its cache file.
     """
 
-    where: str
     identity: str
-
-    @abstractmethod
-    def stamp(self) -> str:
-        """Return a text that changes when an example changes.
-
-        Raises:
-            UserError: the source cannot be read.
-        """
 
     @abstractmethod
     def listing(self) -> Listing:
@@ -58,22 +62,15 @@ class Source(ABC):
             UserError: the source cannot be read, or has no such labels.
         """
 
-    @abstractmethod
-    def values(self) -> Iterator[object]:
-        """Yield every example, in the order of the listing: a picture's bytes or file, an array, or None.
+    def count(self) -> int:
+        return len(self._listing.splits)
 
-        Raises:
-            UserError: the source cannot be read.
-        """
+    def columns(self) -> Mapping[str, np.ndarray]:
+        return self._listing.columns()
 
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What a user should know of the choice of examples and classes, a line each."""
-        return ()
-
-    def named(self, row: int) -> str:
-        """Return what messages call an example."""
-        return f"example {row}"
+    @cached_property
+    def _listing(self) -> Listing:
+        return self.listing()
 
 
 def numbered(values: Iterable[object], what: str) -> tuple[np.ndarray, tuple[str, ...]]:

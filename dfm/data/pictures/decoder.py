@@ -1,11 +1,13 @@
 """From a picture file to the numbers of one example: upright, composited, cut to shape and resized."""
 
+import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 
 from dfm.basics.errors import UserError
 from dfm.data.pictures.pixels import EIGHT, Pixels, deep_pixels, is_deep, pixels_of, upright
+from dfm.data.pictures.source import PictureFile
+from dfm.data.rows.examples import Form
 from dfm.data.rows.partition import share
 
 VERSION = 2  # increase it when ``Decoder.decode`` gives other numbers: older cache files are then not read
@@ -56,7 +60,7 @@ class Decoded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoder:
+class Decoder(Form):
     """The way from a picture file to an array of one size.
 
     1. The picture is turned as its EXIF entry says. Of several frames the first counts.
@@ -83,9 +87,36 @@ class Decoder:
     crop: str = "center"
     max_pixels: int | None = None
 
-    def told(self, transparent: int, deep: int, total: int) -> list[str]:
-        """Return what a user should know of so many transparent and deep pictures out of ``total``, a line each."""
+    version = VERSION
+    smaller = "a smaller dataset.size"
+
+    def form(self, first: object) -> tuple[tuple[int, ...], np.dtype]:
+        assert self.height_width is not None, "one array has one size"
+        return (self.channels, *self.height_width), np.dtype(np.uint8 if self.levels == EIGHT else np.uint16)
+
+    def array(self, raw: object, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, list[str]]:
+        """Return a picture as numbers (C, H, W), and of ``transparent`` and ``deep`` what holds.
+
+        Args:
+            raw: its bytes, or its file.
+        """
+        opened: IO[Any]
+        match raw:
+            case bytes():
+                opened, name = io.BytesIO(raw), ""
+            case Path():
+                opened, name = raw.open("rb"), ""
+            case PictureFile():
+                opened, name = raw.open(), raw.name
+            case _:
+                raise ValueError("no picture")
+        with opened as file:
+            found = self.decode(file, name)
+        return found.values, [word for word in ("transparent", "deep") if getattr(found, word)]
+
+    def told(self, counts: Mapping[str, int], total: int) -> list[str]:
         lines, n = [], f"of {total:,} pictures"
+        transparent, deep = counts.get("transparent", 0), counts.get("deep", 0)
         if transparent and self.channels < 4:
             lines.append(f"{transparent:,} {n} have opacity; composited on {self.background} (dataset.background=...)")
         if deep:

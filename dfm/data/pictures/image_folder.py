@@ -22,13 +22,14 @@ from dfm.data.pictures.source import PictureSource, endings
 from dfm.data.pictures.stock import Stock
 from dfm.data.pictures.zip_source import ZipSource
 from dfm.data.rows.partition import SPLIT_NAMES, check_fractions
+from dfm.data.rows.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageFolder(Dataset):
     """Pictures below ``path``, resized and cut to one size, as integer levels (N, C, H, W).
 
-    ``Layout`` says how folders become classes and splits, ``Decoder`` how a file becomes an array, and ``Stock`` where
+    ``Layout`` says how folders become classes and splits, ``Decoder`` how a file becomes an array, and ``Store`` where
     the array is kept. Every file that the installed Pillow decodes is taken; hidden files and others are counted in
     ``notices``.
 
@@ -97,9 +98,10 @@ class ImageFolder(Dataset):
                 f"all in the shares validation={self.validation:g} and test={self.test:g}; "
                 "try dataset.validation=0 dataset.test=0"
             )
-        depth = self._stock.depth
-        object.__setattr__(self, "levels", depth)  # None becomes what the pictures have
-        if depth == SIXTEEN:  # samples are stored as the pictures are; 8 bits have a form of their own
+        _, kind = self._store.form.form(None)
+        deep = kind == np.uint16
+        object.__setattr__(self, "levels", SIXTEEN if deep else EIGHT)  # None becomes what the pictures have
+        if deep:  # samples are stored as the pictures are; 8 bits have a form of their own
             object.__setattr__(self, "dtype", "uint16")
             object.__setattr__(self, "channels_last", True)
 
@@ -115,7 +117,7 @@ class ImageFolder(Dataset):
     @property
     def notices(self) -> tuple[str, ...]:
         """What was passed over, composited, cut or left out, a line each. It decodes the pictures."""
-        return self._stock.notices
+        return self._store.notices()
 
     @classmethod
     def reads(cls, path: Path) -> bool:
@@ -149,7 +151,7 @@ class ImageFolder(Dataset):
         )
 
     @cached_property
-    def _stock(self) -> Stock:
+    def _store(self) -> Store:
         decoder = Decoder(
             height_width=height_width(self.name, self.size),
             channels=self.channels,
@@ -157,25 +159,22 @@ class ImageFolder(Dataset):
             crop=self.crop,
             max_pixels=self.max_pixels,
         )
-        return Stock(
+        stock = Stock(
             source=self._source,
             pictures=[placed.found for placed in self._layout.pictures],
-            decoder=decoder,
-            levels=self.levels,
-            skip=self.broken == "skip",
-            num_workers=self.num_workers,
-            cache=located(self.cache),
-            name=self.name,
             order=(self.splits, self.validation, self.test),
+        )
+        return stock.stored(
+            self.name, decoder, self.levels, located(self.cache), self.broken == "skip", self.num_workers
         )
 
     @property
     def _mapped(self) -> Sequence[np.ndarray]:
-        return (self._stock.values,)
+        return (self._store.values,)
 
     def _load(self) -> Mapping[str, Split]:
-        values = as_tensor(self._stock.values)
-        pictures, broken = self._layout.pictures, {row for row, _, _ in self._stock.facts.broken}
+        values = as_tensor(self._store.values)
+        pictures, broken = self._layout.pictures, {row for row, _, _ in self._store.facts.broken}
         whole = np.array([row not in broken for row in range(len(pictures))])
         splits = {}
         for name in SPLITS:

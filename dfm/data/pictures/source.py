@@ -45,6 +45,28 @@ class Found:
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PictureFile:
+    """A picture file that is opened where it is decoded, inside a session of its source."""
+
+    source: "PictureSource"
+    found: Found
+
+    @property
+    def name(self) -> str:
+        return self.found.name
+
+    def open(self) -> IO[Any]:
+        """Open the file to read its bytes.
+
+        Raises:
+            Exception: of any kind, if it cannot be read.
+        """
+        if self.found.problem:
+            raise ValueError(self.found.problem)
+        return self.source.opened(self.name)
+
+
 @dataclass(kw_only=True)
 class Listing:
     """All that a source holds.

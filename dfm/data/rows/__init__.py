@@ -1,1 +1,1 @@
-"""Rows: which of them belong to which split, and their classes."""
+"""Rows: which of them belong to which split, their classes, and the store of those that were decoded."""

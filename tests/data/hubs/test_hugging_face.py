@@ -17,7 +17,6 @@ from support.image_files import one_line
 from dfm.basics.errors import UserError
 from dfm.data import HuggingFace
 from dfm.data.dataset import SPLITS
-from dfm.data.hubs.pictures import Pictures
 from dfm.data.pictures.decoder import Decoder
 
 datasets = pytest.importorskip("datasets")
@@ -141,7 +140,7 @@ def test_examples_are_decoded_once_and_again_when_they_change(tmp_path: Path, mo
     path = picture_parquet(tmp_path / "data", 12)
     first = [numbers_of(local(tmp_path), name) for name in SPLITS]
     with monkeypatch.context() as patch:
-        patch.setattr(Pictures, "array", None)
+        patch.setattr(Decoder, "array", None)
         assert [len(local(tmp_path).split(name)) for name in SPLITS] == [len(rows) for rows in first]
         assert [local(tmp_path).fingerprint(n) for n in SPLITS] == [local(tmp_path).fingerprint(n) for n in SPLITS]
     path.unlink()

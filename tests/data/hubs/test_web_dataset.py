@@ -19,7 +19,6 @@ from dfm.basics.errors import UserError
 from dfm.data import ImageFolder, WebDataset
 from dfm.data import memory_map as mapped
 from dfm.data.dataset import SPLITS
-from dfm.data.hubs.pictures import Pictures
 from dfm.data.hubs.shards import ShardSource, braces, shards_of
 from dfm.data.pictures.decoder import Decoder
 
@@ -130,7 +129,7 @@ def test_examples_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     first = {name: numbers_of(shards(tmp_path, **options), name) for name in SPLITS}
     with monkeypatch.context() as patch:
         patch.setattr(ShardSource, "_members", None)
-        patch.setattr(Pictures, "array", None)
+        patch.setattr(Decoder, "array", None)
         again = shards(tmp_path, **options)
         assert {name: len(again.split(name)) for name in SPLITS} == {name: len(first[name]) for name in SPLITS}
         other = shards(tmp_path, validation=0, test=0)
@@ -170,7 +169,8 @@ def test_decoding_needs_little_memory(tmp_path: Path) -> None:
 def test_a_disk_without_room_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture_shards(tmp_path / "data")
     monkeypatch.setattr(mapped.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
-    with pytest.raises(UserError, match=r"GiB of decoded examples cannot be written .*No space left") as error:
+    monkeypatch.setattr("dfm.data.rows.store.free_memory", lambda: 0)
+    with pytest.raises(UserError, match=r"GiB of decoded examples fit neither .*No space left") as error:
         shards(tmp_path).split("train")
     one_line(error)
     assert not list((tmp_path / "cache").glob("*.values*"))

@@ -13,6 +13,7 @@ from dfm.basics.errors import UserError
 from dfm.data import memory_map as mapped
 from dfm.data.pictures import ImageFolder, stock
 from dfm.data.pictures.decoder import Decoded, Decoder
+from dfm.data.rows import store
 
 BLACK = Decoded(values=np.zeros((3, 4, 4), np.uint8), transparent=False, deep=False)
 
@@ -21,7 +22,7 @@ def test_images_too_many_for_memory_are_mapped_from_a_file_and_found_again(tmp_p
     many(tmp_path / "data", 20)
     options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "cache")}
     in_memory = whole(ImageFolder(**options))
-    monkeypatch.setattr(stock, "free_memory", lambda: 0)
+    monkeypatch.setattr(store, "free_memory", lambda: 0)
     assert torch.equal(whole(ImageFolder(**options)), in_memory)
     (kept,) = (tmp_path / "cache").glob("*.values")
     assert kept.stat().st_size == in_memory.numel()
@@ -82,7 +83,7 @@ def test_many_images_are_decoded_into_memory_where_there_can_be_no_cache(tmp_pat
     monkeypatch.setattr(stock, "MANY", 19)
     options = {"path": str(tmp_path / "data"), "size": 4, "cache": str(tmp_path / "file" / "cache")}
     assert len(whole(ImageFolder(**options))) == 20
-    monkeypatch.setattr(stock, "free_memory", lambda: 0)
+    monkeypatch.setattr(store, "free_memory", lambda: 0)
     with pytest.raises(UserError, match=r"fit neither .* nor .*cache \(Not a directory\)"):
         whole(ImageFolder(**options))
 
@@ -106,7 +107,7 @@ def test_processes_that_begin_together_decode_once(tmp_path):
 
 def test_images_too_many_for_memory_and_disk_are_refused(tmp_path, monkeypatch):
     write_image(tmp_path / "1.png")
-    monkeypatch.setattr(stock, "free_memory", lambda: 0)
+    monkeypatch.setattr(store, "free_memory", lambda: 0)
     monkeypatch.setattr(mapped.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(UserError, match="try a smaller") as error:
         ImageFolder(path=str(tmp_path), cache=str(tmp_path), validation=0, test=0).split("train")

@@ -1,6 +1,5 @@
 """A source: a file or a folder that holds an array of examples, or that is decoded into one."""
 
-import hashlib
 import math
 import os
 from abc import ABC, abstractmethod
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dfm.basics.errors import UserError
-from dfm.data.memory_map import memory_map, slices
+from dfm.data.memory_map import kept_file, memory_map, slices
 
 DECODER = 1  # increase it when a source is decoded otherwise: older cache files are then not read
 SMALL = 2**26  # bytes that are decoded into memory at each start; larger arrays are decoded once, into a file
@@ -86,12 +85,10 @@ class Source(ABC):
 
     def _cache_file(self, cache: Path) -> Path:
         """Return the cache file; its name changes with the files, their dates and sizes, and what is read of them."""
-        form = hashlib.sha256(repr((DECODER, str(self.path.resolve()), self.what())).encode("utf-8", "surrogateescape"))
-        digest = hashlib.sha256()
-        for file in self.files():
-            facts = os.stat(file)
-            digest.update(repr((str(file), facts.st_size, facts.st_mtime_ns)).encode("utf-8", "surrogateescape"))
-        return cache / f"array-{form.hexdigest()[:16]}-{digest.hexdigest()[:16]}.numbers"
+        form = repr((DECODER, str(self.path.resolve()), self.what()))
+        facts = [(str(file), os.stat(file)) for file in self.files()]
+        content = "".join(repr((name, fact.st_size, fact.st_mtime_ns)) for name, fact in facts)
+        return kept_file(cache, "array", form, content, "numbers")
 
 
 def copy(array: np.ndarray, out: np.ndarray) -> None:
