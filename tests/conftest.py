@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from hydra._internal import defaults_list
+from hydra.core.default_element import InputDefault
+from omegaconf import DictConfig
 from support.cli import TINY, Command, Dfm, Outcome, Trained, in_this_process, train_once
 from support.oracles import SCHEDULES
 
@@ -19,6 +22,18 @@ from dfm.data.gaussian_mixture import GaussianMixture, mixture_of
 from dfm.data.published.digits import Digits
 from dfm.evaluation.classifier_features import ClassifierFeatures, features_for
 from dfm.paths.schedule import Schedule
+
+
+def pytest_configure() -> None:
+    """Let Hydra make the map for ``${...}`` in lists of groups only where there is one: it is a third of its time."""
+    whole = defaults_list._create_interpolation_map
+
+    def map_if_needed(overrides: object, defaults: list[InputDefault], self_added: bool) -> DictConfig:
+        if any(default.is_interpolation() for default in defaults):
+            return whole(overrides, defaults, self_added)
+        return DictConfig({})
+
+    defaults_list._create_interpolation_map = map_if_needed
 
 
 def pytest_collection_finish() -> None:

@@ -243,6 +243,22 @@ def test_help_and_completion_import_no_torch(argv: list[str], line: str | None, 
     assert expected in done.stdout
 
 
+COMMANDS_START = """
+import importlib, sys
+from dfm.cli.settings import COMMANDS
+for command in COMMANDS.values():
+    importlib.import_module(f"dfm.cli.commands.{command.module}")
+slow = sorted({"torchvision", "torch._dynamo", "sympy", "sklearn", "diffusers"} & set(sys.modules))
+assert not slow, slow
+"""
+
+
+def test_no_command_waits_for_what_only_some_need() -> None:
+    """Torchvision brings torch's compiler and sympy, which take as long to import as torch itself."""
+    done = subprocess.run([sys.executable, "-c", COMMANDS_START], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_python_samples_by_default_as_the_command_does() -> None:
     assert Parts(compose("sample")).sampler == DEFAULT_SAMPLER
 

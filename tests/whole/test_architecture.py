@@ -18,7 +18,7 @@ ROOMS = (
 )  # fmt: skip
 LIBRARIES = {
     "hydra": "cli", "omegaconf": "cli", "rich": "cli/console.py",
-    "matplotlib": "runs/pictures/charts.py runs/pictures/plots.py",
+    "matplotlib": "runs/pictures/charts.py runs/pictures/plots.py runs/pictures/font.py",
     "PIL": "runs data", "torchvision": "runs data",
     "torch_fidelity": "evaluation/sample_quality.py", "filelock": "basics/files.py",
 }  # fmt: skip

@@ -18,7 +18,7 @@ from support.cli import Command, Dfm, Outcome
 
 OWN = Path(__file__).parents[1] / "own_lab"
 FROM = ("-cd", "configs", "trust=own_lab")
-TINY = ("logger=none", "likelihood.solver=euler", "likelihood.steps=4")
+TINY = ("logger=none", "likelihood.solver=euler", "likelihood.steps=1")
 
 
 @pytest.fixture
@@ -175,16 +175,26 @@ def test_completion_knows_ones_own_options(line: str, expected: str, tmp_path: P
     "words", [("trust=own_lab,own_more",), ("trust=[own_lab,own_more]",), ("trust='own_lab, own_more'",)]
 )
 def test_several_packages_are_trusted(own: Command, words: tuple[str, ...]) -> None:
-    own("train", "-cd", "configs", *words, "experiment=own", *TINY)
+    own("train", "-cd", "configs", *words, "experiment=own", *TINY, "nll.n=0")
 
 
 def test_a_multirun_trusts_a_list_and_not_one_after_the_other(own: Command) -> None:
-    own("train", "-m", "-cd", "configs", "trust=own_lab,own_more", "experiment=own", *TINY, "trainer.seed=0,1")
+    own(
+        "train",
+        "-m",
+        "-cd",
+        "configs",
+        "trust=own_lab,own_more",
+        "experiment=own",
+        *TINY,
+        "trainer.seed=0,1",
+        "nll.n=0",
+    )
     assert len(list(Path("outputs").glob("*/*-sweep/*/checkpoints"))) == 2
 
 
 def test_a_job_in_a_directory_of_its_own_finds_the_package(own: Command) -> None:
-    train(own, "hydra.job.chdir=true")
+    train(own, "hydra.job.chdir=true", "nll.n=0")
 
 
 @pytest.mark.wide

@@ -65,14 +65,17 @@ class PlannedRepository(CachingConfigRepository):
     def __init__(self, files: CachingConfigRepository, command: str, plan: Plan) -> None:
         super().__init__(files.delegate)
         self.cache, self.command, self.plan = files.cache, command, plan
+        self.planned: dict[str, ConfigResult | None] = {}
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         """Return a file's content without what the plan takes from it."""
-        found = super().load_config(config_path)
+        if config_path not in self.planned:
+            self.planned[config_path] = self._changed(config_path, super().load_config(config_path))
+        return self.planned[config_path]
+
+    def _changed(self, config_path: str, found: ConfigResult | None) -> ConfigResult | None:
         if found is None:
             return None
-        found = copy.copy(found)
-        found.config = copy.deepcopy(found.config)  # Hydra merges later files into it, and it is composed twice
         if config_path == self.command:
             return _with_choices(found, self.plan.choices)
         if found.header["package"] != "_global_" or "/" not in config_path:
@@ -106,6 +109,14 @@ class Loader(ConfigLoaderImpl):
             rest = super()._compose_config_from_defaults_list([p for p in defaults if id(p) not in users], repo)
             refuse_unread([_written(part, content) for part, content in found], _tree(rest), _tree(config))
         return config
+
+    def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
+        """Return a file's content, and a copy where it is whole: Hydra merges later files into it."""
+        loaded, kept = super()._load_single_config(default, repo), repo.load_config(str(default.config_path))
+        if kept is not None and loaded.config is kept.config:
+            loaded = copy.copy(loaded)
+            loaded.config = copy.deepcopy(kept.config)
+        return loaded
 
     def _plan(self, words: Sequence[Override], files: CachingConfigRepository, command: str) -> Plan:
         """Decide which sections of files do not count, and which recipe suits the data."""
@@ -246,6 +257,8 @@ def _bases(found: ConfigResult) -> Iterator[str]:
 
 
 def _with_choices(found: ConfigResult, choices: Mapping[str, str]) -> ConfigResult:
+    """Return a command's own file with other options; ``found`` is left as it is."""
+    found = copy.copy(found)
     found.defaults_list = copy.deepcopy(found.defaults_list)
     for default in found.defaults_list or ():
         if isinstance(default, GroupDefault) and not default.package and default.group in choices:
@@ -254,7 +267,9 @@ def _with_choices(found: ConfigResult, choices: Mapping[str, str]) -> ConfigResu
 
 
 def _without(found: ConfigResult, sections: Sequence[str]) -> ConfigResult:
-    """Return a ``_global_`` file's content without these sections: neither options nor keys of them."""
+    """Return a ``_global_`` file's content without these sections, neither options nor keys; ``found`` is left."""
+    found = copy.copy(found)
+    found.config = copy.deepcopy(found.config)
     found.defaults_list = [d for d in found.defaults_list or () if not _is_override_of(d, sections)]
     for name in sections:
         parent, _, last = name.rpartition(".")

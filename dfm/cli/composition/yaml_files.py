@@ -24,6 +24,7 @@ from dfm.cli.composition.unread_keys import paths
 
 HEAD = "# @package _global_"
 _HEAD_LINE = re.compile(r"#\s*@package\s+(\S+)\s*$")
+_KEPT: dict[tuple[str, str, int | None], ConfigResult | None] = {}  # {(place, path, time of change): content}
 
 
 class FileRepository(ConfigRepository):
@@ -46,8 +47,10 @@ class FileRepository(ConfigRepository):
             UserError: a file of the user's cannot be read, or its head is missing or cannot be understood.
         """
         source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if source is None or not is_users(source.provider, source.full_path()):
+        if source is None or source.scheme() not in ("file", "pkg"):
             return super().load_config(config_path)
+        if not is_users(source.provider, source.full_path()):
+            return self._kept(source, config_path)
         name, data = _content(source, config_path)
         text = _decoded(name, data)
         try:
@@ -63,6 +66,15 @@ class FileRepository(ConfigRepository):
             keys = ", ".join(map(str, found.config)) or "what it chooses"
             raise UserError(f"{name}: its head lacks '{HEAD}', so {keys} would be lost; try that as its first line")
         return found
+
+    def _kept(self, source: ConfigSource, config_path: str) -> ConfigResult | None:
+        """Return the content of a file of dfm's or Hydra's, which a process reads once unless it changes."""
+        place = Path(file_name(source.full_path(), config_path))
+        changed = place.stat().st_mtime_ns if source.scheme() == "file" else None
+        key = source.full_path(), config_path, changed
+        if key not in _KEPT:
+            _KEPT[key] = super().load_config(config_path)
+        return _KEPT[key]
 
 
 def is_users(provider: str, path: str) -> bool:

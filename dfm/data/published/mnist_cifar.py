@@ -17,9 +17,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import datasets as torchvision_datasets
-from torchvision.datasets.mnist import read_image_file, read_label_file
-from torchvision.datasets.utils import extract_archive
 
 from dfm.basics.errors import UserError
 from dfm.basics.locations import PathText, located
@@ -51,12 +48,19 @@ class Vision(Dataset):
     num_classes = 10
     sources = ("root",)
     handling = ("download",)
-    source: ClassVar[type]
+    source: ClassVar[str]  # torchvision's name for it
     shape: ClassVar[tuple[int, int, int]]
 
     @classmethod
     def shape_of(cls, arguments: Mapping[str, Any]) -> tuple[int, ...]:
         return cls.shape
+
+    @classmethod
+    def _source(cls) -> Any:
+        """Return torchvision's class. To import it takes more than a second, which users of other data are spared."""
+        from torchvision import datasets
+
+        return getattr(datasets, cls.source)
 
     def __post_init__(self) -> None:
         if self.validation < 0:
@@ -111,7 +115,7 @@ class Vision(Dataset):
         # torchvision sets no timeout, and a firewall that drops packets would stop the run for minutes
         socket.setdefaulttimeout(_SECONDS_WITHOUT_ANSWER)
         try:
-            self.source(str(self._folder), download=True)
+            self._source()(str(self._folder), download=True)
         except (OSError, RuntimeError, EOFError, http.client.HTTPException) as problem:
             raise self._no_files(f"the download failed ({_last_line(problem)})") from problem
         finally:
@@ -136,7 +140,7 @@ class _Idx(Vision):
     system_folders: ClassVar[tuple[str, ...]] = ()
 
     def _candidates(self) -> list[Path]:
-        own = self._folder / self.source.__name__ / "raw"  # where torchvision puts them
+        own = self._folder / self.source / "raw"  # where torchvision puts them
         return [own, self._folder, *map(Path, self.system_folders)]
 
     def _is_complete(self, folder: Path) -> bool:
@@ -157,6 +161,9 @@ class _Idx(Vision):
 
 def _idx(path: Path) -> Tensor:
     """Read images uint8 (N, H, W) or labels int64 (N,) from an idx file by torchvision; unpack it first if needed."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+    from torchvision.datasets.utils import extract_archive
+
     read = read_image_file if "idx3" in path.name else read_label_file
     archive = path.with_name(f"{path.name}.gz")
     source = path if path.is_file() else archive
@@ -176,7 +183,7 @@ class MNIST(_Idx):
     """70,000 handwritten digits (1, 28, 28); LeCun, Cortes, Burges. train 59,000, validation 1,000, test 10,000."""
 
     name = "mnist"
-    source = torchvision_datasets.MNIST
+    source = "MNIST"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,7 +197,7 @@ class FashionMNIST(_Idx):
     class_names = (
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     )
-    source = torchvision_datasets.FashionMNIST
+    source = "FashionMNIST"
     system_folders = ("/usr/share/datasets/fashion-mnist",)
 
 
@@ -209,17 +216,17 @@ class CIFAR10(Vision):
     name = "cifar10"
     class_names = (*("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),)
     shape = (3, 32, 32)
-    source = torchvision_datasets.CIFAR10
+    source = "CIFAR10"
 
     def _candidates(self) -> list[Path]:
-        binary, python = "cifar-10-batches-bin", torchvision_datasets.CIFAR10.base_folder
+        binary, python = "cifar-10-batches-bin", self._source().base_folder
         return [self._folder / python, self._folder / binary, self._folder]
 
     def _is_complete(self, folder: Path) -> bool:
         return _has(folder, _binary_names(True) + _binary_names(False)) or self._is_python(folder)
 
     def _is_python(self, folder: Path) -> bool:
-        source = torchvision_datasets.CIFAR10
+        source = self._source()
         names = [name for name, _ in source.train_list + source.test_list]
         return folder.name == source.base_folder and _has(folder, names)
 
@@ -230,7 +237,7 @@ class CIFAR10(Vision):
             images = torch.from_numpy(rows[:, 1:]).reshape(-1, 3, 32, 32)
             return Split(values=images.contiguous(), labels=torch.from_numpy(rows[:, 0].astype(np.int64)))
         try:
-            part = torchvision_datasets.CIFAR10(str(folder.parent), train=train)
+            part = self._source()(str(folder.parent), train=train)
         except RuntimeError as problem:
             raise UserError(
                 f"dataset {self.name}: a file in {folder} is not the published one (its MD5 sum differs); "

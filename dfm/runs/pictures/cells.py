@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dfm.data.spec import DatasetSpec
-from dfm.runs.pictures.charts import font_file
+from dfm.runs.pictures.font import font_file
 from dfm.runs.pictures.images import GROUND, SMALLEST_CELL
 from dfm.runs.pictures.windows import colours, shades
 

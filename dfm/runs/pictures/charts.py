@@ -1,12 +1,11 @@
-"""Charts as arrays of pixels. Only this module and ``plots`` have matplotlib; it knows nothing of what it draws."""
+"""Charts as arrays of pixels, drawn with matplotlib, as in ``plots``. This module knows nothing of what it draws."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from matplotlib import colormaps, get_data_path
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,11 +23,6 @@ class Layer(Protocol):
 
     def draw(self, axes: Axes) -> None:
         """Add it to the axes. Their limits are set already."""
-
-
-def font_file() -> Path:
-    """Return the file of the charts' font, which has the letters of many alphabets."""
-    return Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 def render(figure: Figure) -> np.ndarray:

@@ -15,7 +15,6 @@ from torch import Tensor
 from dfm.data.spec import DatasetSpec
 from dfm.runs.pictures.cells import captioned, cells
 from dfm.runs.pictures.images import GAP, GROUND, cloud, grid
-from dfm.runs.pictures.plots import lines, pairs
 from dfm.runs.pictures.windows import LINE, PLACE, windows
 
 SHOWN = 200  # pairs of ``side_by_side``
@@ -56,12 +55,16 @@ def of_points(samples: Tensor, spec: DatasetSpec, columns: int | None, captions:
     """
     shown = windows(spec, PLACE)
     if spec.shape[0] > 2 or spec.dtype:
+        from dfm.runs.pictures.plots import pairs  # only what has axes waits for matplotlib
+
         return pairs(samples.double().numpy(), shown, spec.channel_names)
     return cloud(samples.numpy(), shown)
 
 
 def of_signals(samples: Tensor, spec: DatasetSpec, columns: int | None, captions: Sequence[str]) -> np.ndarray:
     """Draw signals (N, C, L) as lines, each channel over mean -+ 4 deviations; at most ``PANELS`` of them."""
+    from dfm.runs.pictures.plots import lines
+
     columns = columns or min(4, len(samples))
     n = min(len(samples), max(1, PANELS // columns) * columns)
     return lines(samples[:n].double().numpy(), windows(spec, LINE), columns, captions[:n])

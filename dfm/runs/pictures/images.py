@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from dfm.basics.errors import UserError
 from dfm.basics.files import write_atomically
@@ -28,16 +26,24 @@ def save_png(image: np.ndarray, path: Path) -> None:
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Return images uint8 (N, H, W, C) row by row on a mid-grey background. Small images are enlarged without blur.
+    """Return images uint8 (N, H, W, C) row by row on a mid-grey background. Small images are enlarged without blur, and
+    one alone has no background. The layout is that of torchvision's ``make_grid``.
 
     Args:
         columns: the number of columns; by default the smallest that makes the grid at least as wide as high.
     """
     n, height, width, channels = images.shape
     factor = max(1, math.ceil(SMALLEST_CELL / max(height, width)))
-    cells = torch.from_numpy(images.repeat(factor, 1).repeat(factor, 2)).permute(0, 3, 1, 2)
-    sheet = make_grid(cells, nrow=columns or math.ceil(math.sqrt(n)), padding=GAP, pad_value=GROUND)
-    return sheet.permute(1, 2, 0)[..., :channels].numpy()  # make_grid repeats a grey channel three times
+    cells = images.repeat(factor, 1).repeat(factor, 2)
+    if n == 1:
+        return cells[0]
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    high, wide = cells.shape[1] + GAP, cells.shape[2] + GAP
+    sheet = np.full((GAP + math.ceil(n / columns) * high, GAP + columns * wide, channels), GROUND, images.dtype)
+    for k, cell in enumerate(cells):
+        top, left = GAP + k // columns * high, GAP + k % columns * wide
+        sheet[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    return sheet
 
 
 def cloud(points: np.ndarray, shown: Sequence[tuple[float, float]], size: int = 480) -> np.ndarray:

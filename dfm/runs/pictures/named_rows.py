@@ -6,6 +6,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dfm.runs.pictures.font import font_file
+
 HEIGHT = 14  # pixels of a line of text
 LONGEST = 24  # letters of a name; a longer one ends with three dots
 MARGIN = 6  # pixels on both sides of the names
@@ -14,8 +16,6 @@ PAPER, INK = 255, 0
 
 @cache
 def _font(height: int) -> ImageFont.FreeTypeFont:
-    from dfm.runs.pictures.charts import font_file  # only a grid with names waits for matplotlib
-
     return ImageFont.truetype(str(font_file()), height)
 
 

@@ -111,10 +111,15 @@ def write_refused(root: Path) -> dict[str, str]:
     return {name: str(root / name) for name in (*tables, "SPLITS", "PICTURES", "NPY", "LARGE", "BROKEN", "HALF")}
 
 
-@pytest.mark.parametrize("row", REFUSED)
-def test_what_a_refusal_suggests_works(row: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The data of these rows, written once."""
     pytest.importorskip("datasets")
-    places = write_refused(tmp_path)
+    return write_refused(tmp_path_factory.mktemp("refused"))
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_what_a_refusal_suggests_works(row: str, places: dict[str, str], tmp_path: Path) -> None:
     words = [w if "path=" not in w else f"dataset.path={places[w.partition('=')[2]]}" for w in REFUSED[row]]
     words += [f"dataset.cache={tmp_path / 'cache'}", "dataset.validation=0", "dataset.test=0", "model=mlp"]
     with pytest.raises(UserError) as error:

@@ -1,14 +1,17 @@
 """The drawing of samples, looked at by its pixels: each number stands where its window puts it."""
 
 import hashlib
+import math
 
 import numpy as np
 import pytest
 import torch
+from torchvision.utils import make_grid
 
 from dfm.data.spec import DatasetSpec
 from dfm.runs.pictures.cells import LIGHT, TEXT, captioned, cells, slices
 from dfm.runs.pictures.drawing import captions_of, enough, picture, side_by_side
+from dfm.runs.pictures.images import GAP, GROUND, grid
 from dfm.runs.pictures.plots import CAPTION, MARGIN, PANEL, lines
 from dfm.runs.pictures.plots import GAP as BESIDE
 from dfm.runs.pictures.windows import shades, windows
@@ -50,6 +53,15 @@ def test_images_and_the_plane_are_drawn_as_ever() -> None:
         facts = spec((d,), mean=0.25, std=1.2)
         drawn[name], drawn[f"{name} both"] = picture(a, facts), side_by_side([a, b], facts)
     assert {k: (hashlib.sha256(v.tobytes()).hexdigest()[:16], v.shape) for k, v in drawn.items()} == BEFORE
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("n", "columns"), [(1, None), (2, None), (7, 3), (7, 9), (12, 4), (3, 1)])
+def test_a_grid_is_that_of_torchvision(n: int, columns: int | None, channels: int) -> None:
+    images = np.random.default_rng(n).integers(0, 256, (n, 50, 61, channels), np.uint8)
+    cells = torch.from_numpy(images).permute(0, 3, 1, 2)
+    theirs = make_grid(cells, nrow=columns or math.ceil(math.sqrt(n)), padding=GAP, pad_value=GROUND)
+    np.testing.assert_array_equal(grid(images, columns), theirs.permute(1, 2, 0)[..., :channels].numpy())
 
 
 def test_a_window_is_in_the_unit_of_the_file() -> None:

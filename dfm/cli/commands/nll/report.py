@@ -13,7 +13,6 @@ from dfm.cli import console
 from dfm.data.dataset import DatasetSpec
 from dfm.data.numbers.pixel_levels import unit_of
 from dfm.likelihood.scoring import NatsByLevel, Scores
-from dfm.runs.pictures.charts import bars
 from dfm.runs.pictures.images import save_png
 
 BARS = 32  # of the chart, at most
@@ -81,6 +80,8 @@ def draw_levels(parts: NatsByLevel, means: Tensor, unit: str) -> np.ndarray:
     heights = np.array([value for name, value in pairs if name == "level"])
     ends = {name: value for name, value in pairs if name != "level"}
     rest = ", ".join(f"{name} {value:+.3f}" for name, value in ends.items() if value)
+    from dfm.runs.pictures.charts import bars  # only a bound waits for matplotlib
+
     edges, density = merge_bars(parts.edges.numpy(), heights)
     title = f"{sum(heights) + sum(ends.values()):.3f} {unit} = {sum(heights):.3f} under the bars, {rest}"
     return bars(edges, density, "log nsr (noise to the right)", f"{unit} per unit of log nsr", title)
