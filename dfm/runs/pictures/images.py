@@ -26,8 +26,10 @@ def save_png(image: np.ndarray, path: Path) -> None:
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Return images uint8 (N, H, W, C) row by row on a mid-grey background. Small images are enlarged without blur, and
-    one alone has no background. The layout is that of torchvision's ``make_grid``.
+    """Return images uint8 (N, H, W, C) row by row on a mid-grey background.
+
+    Small images are enlarged without blur, and one alone has no background. The layout is that of torchvision's
+    ``make_grid``, whose import would cost every command a second.
 
     Args:
         columns: the number of columns; by default the smallest that makes the grid at least as wide as high.
