@@ -97,7 +97,9 @@ class Plan:
         ]
         two = [f"trainer.checkpoint_every={self.steps // 2}"]
         return [
-            Student("consistency", ["objective=consistency", *common], [(0, [1, 2, 4])], renoise=True),
+            Student(
+                "consistency", ["objective=consistency", "density=lognormal_wide", *common], [(0, [1, 2, 4])], renoise=True
+            ),
             Student("progressive", ["objective=progressive", *common, *rounds], [(0, [1]), (1, [2]), (2, [4])]),
             Student("reflow", ["objective=reflow", *common, *two, *self.pairs], [(1, [1, 2, 4]), (0, [1])]),
             Student(
