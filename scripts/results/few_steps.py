@@ -96,10 +96,9 @@ class Plan:
             f"objective.start={2**self.halvings}",
         ]
         two = [f"trainer.checkpoint_every={self.steps // 2}"]
+        density = "density=lognormal_wide"  # that of the objective; the experiment may have named another
         return [
-            Student(
-                "consistency", ["objective=consistency", "density=lognormal_wide", *common], [(0, [1, 2, 4])], renoise=True
-            ),
+            Student("consistency", ["objective=consistency", density, *common], [(0, [1, 2, 4])], renoise=True),
             Student("progressive", ["objective=progressive", *common, *rounds], [(0, [1]), (1, [2]), (2, [4])]),
             Student("reflow", ["objective=reflow", *common, *two, *self.pairs], [(1, [1, 2, 4]), (0, [1])]),
             Student(
