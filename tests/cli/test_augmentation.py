@@ -4,7 +4,6 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -144,18 +143,6 @@ def test_every_objective_learns_from_what_is_told(objective: str, trained: Train
     run = command("train", *LEARNS, ON, f"objective={objective}", *own).run
     assert state_of(run, "network")[LAYER].any()
     assert np.isfinite(losses(run)).all()
-
-
-@pytest.mark.wide
-def test_a_compiled_network_is_told_too(command: Command) -> None:
-    words = (*LEARNS, ON, "trainer.log_every=1", "samples.n=0")
-    runs = [
-        command("train", *words, f"trainer.compile={each}", f"hydra.run.dir={each}").run for each in ("true", "false")
-    ]
-    assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-4)
-    weights: list[Any] = [state_of(run, "network")[LAYER] for run in runs]
-    assert weights[0].any()
-    torch.testing.assert_close(*weights, rtol=0.1, atol=1e-4)
 
 
 @pytest.mark.wide
