@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     RESAMPLE = 13
     PAIRS = 14
     POINTS = 15
+    WARP = 16
 
 
 # The version of the streams of training. A checkpoint keeps the one with which its run began. 1: that of dfm 0.1, where

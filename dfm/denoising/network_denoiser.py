@@ -12,9 +12,10 @@ from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.denoising.denoiser import Denoiser
 from dfm.denoising.predictions import Prediction, data_and_noise
+from dfm.models.condition import Condition
 from dfm.paths.schedule import Schedule
 
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Network = Callable[..., Tensor]  # network(x, c_time, label), and condition=... where there is one
 
 
 def same_point(x: Tensor, t: Tensor, schedule: Schedule, other: Schedule) -> tuple[Tensor, Tensor]:
@@ -36,6 +37,7 @@ class NetworkDenoiser(Denoiser):
     Args:
         can_omit_label: whether the network works without classes. A network with classes does so only if some of them
             were hidden in training (``label_dropout``).
+        condition: what training tells the network of each example beside its class; sampling and scoring tell nothing.
         own_sampler: the ``Sampler`` of a few-step student, for which it was trained (its class is in a room above).
 
     Attributes:
@@ -52,6 +54,7 @@ class NetworkDenoiser(Denoiser):
     prediction: Prediction
     trained_schedule: Schedule
     can_omit_label: bool = True
+    condition: Condition | None = None
     own_sampler: object | None = None
 
     def expectations(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,8 +102,12 @@ class NetworkDenoiser(Denoiser):
         return self.call(x, self.unit_variance(x, t), c_time, self.label)
 
     def call(self, x: Tensor, inputs: Tensor, c_time: Tensor, *more: Tensor | None) -> Tensor:
-        """Return the network's output in the type of x; its inputs get the type of its weights (``double``)."""
-        return self.network(*like_weights(self.network, inputs, c_time, *more)).to(x.dtype)
+        """Return the network's output in the type of x; its inputs get the type of its weights (``double``).
+
+        Every denoiser calls its network here, because the network is told the condition here.
+        """
+        told = {} if self.condition is None else {"condition": self.condition}
+        return self.network(*like_weights(self.network, inputs, c_time, *more), **told).to(x.dtype)
 
     def double(self) -> Self:
         network = copy.deepcopy(self.network).double() if isinstance(self.network, nn.Module) else self.network
@@ -123,8 +130,16 @@ class NetworkDenoiser(Denoiser):
             raise UserError(f"labels from {int(label.min())} to {int(label.max())}; allowed: 0 to {count - 1}")
         return replace(self, label=label)
 
+    def with_condition(self, condition: Condition | None) -> Self:
+        """Return the same denoiser for a batch of which its network is told this, in training."""
+        return replace(self, condition=condition)
+
     def select(self, index: Tensor) -> Self:
-        return self if self.label is None else replace(self, label=self.label[index.to(self.label.device)])
+        if self.label is None and self.condition is None:
+            return self
+        label = None if self.label is None else self.label[index.to(self.label.device)]
+        condition = None if self.condition is None else self.condition.select(index)
+        return replace(self, label=label, condition=condition)
 
     def unit_variance(self, x: Tensor, t: Tensor) -> Tensor:
         """Return c_in (x - a m), the input of the network, (B, *D)."""
@@ -145,6 +160,8 @@ class NetworkDenoiser(Denoiser):
             raise UserError(f"samples are {x.dtype}; allowed: real numbers; try x.float()")
         if self.label is not None and len(self.label) != len(x):
             raise UserError(f"{len(x)} samples and {len(self.label)} labels; allowed: a label for each sample")
+        if self.condition is not None and len(self.condition) != len(x):
+            raise UserError(f"{len(x)} samples and {len(self.condition)} conditions; allowed: one for each sample")
         if self.label is None and not self.can_omit_label:
             raise UserError(
                 f"this model has {self.spec.num_classes} classes and no label was hidden in its training "

@@ -5,6 +5,7 @@ from torch.nn import functional
 
 from dfm.basics.errors import UserError
 from dfm.models.blocks import BlockOptions, check_count
+from dfm.models.condition import Condition
 from dfm.models.dimensions import dimensions_of
 from dfm.models.embeddings import Embedding
 from dfm.models.fused_norm import norm_silu
@@ -97,8 +98,15 @@ class PointClassifier(MLP):
         self.linear_out = nn.Linear(width, num_classes)
         self.out_shape = (num_classes,)
 
-    def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
-        """Map x (B, *shape) and c_time = log nsr (B,) to (B, num_classes); ``label`` and ``c_end`` have no effect."""
+    def forward(
+        self,
+        x: Tensor,
+        c_time: Tensor,
+        label: Tensor | None = None,
+        c_end: Tensor | None = None,
+        condition: Condition | None = None,
+    ) -> Tensor:
+        """Map x (B, *shape) and c_time = log nsr (B,) to (B, num_classes); the other inputs have no effect."""
         return super().forward(x, c_time, None)
 
 

@@ -1,9 +1,10 @@
-"""The inputs of a network beside x: time, as sinusoids of c_time = log nsr, and the class.
+"""The inputs of a network beside x: time, as sinusoids of c_time = log nsr, the class, and how a picture was changed.
 
     angle_k = time_scale c_time max_period^(-k / (K - frequency_shift)),   k = 0 .. K-1
-    e = W2 silu(W1 [sin angle, cos angle]) + table[label]
+    e = W2 silu(W1 [sin angle, cos angle]) + table[label] + M change
 
-(Vaswani et al. 2017, section 3.5, for the sinusoids; Ho et al. 2020, appendix B, for their use.) A time in 0..1000
+(Vaswani et al. 2017, section 3.5, for the sinusoids; Ho et al. 2020, appendix B, for their use; Karras et al. 2022,
+appendix F.2, for M.) A time in 0..1000
 needs time_scale=1 and max_period=10000. c_time lies in about [-7, 7]. With the defaults (10, 100 and frequency_shift=1)
 the angular frequencies fall geometrically from 10 to 0.1 rad per unit. The fastest wave distinguishes times that differ
 by a tenth, and the slowest does not complete a period within the range.
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from dfm.basics.errors import UserError
 from dfm.models.blocks import zero_out
+from dfm.models.condition import Condition
 
 
 def frequencies(count: int, *, time_scale: float, max_period: float, frequency_shift: float) -> Tensor:
@@ -48,6 +50,7 @@ class Embedding(nn.Module):
         frequency_shift: 0 (Dhariwal and Nichol) or 1 (Ho et al.) in the formula above.
         flip_sin_to_cos: whether cosines come before sines.
         two_times: whether a second time is embedded in the same way and added, for flow maps.
+        changes: how many numbers tell the network how a picture was changed (``Condition.change``); 0: it is not told.
 
     Raises:
         UserError: features is odd, or ``frequencies`` refuses an option.
@@ -66,6 +69,7 @@ class Embedding(nn.Module):
         frequency_shift: float = 1.0,
         flip_sin_to_cos: bool = False,
         two_times: bool = False,
+        changes: int = 0,
     ) -> None:
         super().__init__()
         if features < 2 or features % 2:
@@ -83,16 +87,27 @@ class Embedding(nn.Module):
         self.linear_2 = nn.Linear(channels, channels)
         self.table = nn.Embedding(num_classes + 1, channels) if num_classes else None
         self.second = SecondTime(features, channels) if two_times else None
+        self.change = ToldChange(changes, channels) if changes else None
 
-    def forward(self, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        c_time: Tensor,
+        label: Tensor | None = None,
+        c_end: Tensor | None = None,
+        condition: Condition | None = None,
+    ) -> Tensor:
         """Return e, (B, channels); ``c_end`` is the second time of a network of two times.
 
         Raises:
-            UserError: a label for a network without classes.
+            UserError: a label for a network without classes, or a change for one that is not told of changes.
         """
         time = self.linear_2(functional.silu(self.linear_1(self.sinusoids(c_time))))
         if self.second is not None:
             time = time + self.second(self.sinusoids(c_time if c_end is None else c_end))
+        if condition is not None:
+            if self.change is None:
+                raise UserError("a change was told to a network that takes none; allowed: a network with changes > 0")
+            time = time + self.change(condition.change.to(self.change.weight.dtype))
         if self.table is not None:
             return time + (self.table.weight[-1] if label is None else self.table(label))
         if label is not None:
@@ -122,6 +137,28 @@ class SecondTime(nn.Sequential):
         # We make the last layer first: the order in which layers draw their weights is a part of the meaning of a seed.
         last = zero_out(nn.Linear(channels, channels), True)
         super().__init__(nn.Linear(features, channels), nn.SiLU(), last)
+
+
+class ToldChange(nn.Linear):
+    """The linear map of the numbers that tell how a picture was changed, (B, changes) -> (B, channels), without a bias.
+
+    It starts at zero and takes no random number for that, so the other weights are those of a network without it.
+
+    Attributes:
+        adds_nothing_at_first: true, so the weights of a network without it can start one with it.
+        adds_nothing_untold: true. Sampling tells nothing, so without it the network makes the same samples
+            (``dfm.training.warps``).
+    """
+
+    adds_nothing_at_first = True
+    adds_nothing_untold = True
+
+    def __init__(self, changes: int, channels: int) -> None:
+        super().__init__(changes, channels, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Set the weights to zero."""
+        nn.init.zeros_(self.weight)
 
 
 class PixelFourier(nn.Module):

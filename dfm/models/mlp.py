@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfm.models.blocks import check_count, zero_out
+from dfm.models.condition import Condition
 from dfm.models.embeddings import Embedding
 
 
@@ -27,6 +28,7 @@ class MLP(nn.Module):
         outputs: number of outputs of the shape of x, side by side along the first dimension.
         zero_init: whether blocks start as the identity and the output at zero; otherwise as torch initialises them.
         two_times: whether the network takes a second time, for flow maps (``dfm.denoising.flow_map``).
+        changes: how many numbers tell the network how a picture was changed (``Condition``); 0: it is not told.
 
     Raises:
         UserError: a width or depth below 1, or an odd number of time features.
@@ -47,6 +49,7 @@ class MLP(nn.Module):
         flip_sin_to_cos: bool = False,
         zero_init: bool = True,
         two_times: bool = False,
+        changes: int = 0,
     ) -> None:
         super().__init__()
         check_count("width", width, 128)
@@ -60,21 +63,30 @@ class MLP(nn.Module):
             frequency_shift=frequency_shift,
             flip_sin_to_cos=flip_sin_to_cos,
             two_times=two_times,
+            changes=changes,
         )
         self.linear_in = nn.Linear(math.prod(shape), width)
         self.blocks = nn.ModuleList([MLPBlock(width, zero_init) for _ in range(depth)])
         self.linear_out = zero_out(nn.Linear(width, outputs * math.prod(shape)), zero_init)
         self.out_shape = (outputs * shape[0], *shape[1:])
 
-    def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        c_time: Tensor,
+        label: Tensor | None = None,
+        c_end: Tensor | None = None,
+        condition: Condition | None = None,
+    ) -> Tensor:
         """Map x (B, *shape), c_time = log nsr (B,) and label int64 (B,) or None to (B, *out_shape).
 
         ``c_end`` (B,) is the second time of a flow map; ``dfm.denoising.flow_map`` says how it gives both times.
+        ``condition`` tells how each x was changed; None: not at all.
 
         Raises:
-            UserError: a label for a network without classes.
+            UserError: a label for a network without classes, or a change for one that is not told of changes.
         """
-        e = functional.silu(self.embedding(c_time, label, c_end))
+        e = functional.silu(self.embedding(c_time, label, c_end, condition))
         h = self.linear_in(x.flatten(1))
         for block in self.blocks:
             h = block(h, e)

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from dfm.basics.errors import UserError, unknown
 from dfm.models.blocks import BlockOptions, ResidualBlock, check_count, zero_out
+from dfm.models.condition import Condition
 from dfm.models.dimensions import KINDS, channels_to_patches, dimensions_of, patches_to_channels
 from dfm.models.embeddings import Embedding, PixelFourier
 from dfm.models.fused_norm import norm_silu
@@ -86,6 +87,7 @@ class UNet(nn.Module):
         zero_init: whether residual branches and the output start at zero; otherwise as torch initialises them.
         fourier: octaves of sinusoids of each pixel, beside the pixel (``PixelFourier``); 0: none.
         two_times: whether the network takes a second time, for flow maps (``dfm.denoising.flow_map``).
+        changes: how many numbers tell the network how a picture was changed (``Condition``); 0: it is not told.
         grey_levels, std: number of pixel levels and deviation of the data, for the sinusoids of pixels.
 
     Raises:
@@ -126,6 +128,7 @@ class UNet(nn.Module):
         zero_init: bool = True,
         fourier: int = 0,
         two_times: bool = False,
+        changes: int = 0,
         grey_levels: int | None = None,
         std: float = 1.0,
     ) -> None:
@@ -171,6 +174,7 @@ class UNet(nn.Module):
             frequency_shift=frequency_shift,
             flip_sin_to_cos=flip_sin_to_cos,
             two_times=two_times,
+            changes=changes,
         )
         self.skips_per_resolution = blocks_per_level + 1
         self.features = PixelFourier(fourier, grey_levels, std)
@@ -183,15 +187,24 @@ class UNet(nn.Module):
         self.norm_out = nn.GroupNorm(groups, widths[0], eps=norm_eps)
         self.conv_out = zero_out(options.convolution(widths[0], size * outputs * shape[0]), zero_init)
 
-    def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None, c_end: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        c_time: Tensor,
+        label: Tensor | None = None,
+        c_end: Tensor | None = None,
+        condition: Condition | None = None,
+    ) -> Tensor:
         """Map x (B, C, *S), c_time = log nsr (B,) and label int64 (B,) or None to (B, outputs * C, *S).
 
         ``c_end`` (B,) is the second time of a flow map; ``dfm.denoising.flow_map`` says how it gives both times.
+        ``condition`` tells how each x was changed; None: not at all.
 
         Raises:
-            UserError: a label for a network without classes.
+            UserError: a label for a network without classes, or a change for one that is not told of changes.
         """
-        e = functional.silu(self.embedding(c_time, label, c_end))  # every block needs the silu, so we compute it once
+        # every block needs the silu, so we compute it once
+        e = functional.silu(self.embedding(c_time, label, c_end, condition))
         inputs = x if self.padding == "refuse" else pad(x, self.factor, self.padding)
         skips = [self.conv_in(patches_to_channels(self.features(inputs), self.patch))]
         for resolution in self.down:

@@ -35,6 +35,7 @@ from dfm.sampling.samplers import Sampler
 from dfm.training.objectives.base import Model, Objective
 from dfm.training.objectives.couplings import Coupling
 from dfm.training.trainer_config import TrainerConfig
+from dfm.training.warps import Warp
 
 Config = dict[str, Any]
 PartT = TypeVar("PartT")
@@ -47,6 +48,7 @@ ABSENT = {
     "prior": {"_target_": "dfm.paths.GaussianPrior"},
     "coupling": {"_target_": "dfm.training.IndependentCoupling"},
     "dequantization": {"_target_": "dfm.data.UniformDequantization"},
+    "augmentation": {"_target_": "dfm.training.NoWarp"},
 }
 
 
@@ -82,6 +84,11 @@ class Parts:
     def dequantization(self) -> Dequantization:
         """The noise that makes real numbers of integer pixel levels."""
         return self.part("dequantization", Dequantization)
+
+    @cached_property
+    def augmentation(self) -> Warp:
+        """The random change of pictures of which the network is told."""
+        return self.part("augmentation", Warp)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -179,7 +186,7 @@ class Parts:
         )
 
     def _network(self, spec: DatasetSpec, outputs: int, device: torch.device) -> nn.Module:
-        two_times = self.objective.times == 2
+        two_times, changes = self.objective.times == 2, self.augmentation.numbers
         offered = {
             "shape": spec.shape,
             "num_classes": spec.num_classes,
@@ -190,10 +197,17 @@ class Parts:
             "grey_levels": spec.levels,
             "outputs": outputs,
             "two_times": two_times,
+            "changes": changes,
         }
         with self._fresh(device):
             network = self.part("model", nn.Module, **offered)
-        if two_times and "two_times" not in inspect.signature(type(network)).parameters:
+        taken = inspect.signature(type(network)).parameters
+        if changes and "changes" not in taken:
+            raise UserError(
+                f"model: {type(network).__name__} cannot be told of a change, and augmentation needs a network that "
+                "is; allowed: a network with the parameter changes, or augmentation=none; try augmentation=none"
+            )
+        if two_times and "two_times" not in taken:
             way = "model=unet_small" if len(spec.shape) in (2, 3, 4) else "model=mlp"
             raise UserError(
                 f"model: {type(network).__name__} takes one time, and this objective needs a network of two times; "

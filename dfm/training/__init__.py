@@ -39,6 +39,7 @@ from dfm.training.objectives.uncertainty import FixedUncertainty, LearnedUncerta
 from dfm.training.step_report import StepReport
 from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
+from dfm.training.warps import GeometricWarp, NoWarp, Warp
 
 __all__ = [
     "Classification",
@@ -52,6 +53,7 @@ __all__ = [
     "EdmWeight",
     "EntropicTransport",
     "FixedUncertainty",
+    "GeometricWarp",
     "IndependentCoupling",
     "Interpolation",
     "LabelAwareCoupling",
@@ -66,6 +68,7 @@ __all__ = [
     "LossWeight",
     "MeanFlow",
     "MinSnrWeight",
+    "NoWarp",
     "NoiseVarianceWeight",
     "Objective",
     "OptimalTransport",
@@ -81,4 +84,5 @@ __all__ = [
     "Uncertainty",
     "UniformDensity",
     "UniformWeight",
+    "Warp",
 ]

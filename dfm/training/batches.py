@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from dfm.basics.errors import UserError
 from dfm.basics.seeding import STREAMS, Purpose, stream, training_generator
 from dfm.data.dataset import Split
+from dfm.training.warps import NoWarp, Warp
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,25 @@ class Batch:
         values: as in the split, (B, *D): integer levels, or real numbers.
         labels: int64 (B,), or None.
         indices: of the examples in the split, int64 (B,).
+        change: what the network is told of each example's warp, (B, numbers); None: there is no warp. The values are
+            those before it, since a warp is made of what the model sees.
     """
 
     values: Tensor
     labels: Tensor | None
     indices: Tensor
+    change: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return values and labels on a device; pinned memory is copied without waiting for the device."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return Batch(self.values.to(device, non_blocking=True), labels, self.indices)
+        return replace(self, values=self.values.to(device, non_blocking=True), labels=labels)
+
+    def parts(self, count: int) -> list["Batch"]:
+        """Return the batch in parts of equal size, in their order."""
+        values, indices = self.values.chunk(count), self.indices.chunk(count)
+        labels, changes = ([None] * count if each is None else each.chunk(count) for each in (self.labels, self.change))
+        return [Batch(*part) for part in zip(values, labels, indices, changes, strict=True)]
 
     def pinned(self) -> "Batch":
         """Return the batch in pinned memory, from which a GPU copies without the CPU."""
@@ -46,6 +56,8 @@ class Augmentation:
         flip: whether examples are mirrored along their last side (images: left to right) with probability 1/2.
         label_dropout: the probability that a class is hidden: ``num_classes`` replaces it (Ho and Salimans 2022).
         num_classes: number of classes of the model.
+        warp: a change of pictures of which the network is told. ``flip`` is one of which it is not, so a model makes
+            mirrored samples too.
 
     Raises:
         UserError: label_dropout is outside [0, 1), or above 0 for a model without classes.
@@ -54,6 +66,7 @@ class Augmentation:
     flip: bool = False
     label_dropout: float = 0.0
     num_classes: int = 0
+    warp: Warp = field(default_factory=NoWarp)
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout < 1 or (self.label_dropout and not self.num_classes):
@@ -62,7 +75,7 @@ class Augmentation:
             )
 
     def __call__(self, batch: Batch, seed: int, step: int, streams: int = STREAMS) -> Batch:
-        """Return the batch with the changes of this step.
+        """Return the batch with the changes of this step; ``warped`` makes those of the warp.
 
         Args:
             streams: the version of the streams of random numbers.
@@ -74,7 +87,15 @@ class Augmentation:
         if self.label_dropout and labels is not None:
             hidden = self._choose(self.label_dropout, len(labels), seed, step, Purpose.HIDDEN_LABEL, streams)
             labels = torch.where(hidden.to(labels.device), self.num_classes, labels)
-        return Batch(values, labels, batch.indices)
+        change = None
+        if self.warp.numbers:  # drawn on the CPU too
+            generator = training_generator(torch.device("cpu"), seed, step, 0, Purpose.WARP, streams)
+            change = self.warp.draw(len(values), generator).to(values.device)
+        return Batch(values, labels, batch.indices, change)
+
+    def warped(self, data: Tensor, batch: Batch) -> Tensor:
+        """Return what the model sees of a batch, (B, *D), after its warp."""
+        return data if batch.change is None else self.warp.apply(data, batch.change)
 
     @staticmethod
     def _choose(chance: float, n: int, seed: int, step: int, purpose: Purpose, streams: int) -> Tensor:

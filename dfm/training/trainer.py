@@ -9,7 +9,7 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from dfm.basics.processes import World
 from dfm.basics.seeding import STREAMS, Purpose, seeded, training_generator
 from dfm.data.dataset import Split
 from dfm.data.numbers.dequantization import Dequantization, UniformDequantization
+from dfm.denoising.network_denoiser import NetworkDenoiser
+from dfm.models.condition import Condition
 from dfm.training.batches import Augmentation, Batch, Batches
 from dfm.training.ema import Ema
 from dfm.training.learning_rate import LearningRate
@@ -28,6 +30,7 @@ from dfm.training.parallel.strategy import check_parallel, hold_network
 from dfm.training.step_failures import SkippedStep, diagnose, explain_failure, merge, too_many_skipped
 from dfm.training.step_report import StepReport
 from dfm.training.trainer_config import TrainerConfig
+from dfm.training.warps import NoWarp, Warp, check_warp
 
 
 class Trainer:
@@ -36,14 +39,15 @@ class Trainer:
     Args:
         denoiser: or a noisy classifier; its network is moved to ``device`` and trained in place.
         flip: whether images are mirrored left to right with probability 1/2.
+        warp: a random change of pictures of which the network is told; it must be made for ``warp.numbers``.
         dequantization: how integer pixel levels become real numbers.
         label_dropout: the probability that an example's class is hidden (Ho and Salimans 2022).
         world: the processes that share the ``accumulate`` parts of each batch. Their number changes a step only by the
             order in which floats are added.
 
     Raises:
-        UserError: as ``Augmentation`` and ``Batches``; or the device lacks the precision, or the processes cannot share
-            the parts.
+        UserError: as ``Augmentation``, ``Batches`` and ``check_warp``; or the device lacks the precision, or the
+            processes cannot share the parts.
     """
 
     def __init__(
@@ -57,13 +61,16 @@ class Trainer:
         flip: bool = False,
         dequantization: Dequantization | None = None,
         label_dropout: float = 0.0,
+        warp: Warp | None = None,
         world: World | None = None,
     ) -> None:
         self.config, self.objective, self.device, self.world = config, objective, device, world or World()
         check_precision(config.precision, device)
         check_parallel(config, objective.shardable, self.world)
         self.dequantization = dequantization or UniformDequantization()
-        self.augmentation = Augmentation(flip=flip, label_dropout=label_dropout, num_classes=denoiser.spec.num_classes)
+        warp, classes = warp or NoWarp(), denoiser.spec.num_classes
+        check_warp(warp, denoiser, objective)
+        self.augmentation = Augmentation(flip=flip, label_dropout=label_dropout, num_classes=classes, warp=warp)
         self.network = laid_out(denoiser.module().to(device), config.channels_last)
         self.learned = objective.module(self.network).to(device)
         average = copy.deepcopy(self.network)
@@ -92,10 +99,10 @@ class Trainer:
         """
         return replace(self.denoiser, network=self.parallel.gathered_copy(self.ema.network, everywhere))
 
-    def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Start from these weights of the network instead of fresh ones.
+    def start_from(self, weights: Mapping[str, Tensor]) -> list[str]:
+        """Start from these weights of the network instead of fresh ones; return the names of those that stay fresh.
 
-        Layers that add nothing at first (``adds_nothing_at_first``) may be missing: they stay fresh.
+        Only layers that add nothing at first (``adds_nothing_at_first``) may be missing.
 
         Raises:
             RuntimeError: a weight is missing, unknown, or of another shape.
@@ -103,9 +110,10 @@ class Trainer:
         neutral = [n for n, m in self.network.named_modules() if getattr(m, "adds_nothing_at_first", False)]
         for network in (self.network, self.ema.network):
             missing, unknown = network.load_state_dict(self._shards(weights), strict=False)
-            missing = [name for name in missing if not any(name.startswith(f"{layer}.") for layer in neutral)]
-            if missing or unknown:
-                raise RuntimeError(f"missing {missing}, unexpected {unknown}")
+            needed = [name for name in missing if not any(name.startswith(f"{layer}.") for layer in neutral)]
+            if needed or unknown:
+                raise RuntimeError(f"missing {needed}, unexpected {unknown}")
+        return missing
 
     @property
     def progress(self) -> float:
@@ -148,8 +156,8 @@ class Trainer:
             for k, first in enumerate(range(0, n, self.config.batch_size)):
                 rows = slice(first, min(first + self.config.batch_size, n))
                 generator = training_generator(self.device, self.config.seed, k, 0, Purpose.VALIDATE, self.streams)
-                values, labels = split.take(rows), split.labels_of(rows)
-                total += float(self._losses(averaged, values, labels, generator, 1.0).value.sum())
+                batch = Batch(split.take(rows), split.labels_of(rows), torch.arange(rows.start, rows.stop))
+                total += float(self._losses(averaged, batch, generator, 1.0).value.sum())
         return total / n
 
     def state(self) -> dict[str, Any]:
@@ -260,9 +268,8 @@ class Trainer:
         Raises:
             UserError: the device has too little memory.
         """
-        parts, seed = self.config.accumulate, self.config.seed
-        labels = [None] * parts if batch.labels is None else batch.labels.chunk(parts)
-        values, own = batch.values.chunk(parts), self.world.own_parts(range(parts))
+        count, seed = self.config.accumulate, self.config.seed
+        parts, own = batch.parts(count), self.world.own_parts(range(count))
         losses = []
         try:
             for k in own:
@@ -271,7 +278,7 @@ class Trainer:
                 precision = tf32(self.config.precision == "tf32")
                 dropout = seeded(self.device, seed, self.step, k, Purpose.DROPOUT, self.streams)
                 with dropout, sync, precision:
-                    part = self._losses(denoiser, values[k], labels[k], generator, self.progress)
+                    part = self._losses(denoiser, parts[k], generator, self.progress)
                     loss = part.value.mean() / len(own)  # the backward pass takes the mean over the processes
                     if loss.requires_grad:
                         loss.backward()
@@ -280,18 +287,14 @@ class Trainer:
             raise explain_failure(error, self.config, self.device, self.world) from None
         return losses
 
-    def _losses(
-        self,
-        denoiser: Model,
-        values: Tensor,
-        labels: Tensor | None,
-        generator: torch.Generator,
-        progress: float,
-    ) -> Loss:
+    def _losses(self, denoiser: Model, batch: Batch, generator: torch.Generator, progress: float) -> Loss:
         """Return the losses of a batch, whose values are as in the split."""
-        data = self.dequantization.model_input(values.to(self.device), denoiser.spec, generator)
-        if denoiser.spec.num_classes == 0:
-            labels = None
-        denoiser = denoiser.with_labels(None if labels is None else labels.to(self.device))
+        batch = batch.to(self.device)
+        data = self.dequantization.model_input(batch.values, denoiser.spec, generator)
+        denoiser = denoiser.with_labels(batch.labels if denoiser.spec.num_classes else None)
+        if batch.change is not None:
+            data = self.augmentation.warped(data, batch)
+            told = Condition(change=batch.change)
+            denoiser = cast(NetworkDenoiser, denoiser).with_condition(told)  # by check_warp
         with products(self.config.precision, self.device):
             return self.objective.loss(denoiser, data, generator, progress)

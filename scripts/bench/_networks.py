@@ -20,6 +20,7 @@ from dfm.training.objectives.loss_weights import UniformWeight
 from dfm.training.objectives.regression import Regression
 from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
+from dfm.training.warps import GeometricWarp, Warp
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Layout:
         return 1, self.size, self.size
 
 
-def ours(layout: Layout) -> nn.Module:
-    """Return dfm's UNet."""
+def ours(layout: Layout, changes: int = 0) -> nn.Module:
+    """Return dfm's UNet; it is told of a picture's change by so many numbers."""
     return UNet(
         shape=layout.shape,
         channels=layout.channels,
@@ -48,6 +49,7 @@ def ours(layout: Layout) -> nn.Module:
         blocks_per_level=2,
         attention_levels=(1,),
         groups=32,
+        changes=changes,
     )
 
 
@@ -90,6 +92,8 @@ def prepare(name: str, layout: Layout) -> tuple[nn.Module, Callable[[], None]]:
     torch.manual_seed(0)
     if name == "dfm trainer":
         return with_trainer(ours(layout), layout)
+    if name == "dfm trainer nonleaky":
+        return with_trainer(ours(layout, GeometricWarp().numbers), layout, GeometricWarp())
     if name.startswith("model "):
         return with_trainer(from_config(name.removeprefix("model "), layout), layout)
     network = {"dfm": ours, "diffusers": diffusers, "torchcfm": torchcfm}[name.split()[0]](layout).to(layout.device)
@@ -125,7 +129,7 @@ def from_config(option: str, layout: Layout) -> nn.Module:
     return Parts(compose("train", f"model={option}")).model(spec_of(layout)).module()
 
 
-def with_trainer(network: nn.Module, layout: Layout) -> tuple[nn.Module, Callable[[], None]]:
+def with_trainer(network: nn.Module, layout: Layout, warp: Warp | None = None) -> tuple[nn.Module, Callable[[], None]]:
     """Return (a network, a function that makes one whole step of ``dfm train``)."""
     spec = spec_of(layout)
     images = torch.randint(0, 256, (4096, *layout.shape), dtype=torch.uint8)
@@ -138,7 +142,8 @@ def with_trainer(network: nn.Module, layout: Layout) -> tuple[nn.Module, Callabl
     path = Linear()
     denoiser = NetworkDenoiser(spec=spec, schedule=path, trained_schedule=path, prediction=Velocity(), network=network)
     objective = Regression(density=UniformDensity(), weight=UniformWeight())
-    trainer = Trainer(config, denoiser, objective, Split(values=images, labels=None), device=layout.device)
+    split = Split(values=images, labels=None)
+    trainer = Trainer(config, denoiser, objective, split, device=layout.device, warp=warp)
     steps = trainer.steps()
     return trainer.network, lambda: void(next(steps))
 

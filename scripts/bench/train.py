@@ -3,6 +3,7 @@
 Usage: python scripts/bench/train.py [--rounds 5] [--seconds 6] [--batch 64] [--size 28] [--channels 64] [--compile]
        python scripts/bench/train.py --profile        # the time of dfm's step, by operator
        python scripts/bench/train.py --only "model unet_small" "model unet_patch"      # networks of configs/model
+       python scripts/bench/train.py --only "dfm trainer" "dfm trainer nonleaky"       # with changed pictures
 
 A step is: forward, mean squared error, backward, AdamW (fused). For ``dfm trainer`` it is the whole step of ``dfm
 train`` (also batches, noise and times, the objective, clipping, the moving average). In each round, every network makes
@@ -132,7 +133,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--only", nargs="*", default=list(NAMES), help=f"{', '.join(NAMES)}, model NAME")
+    parser.add_argument(
+        "--only", nargs="*", default=list(NAMES), help=f"{', '.join(NAMES)}, dfm trainer nonleaky, model NAME"
+    )
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()

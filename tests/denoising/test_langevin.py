@@ -16,6 +16,7 @@ from dfm.data.dataset import DatasetSpec
 from dfm.data.gaussian_mixture import mixture_of
 from dfm.denoising.langevin import LangevinDenoiser
 from dfm.denoising.predictions import Noise
+from dfm.models.condition import Condition
 from dfm.paths.interpolating import Linear
 from dfm.paths.potentials import DoubleWell, Potential
 from dfm.paths.variance_preserving import OrnsteinUhlenbeck
@@ -202,6 +203,25 @@ def test_the_loss_is_least_for_the_true_score() -> None:
     losses = [loss(factor) for factor in (0.0, 1.0, 2.0)]
     assert losses[1] < losses[0]
     assert losses[1] < losses[2]
+
+
+def test_each_transition_has_the_class_and_the_condition_of_its_example() -> None:
+    """Labels and conditions are those of the batch, once for each transition of its chains."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def network(x: Tensor, c_time: Tensor, label: Tensor, condition: Condition) -> Tensor:
+        seen.append((label, condition.change))
+        return torch.zeros_like(x)
+
+    denoiser = LangevinDenoiser(
+        spec=replace(SPEC, num_classes=3), schedule=CLOCK, trained_schedule=CLOCK, prediction=Noise(), network=network,
+        prior=WELL, label=torch.tensor([2, 0]), condition=Condition(change=torch.tensor([[5.0], [7.0]])),
+    )  # fmt: skip
+    objective = LangevinMatching(steps=4, transitions=3)
+    objective.loss(denoiser, torch.zeros(2, 1), torch.Generator().manual_seed(0))
+    ((label, change),) = seen
+    assert label.tolist() == [2, 0, 2, 0, 2, 0]
+    assert change[:, 0].tolist() == [5, 7, 5, 7, 5, 7]
 
 
 def test_mistakes_are_refused_in_one_line(laws: dict[float, np.ndarray]) -> None:

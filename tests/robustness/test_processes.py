@@ -42,7 +42,7 @@ FSDP = ["trainer.parallel=fsdp", "trainer.channels_last=false"]
 @pytest.mark.parametrize(
     "also",
     [
-        [*LEARNED, "trainer.optimizer=muon", "trainer.warmup_steps=0"],
+        [*LEARNED, "trainer.optimizer=muon", "trainer.warmup_steps=0", "augmentation=nonleaky"],
         pytest.param(LEARNED, marks=LONG),
         pytest.param([*LEARNED, *FSDP], marks=LONG),
         # forward mode through the wrapped network

@@ -33,6 +33,9 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "there is no checkpoint yet": NOTICE,
         "which share each batch": PROCESSES,
     },
+    "cli/commands/train/initial_weights.py": {
+        "is told of a change by": "a warp of the user's own",
+    },
     "cli/commands/train/pictures.py": {
         "the last picture has": NOTICE,
         "for quicker ones": NOTICE,
@@ -193,7 +196,7 @@ TAKEN = {  # file: how many suggestions the rows take
     "cli/commands/nll/command.py": 2,
     "cli/commands/nll/estimates.py": 2,
     "cli/commands/sample/inverse_task.py": 1,
-    "cli/commands/train/initial_weights.py": 4,
+    "cli/commands/train/initial_weights.py": 5,
     "cli/commands/train/resume.py": 1,
     "cli/commands/train/training_run.py": 1,
     "cli/composition/command_line.py": 1,
@@ -239,7 +242,7 @@ TAKEN = {  # file: how many suggestions the rows take
     "runs/claim.py": 3,
     "runs/directory.py": 1,
     "runs/loading.py": 1,
-    "runs/parts.py": 3,
+    "runs/parts.py": 4,
     "runs/pictures/masks.py": 1,
     "sampling/adaptive_solver.py": 1,
     "sampling/classifier_guidance.py": 1,
@@ -256,4 +259,5 @@ TAKEN = {  # file: how many suggestions the rows take
     "training/objectives/densities.py": 1,
     "training/parallel/strategy.py": 2,
     "training/trainer_config.py": 1,
+    "training/warps.py": 5,
 }

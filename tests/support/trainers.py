@@ -15,11 +15,12 @@ from dfm.training.objectives.loss_weights import UniformWeight
 from dfm.training.objectives.regression import Regression
 from dfm.training.trainer import Trainer
 from dfm.training.trainer_config import TrainerConfig
+from dfm.training.warps import Warp
 
 CPU = torch.device("cpu")
 
 
-def trainer(*, flip: bool = False, split: Split | None = None, **changes: object) -> Trainer:
+def trainer(*, flip: bool = False, split: Split | None = None, warp: Warp | None = None, **changes: object) -> Trainer:
     """An MLP on the digits."""
     torch.manual_seed(5)
     data = Digits()
@@ -29,7 +30,7 @@ def trainer(*, flip: bool = False, split: Split | None = None, **changes: object
         schedule=Linear(),
         trained_schedule=Linear(),
         prediction=Velocity(),
-        network=MLP(shape=spec.shape, width=32),
+        network=MLP(shape=spec.shape, width=32, changes=0 if warp is None else warp.numbers),
     )
     settings = {"max_steps": 8, "batch_size": 16, "warmup_steps": 2, "num_workers": 0, **changes}
     objective = Regression(density=UniformDensity(), weight=UniformWeight())
@@ -40,6 +41,7 @@ def trainer(*, flip: bool = False, split: Split | None = None, **changes: object
         split or data.split("train"),
         device=CPU,
         flip=flip,  # type: ignore[arg-type]
+        warp=warp,
     )
 
 

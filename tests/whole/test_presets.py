@@ -30,7 +30,7 @@ NOT_ALONE = (
     ("group", "option"),
     [pytest.param(g, o, marks=() if g == "objective" else pytest.mark.wide)
      for g in ("schedule", "prediction", "density", "weight", "coupling", "prior", "latent", "uncertainty", "objective",
-               "grid", "logger", "likelihood", "dequantization", "trainer")
+               "augmentation", "grid", "logger", "likelihood", "dequantization", "trainer")
      for o in options(g) if (g, o) not in NOT_ALONE],
 )  # fmt: skip
 def test_options_that_go_with_the_default(group: str, option: str, command: Command) -> None:

@@ -34,7 +34,7 @@ ROOMS = {
     ),
     "sampling": ("sampler", "grid", "guidance", "task", "flow"),
     "likelihood": ("likelihood", "dequantization"),
-    "data": ("dataset",),
+    "data": ("dataset", "augmentation"),
     "evaluation": ("features",),
     "run": ("logger", "decoder"),
 }

@@ -20,7 +20,7 @@ def what_is_seen(
     n: int | None = None,
     streams: int = STREAMS,
 ) -> np.ndarray:
-    """Return the examples of the first steps as one picture: mirrored, dequantised, scaled, and back as samples are.
+    """Return the examples of the first steps as one picture: mirrored, dequantised, scaled, warped, and as samples are.
 
     A model with classes has the name of its class under each example.
 
@@ -36,7 +36,8 @@ def what_is_seen(
         batch = Batch(split.take(indices), split.labels_of(indices), indices)
         batch = augmentation(batch, batches.seed, step, streams)
         generator = training_generator(cpu, batches.seed, step, 0, Purpose.TRAIN, streams)
-        examples.append(stored(dequantization.model_input(batch.values, spec, generator), spec))
+        data = augmentation.warped(dequantization.model_input(batch.values, spec, generator), batch)
+        examples.append(stored(data, spec))
         labels += [] if batch.labels is None else [batch.labels]
         left, step = left - len(indices), step + 1
     captions = captions_of(torch.cat(labels) if labels else None, spec)

@@ -71,7 +71,7 @@ class LangevinMatching(Objective):
         rows = torch.arange(len(data), device=data.device).repeat(self.transitions)
         x = chain(model.potential, data, edges, noise)[k + 1, rows]
         t, h = (edges.to(data.device)[k + 1], edges.diff().to(data.device)[k])
-        _, score = denoiser.velocity_and_score(x, t)
+        _, score = denoiser.select(rows).velocity_and_score(x, t)
         error = (per_sample((2 * h).sqrt(), x) * score + noise[k, rows]).square().flatten(1).mean(1)
         mean = error.reshape(self.transitions, len(data)).mean(0)
         return Loss(value=mean, error=mean, u=u[: len(data)])

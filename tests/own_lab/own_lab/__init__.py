@@ -108,7 +108,7 @@ class ShortcutDenoiser(NetworkDenoiser):
         """u in units of the velocity's scale at t."""
         c_in = 1 / self.input_variance(t).sqrt()
         start, end = (self.trained_schedule.log_nsr(time).to(x).expand(len(x)) for time in (t, s))
-        return self.network(x * per_sample(c_in, x), start, self.label, end)  # type: ignore[call-arg]
+        return self.call(x, x * per_sample(c_in, x), start, self.label, end)
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
         x, tau = self.on_trained_path(x, t)

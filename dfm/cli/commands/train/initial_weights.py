@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
+
 from dfm.basics.errors import UserError
 from dfm.cli import console
 from dfm.cli.from_checkpoint import warn_other_names
@@ -75,8 +77,31 @@ def load_initial_weights(trainer: Trainer, job: Job, spec: DatasetSpec, origin: 
     if objective.needs_teacher:
         objective.check_teacher(cast(NetworkDenoiser, trainer.denoiser))  # check_origin has refused a classifier
     with blame_checkpoint(origin):
-        trainer.start_from(origin.state["ema"])
-    console.say(f"starts with the averaged weights of {origin.path}")
+        weights, dropped = without_unused(origin, theirs, trainer)
+        fresh = trainer.start_from(weights)
+    apart = (("fresh", fresh), ("left out", dropped))
+    rest = [f"{what}: {', '.join(names)}" for what, names in apart if names]
+    console.say(f"starts with the averaged weights of {'; '.join([str(origin.path), *rest])}")
+
+
+def without_unused(origin: Checkpoint, theirs: Parts, trainer: Trainer) -> tuple[dict[str, Any], list[str]]:
+    """Return the averaged weights without those that serve only to tell the network of changes, if this run tells none.
+
+    Without them the network makes the same samples.
+
+    Args:
+        theirs: the parts of the checkpoint.
+
+    Returns:
+        The weights that stay, and the names of the others.
+    """
+    weights: dict[str, Any] = origin.state["ema"]
+    if trainer.augmentation.warp.numbers or not theirs.augmentation.numbers:
+        return weights, []
+    layers = theirs.model(origin.spec, torch.device("meta")).module().named_modules()
+    unused = [f"{name}." for name, layer in layers if getattr(layer, "adds_nothing_untold", False)]
+    dropped = [name for name in weights if name.startswith(tuple(unused))]
+    return {name: value for name, value in weights.items() if name not in dropped}, dropped
 
 
 def check_origin(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec) -> None:
@@ -110,6 +135,12 @@ def check_origin(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec)
             f"init={ckpt}: its network takes two times (t, s); allowed: an objective of two times; try "
             "objective=meanflow"
         )
+    told, tells = theirs.augmentation.numbers, job.parts.augmentation.numbers
+    if told and tells and told != tells:
+        raise UserError(
+            f"init={ckpt}: its network is told of a change by {told} numbers, here by {tells}; allowed: the same "
+            "augmentation, or none; try augmentation=none"
+        )
     warn_other_names(f"init={ckpt}", spec, origin.spec)
 
 
@@ -133,6 +164,11 @@ def check_teacher(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec
         raise UserError(
             f"init={ckpt}: this teacher was trained without label_dropout; allowed: label_dropout=0, or a teacher that "
             "was trained with it"
+        )
+    if unknown := sorted(job.parts.augmentation.kinds - theirs.augmentation.kinds):
+        raise UserError(
+            f"init={ckpt}: this teacher was trained without {', '.join(unknown)}; allowed: changes that it knows, or "
+            "augmentation=none; try augmentation=none"
         )
     couplings = [meaning(each, "coupling", job.trusted) for each in (origin.config, config)]
     if not objective.own_pairs and (not outcome.independent or couplings[0] != couplings[1]):

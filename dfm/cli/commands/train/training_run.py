@@ -98,6 +98,7 @@ class TrainingRun:
             flip=parts.dataset.flip,
             dequantization=parts.dequantization,
             label_dropout=self.settings.label_dropout,
+            warp=parts.augmentation,
             world=self.job.world,
         )
 
