@@ -125,11 +125,9 @@ def main() -> None:
     if target.is_dir() and any(target.iterdir()):
         raise SystemExit(f"{target} holds files; allowed: a folder that is empty or not there yet")
     with tempfile.TemporaryDirectory() as scratch:
-        files = [
-            fetched(package, given, Path(scratch))
-            for package, given in ((PICTURES, options.pictures), (NAMES, options.names))
-        ]
-        count = extract(*files, target, options.tones)
+        pictures = fetched(PICTURES, options.pictures, Path(scratch))
+        names = fetched(NAMES, options.names, Path(scratch))
+        count = extract(pictures, names, target, options.tones)
     print(f"{count} emoji in {target}; try dfm train experiment=emoji_flow dataset.path={target}")
 
 
