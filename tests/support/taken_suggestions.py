@@ -59,6 +59,9 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     "cli/launch.py": {
         "--help": "an error of Hydra that dfm does not know",
     },
+    "cli/surroundings/endings.py": {
+        "out of memory": STATE,
+    },
     "cli/surroundings/streams.py": {
         "a part of the output is lost": STATE,
     },
