@@ -9,9 +9,10 @@ import hashlib
 import io
 import json
 import math
+import pickle
 import warnings
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,8 +56,7 @@ class Checkpoint:
     @property
     def run(self) -> Path:
         """The directory of its run."""
-        folder = self.path.resolve().parent if self.path else Path()
-        return folder.parent if folder.name == "checkpoints" else folder
+        return run_of(self.path) if self.path else Path()
 
     @property
     def step(self) -> int:
@@ -178,7 +178,9 @@ def read(path: Path) -> Checkpoint:
     except UserError:
         raise
     except Exception as error:  # torch raises half a dozen types on a damaged file
-        raise UserError(f"{path} is not a whole checkpoint ({_first_line(error)}); try an older one") from None
+        # torch's text on a damaged file is advice on how to load it without a check
+        reason = "it is damaged" if isinstance(error, pickle.UnpicklingError) else _first_line(error)
+        raise UserError(f"{path} is not a whole checkpoint ({reason})") from None
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
@@ -194,7 +196,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         )
     body = {name: content[name] for name in ("config", "spec", "state", "data") if name in content}
     if digest(body) != content["sha256"]:
-        raise UserError(f"{path} is not a whole checkpoint (its checksum is wrong); try an older one")
+        raise UserError(f"{path} is not a whole checkpoint (its checksum is wrong)")
     return body
 
 
@@ -214,7 +216,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
         facts = json.loads(metadata["dfm"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
     if digest([facts, dict(sorted(weights.items()))]) != metadata["sha256"]:
-        raise UserError(f"{path} is not a whole file of weights (its checksum is wrong); try its checkpoint")
+        raise UserError(f"{path} is not a whole file of weights (its checksum is wrong)")
     numbers = facts.get("objective") or {}
     if facts.get("round") is not None:  # written by dfm 0.1
         numbers = {"teacher.round": int(facts["round"])}
@@ -252,22 +254,42 @@ def find(ckpt: str | None, key: str = "ckpt") -> tuple[Checkpoint, list[str]]:
     Raises:
         UserError: there is no whole checkpoint.
     """
-    return first_whole(checkpoint_files(ckpt, key))
+    return first_whole(checkpoint_files(ckpt, key), lambda damaged: instead_of(damaged, key))
 
 
-def first_whole(paths: Iterable[Path]) -> tuple[Checkpoint, list[str]]:
+def first_whole(paths: Iterable[Path], instead: Callable[[Sequence[Path]], str]) -> tuple[Checkpoint, list[str]]:
     """Return the first of ``paths`` that can be read, and the error messages of the files before it.
+
+    Args:
+        instead: returns what to try, as the end of a message, if all of these files are damaged.
 
     Raises:
         UserError: none can be read.
     """
-    messages: list[str] = []
+    messages, damaged = list[str](), list[Path]()
     for path in paths:
         try:
             return read(path), messages
         except UserError as error:
             messages.append(str(error))
-    raise UserError(messages[0] if messages else "no checkpoint")
+            damaged.append(path.resolve())
+    others = f", nor are the {len(damaged) - 1} older ones" if len(damaged) > 1 else ""
+    raise UserError(f"{messages[0]}{others}; try {instead(damaged)}")
+
+
+def instead_of(damaged: Sequence[Path], key: str) -> str:
+    """Return what to try in place of damaged files of one run."""
+    run = run_of(damaged[0])
+    if {*checkpoints(run)} - {*damaged}:
+        return f"{key}={run}, which takes its newest whole checkpoint"
+    weights = run / WEIGHTS
+    return f"{key}={weights}" if weights.is_file() and weights not in damaged else "another run"
+
+
+def run_of(file: Path) -> Path:
+    """Return the directory of the run of a checkpoint, or of a file of weights."""
+    folder = file.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def _first_line(error: Exception) -> str:

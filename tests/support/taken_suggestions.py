@@ -140,8 +140,7 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
     },
     "runs/checkpoint.py": {
         "a checkpoint of format": STATE,
-        "is not a whole checkpoint (": STATE,
-        "is not a whole file of weights": STATE,
+        "; try ": "tests/robustness/test_hostile.py",
         "cannot use its configuration": STATE,
     },
     "runs/claim.py": {
