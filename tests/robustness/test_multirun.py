@@ -50,6 +50,7 @@ def during_sample(monkeypatch: pytest.MonkeyPatch, n: int, error: BaseException)
     [
         (UserError("this cannot be; try that"), "this cannot be; try that"),
         pytest.param(ZeroDivisionError("a bug"), "ZeroDivisionError: a bug", marks=pytest.mark.wide),
+        (SystemExit("no"), "it ended with exit('no')"),
         (MemoryError(), "out of memory (MemoryError); try a smaller batch_size"),
         pytest.param(
             torch.OutOfMemoryError("CUDA out of memory.\nTried to"),
@@ -59,7 +60,7 @@ def during_sample(monkeypatch: pytest.MonkeyPatch, n: int, error: BaseException)
     ],
 )
 def test_one_job_that_fails_leaves_the_others_alone(
-    error: Exception, said: str, tiny_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, said: str, tiny_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     during_sample(monkeypatch, 3, error)
     outcome = command(*DRAW, f"ckpt={tiny_run}", "n=2,3,4", "hydra.sweep.dir=sweep", code=1)

@@ -51,8 +51,11 @@ def job_end(work: Callable[[], int], command: str, show_all: bool) -> JobEnd:
     """
     try:
         return JobEnd(work())
-    except SystemExit as end:  # a signal
-        return JobEnd(end.code if isinstance(end.code, int) else 1)
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > 128:  # a signal
+            return JobEnd(end.code)
+        message = f"it ended with exit({end.code!r})"  # in code of the user's own, or of a library
+        console.log.warning(f"this job failed: {message}")
     except Exception as error:
         users = isinstance(error, UserError)
         text = " ".join(str(error).split())[:500]
