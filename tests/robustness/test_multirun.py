@@ -145,6 +145,15 @@ def test_two_jobs_of_one_multirun_never_share_a_directory(tmp_path: Path) -> Non
     assert earlier_job(tmp_path, ["model=unet", "trainer.max_steps=2"], []) is None
 
 
+def test_a_place_that_two_jobs_share_is_named_as_the_mistake(tiny_run: Path, command: Command) -> None:
+    """Another hydra.sweep.dir would not help."""
+    words = [*DRAW, f"ckpt={tiny_run}", "n=2,3", "hydra.sweep.dir=sweep"]
+    problem = command(*words, "hydra.sweep.subdir=one", code=1).problem
+    assert "1 of 2 jobs failed: hydra.sweep.subdir=one" in problem
+    assert problem.endswith("try without hydra.sweep.subdir")
+    command(*words)
+
+
 @pytest.mark.wide
 def test_several_runs_are_resumed_each_in_its_own_directory(command: Command) -> None:
     command(*FAST, "trainer.seed=0,1", "hydra.sweep.dir=sweep")

@@ -53,6 +53,9 @@ LEFT = {  # file: {a piece of the message: why no row takes what it suggests, or
         "has its own sampler": NOTICE,
         ": this student is made for": NOTICE,
     },
+    "cli/jobs/directories.py": {
+        "of another job of this multirun": "tests/robustness/test_multirun.py",
+    },
     "cli/jobs/multirun.py": {
         "the multirun ended before": PROCESSES,
     },
@@ -200,7 +203,7 @@ TAKEN = {  # file: how many suggestions the rows take
     "cli/commands/nll/estimates.py": 2,
     "cli/commands/sample/inverse_task.py": 1,
     "cli/commands/train/initial_weights.py": 4,
-    "cli/commands/train/resume.py": 1,
+    "cli/commands/train/resume.py": 2,
     "cli/commands/train/training_run.py": 1,
     "cli/composition/command_line.py": 1,
     "cli/composition/stored_run.py": 1,

@@ -103,7 +103,7 @@ class Jobs(Callback):
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.overrides.hydra.append(f"hydra.callbacks.jobs.varied={json.dumps(varied)}")
             self.directory = Path(os.path.abspath(config.hydra.sweep.dir))
-            self.records = self.directory / f".jobs-{self.sweep}"
+            self.records = directories.records_of(self.directory, self.sweep)
             self.made = missing(self.directory)
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
