@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -113,12 +114,17 @@ def _sync_directory(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write one JSON object atomically.
+    """Write one JSON object atomically. A number that is NaN or infinite is null: JSON has neither."""
+    write_atomically(path, (json.dumps(finite_or_null(content), indent=2, allow_nan=False) + "\n").encode())
 
-    Raises:
-        ValueError: a number is NaN or infinite; JSON has neither, so write None instead.
-    """
-    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+def finite_or_null(value: Any) -> Any:
+    """Return plain containers with None in place of the numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def lock(path: Path, *, wait: bool) -> IO[bytes]:

@@ -191,6 +191,12 @@ def test_a_signal_ends_a_multirun_after_the_step(command: Command, monkeypatch: 
     assert [bool(run_dir.checkpoints(Path("sweep") / name)) for name in "012"] == [True, True, False]
 
 
+def test_a_figure_of_one_example_has_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "nll.json").write_text(json.dumps({"unit": "nats", "nats": 1.5, "stderr": None}))
+    print_table([JobRecord(number=0, overrides=[], directory=str(tmp_path), error=None)], [])
+    assert "1.5000 +- ?" in capsys.readouterr().out
+
+
 def test_long_overrides_leave_room_for_the_path(capsys: pytest.CaptureFixture[str]) -> None:
     records = [
         JobRecord(number=k, overrides=[f"ckpt={'long/' * 40}{k}", "n=2"], directory="/a/place", error="it is broken")

@@ -57,7 +57,8 @@ def row(record: JobRecord, shared: set[str]) -> dict[str, str]:
     lines = [line["loss"] for line in read_metrics(losses) if "loss" in line] if losses.exists() else []
     nll, sample, quality = (_json(job / name) for name in ("nll.json", "sample.json", "eval.json"))
     value = nll.get("bits_per_dim") if nll.get("unit") == "bits/dim" else nll.get("nats")
-    figure = "-" if value is None else f"{value:.4f} +- {nll['stderr'] or 0:.4f}"
+    error = "?" if nll.get("stderr") is None else f"{nll['stderr']:.4f}"  # of one example nobody knows it
+    figure = "-" if value is None else f"{value:.4f} +- {error}"
     nfe = sample.get("nfe", quality.get("nfe", nll.get("nfe")))
     cells = (
         "\n".join(part for text in record.overrides if text not in shared for part in folded(text)),
