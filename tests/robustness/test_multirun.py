@@ -1,5 +1,6 @@
 """A multirun: every job runs, whatever another one does, and the table tells of the jobs of this multirun alone."""
 
+import errno
 import json
 import os
 import signal
@@ -189,6 +190,18 @@ def test_a_signal_ends_a_multirun_after_the_step(command: Command, monkeypatch: 
     signal.signal(signal.SIGTERM, before)
     assert "failed: stopped by signal 15" in table(outcome.out)
     assert [bool(run_dir.checkpoints(Path("sweep") / name)) for name in "012"] == [True, True, False]
+
+
+def test_a_disk_that_takes_no_record_costs_no_row_and_no_exit_code(
+    tiny_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("dfm.cli.jobs.multirun.write_json", full)
+    outcome = command(*DRAW, f"ckpt={tiny_run},nowhere", "n=2", "hydra.sweep.dir=sweep", code=1)
+    assert "1 of 2 jobs failed: ckpt=nowhere" in outcome.problem
+    assert "failed: ckpt=nowhere" in table(outcome.out)
 
 
 def test_a_figure_of_one_example_has_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
