@@ -11,6 +11,8 @@ from typing import IO, Any
 
 from filelock import lock_descriptor
 
+from dfm.basics.errors import is_out_of_memory
+
 # A disk without room for more, whether it is full or the user's share of it is.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A file system that cannot sync a file or a directory (network mounts, FUSE). What it has taken counts as written.
@@ -34,6 +36,11 @@ def refusal(error: OSError) -> str | None:
         return None
     file = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
     return f"{file}{error.strerror}; {advice}"
+
+
+def is_of_the_machine(error: Exception) -> bool:
+    """Whether an error is a failure of the machine, memory or disk, which tells nothing about a file."""
+    return is_out_of_memory(error) or (isinstance(error, OSError) and refusal(error) is not None)
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:

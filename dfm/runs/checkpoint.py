@@ -23,9 +23,9 @@ import safetensors.torch
 import torch
 
 from dfm.basics.errors import ProcessError, UserError
-from dfm.basics.files import write_atomically
+from dfm.basics.files import is_of_the_machine, write_atomically
 from dfm.data.dataset import DatasetSpec, Fingerprint
-from dfm.runs.directory import checkpoint_files, checkpoints, step_of
+from dfm.runs.directory import checkpoint_files, checkpoints, run_of, step_of
 from dfm.runs.old_names import current_config
 from dfm.runs.places import without_downloads, without_keys
 
@@ -162,6 +162,7 @@ def read(path: Path) -> Checkpoint:
 
     Raises:
         UserError: the file is damaged, or dfm did not write it.
+        Exception: the machine has no memory for it, or the disk refuses to read it. The file may be whole then.
     """
     try:
         content = _read_weights(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
@@ -178,6 +179,8 @@ def read(path: Path) -> Checkpoint:
     except UserError:
         raise
     except Exception as error:  # torch raises half a dozen types on a damaged file
+        if is_of_the_machine(error):
+            raise
         # torch's text on a damaged file is advice on how to load it without a check
         reason = "it is damaged" if isinstance(error, pickle.UnpicklingError) else _first_line(error)
         raise UserError(f"{path} is not a whole checkpoint ({reason})") from None
@@ -230,7 +233,7 @@ def blame_checkpoint(checkpoint: Checkpoint) -> Iterator[None]:
     """Report any error inside this block as a fault of the checkpoint, which anyone may have written.
 
     Raises:
-        UserError: in place of any other exception. It names the checkpoint.
+        UserError: in place of any exception that is not a failure of the machine. It names the checkpoint.
     """
     try:
         yield
@@ -239,6 +242,8 @@ def blame_checkpoint(checkpoint: Checkpoint) -> Iterator[None]:
             raise
         raise UserError(f"{checkpoint.path}: {error}") from None
     except Exception as error:
+        if is_of_the_machine(error):
+            raise
         raise UserError(
             f"{checkpoint.path}: dfm cannot use its configuration ({_first_line(error)}); try another checkpoint"
         ) from None
@@ -284,12 +289,6 @@ def instead_of(damaged: Sequence[Path], key: str) -> str:
         return f"{key}={run}, which takes its newest whole checkpoint"
     weights = run / WEIGHTS
     return f"{key}={weights}" if weights.is_file() and weights not in damaged else "another run"
-
-
-def run_of(file: Path) -> Path:
-    """Return the directory of the run of a checkpoint, or of a file of weights."""
-    folder = file.resolve().parent
-    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def _first_line(error: Exception) -> str:

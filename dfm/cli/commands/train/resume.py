@@ -12,8 +12,7 @@ from dfm.cli.composition.resumable_keys import CHANGEABLE_GROUPS, may_change
 from dfm.cli.composition.stored_run import OF_THE_COMMAND_LINE, chosen_groups, read_config
 from dfm.cli.words.own_code import key_of
 from dfm.cli.words.printed_command import printed, setting, typed
-from dfm.runs.checkpoint import run_of
-from dfm.runs.directory import checkpoints, is_run, latest_run, outputs
+from dfm.runs.directory import checkpoints, is_run, latest_run, outputs, run_of
 from dfm.runs.parts import Parts
 from dfm.runs.places import absolute, movable_keys, with_absolute_places
 
