@@ -18,6 +18,13 @@ class ProcessError(UserError):
     """A failure of one process among several. That process reports it, even if it is not the first one."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the memory of a device, or of the machine, is used up."""
+    kinds = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # without importing torch
+    # torch's words where the machine's own memory is used up: on Linux, and on other systems
+    return kinds or any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
+
+
 def _closest(name: str, names: list[str]) -> str | None:
     """Return the most similar name. Of names with dots, only the words after the last dot are compared first.
 

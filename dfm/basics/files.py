@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from filelock import lock_descriptor
+
+from dfm.basics.errors import is_out_of_memory
 
 # A disk without room for more, whether it is full or the user's share of it is.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -33,6 +36,11 @@ def refusal(error: OSError) -> str | None:
         return None
     file = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
     return f"{file}{error.strerror}; {advice}"
+
+
+def is_of_the_machine(error: Exception) -> bool:
+    """Whether an error is a failure of the machine, memory or disk, which tells nothing about a file."""
+    return is_out_of_memory(error) or (isinstance(error, OSError) and refusal(error) is not None)
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -113,12 +121,17 @@ def _sync_directory(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write one JSON object atomically.
+    """Write one JSON object atomically. A number that is NaN or infinite is null: JSON has neither."""
+    write_atomically(path, (json.dumps(finite_or_null(content), indent=2, allow_nan=False) + "\n").encode())
 
-    Raises:
-        ValueError: a number is NaN or infinite; JSON has neither, so write None instead.
-    """
-    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+def finite_or_null(value: Any) -> Any:
+    """Return plain containers with None in place of the numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def lock(path: Path, *, wait: bool) -> IO[bytes]:

@@ -138,7 +138,8 @@ def run_job(command: str, cfg: DictConfig) -> int:
     If nothing was computed yet, either leaves the directory as it was.
     """
     here = Path(HydraConfig.get().runtime.cwd)  # the job may work in a directory of its own
-    with typed_in(here), directories.claimed(cfg) if world().first else nullcontext() as claim, one_line_ends():
+    smaller = f"a smaller {' or '.join(COMMANDS[command].memory)}"
+    with typed_in(here), directories.claimed(cfg) if world().first else nullcontext() as claim, one_line_ends(smaller):
         job = job_of(command, cfg)
         find_own_code(job.trusted)
         if job.world.first and not is_run(job.directory):

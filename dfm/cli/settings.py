@@ -160,6 +160,7 @@ class Command:
         settings: the class of the command's own keys.
         results: patterns of the files that it leaves in its directory, beside ``dfm.runs.claim.PREAMBLE``.
         shared: whether the processes of torchrun share its work.
+        memory: the keys that decide how much memory it takes.
     """
 
     summary: str
@@ -168,6 +169,7 @@ class Command:
     settings: type
     results: tuple[str, ...]
     shared: bool = False
+    memory: tuple[str, ...] = ("batch_size",)
 
 
 COMMANDS = {
@@ -177,6 +179,7 @@ COMMANDS = {
         module="data.command",
         settings=DataSettings,
         results=("data.json",),
+        memory=("n",),
     ),
     "train": Command(
         summary="train a model",
@@ -194,6 +197,7 @@ COMMANDS = {
             *("nll.*", "levels*.*", "estimators.csv", "classifier.*"),
         ),
         shared=True,
+        memory=("trainer.batch_size", "nll.batch_size"),
     ),
     "sample": Command(
         summary="draw samples from a checkpoint",

@@ -9,9 +9,10 @@ import hashlib
 import io
 import json
 import math
+import pickle
 import warnings
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,9 +23,9 @@ import safetensors.torch
 import torch
 
 from dfm.basics.errors import ProcessError, UserError
-from dfm.basics.files import write_atomically
+from dfm.basics.files import is_of_the_machine, write_atomically
 from dfm.data.dataset import DatasetSpec, Fingerprint
-from dfm.runs.directory import checkpoint_files, checkpoints, step_of
+from dfm.runs.directory import checkpoint_files, checkpoints, run_of, step_of
 from dfm.runs.old_names import current_config
 from dfm.runs.places import without_downloads, without_keys
 
@@ -55,8 +56,7 @@ class Checkpoint:
     @property
     def run(self) -> Path:
         """The directory of its run."""
-        folder = self.path.resolve().parent if self.path else Path()
-        return folder.parent if folder.name == "checkpoints" else folder
+        return run_of(self.path) if self.path else Path()
 
     @property
     def step(self) -> int:
@@ -162,6 +162,7 @@ def read(path: Path) -> Checkpoint:
 
     Raises:
         UserError: the file is damaged, or dfm did not write it.
+        Exception: the machine has no memory for it, or the disk refuses to read it. The file may be whole then.
     """
     try:
         content = _read_weights(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
@@ -178,7 +179,11 @@ def read(path: Path) -> Checkpoint:
     except UserError:
         raise
     except Exception as error:  # torch raises half a dozen types on a damaged file
-        raise UserError(f"{path} is not a whole checkpoint ({_first_line(error)}); try an older one") from None
+        if is_of_the_machine(error):
+            raise
+        # torch's text on a damaged file is advice on how to load it without a check
+        reason = "it is damaged" if isinstance(error, pickle.UnpicklingError) else _first_line(error)
+        raise UserError(f"{path} is not a whole checkpoint ({reason})") from None
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
@@ -194,7 +199,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         )
     body = {name: content[name] for name in ("config", "spec", "state", "data") if name in content}
     if digest(body) != content["sha256"]:
-        raise UserError(f"{path} is not a whole checkpoint (its checksum is wrong); try an older one")
+        raise UserError(f"{path} is not a whole checkpoint (its checksum is wrong)")
     return body
 
 
@@ -214,7 +219,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
         facts = json.loads(metadata["dfm"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
     if digest([facts, dict(sorted(weights.items()))]) != metadata["sha256"]:
-        raise UserError(f"{path} is not a whole file of weights (its checksum is wrong); try its checkpoint")
+        raise UserError(f"{path} is not a whole file of weights (its checksum is wrong)")
     numbers = facts.get("objective") or {}
     if facts.get("round") is not None:  # written by dfm 0.1
         numbers = {"teacher.round": int(facts["round"])}
@@ -228,7 +233,7 @@ def blame_checkpoint(checkpoint: Checkpoint) -> Iterator[None]:
     """Report any error inside this block as a fault of the checkpoint, which anyone may have written.
 
     Raises:
-        UserError: in place of any other exception. It names the checkpoint.
+        UserError: in place of any exception that is not a failure of the machine. It names the checkpoint.
     """
     try:
         yield
@@ -237,6 +242,8 @@ def blame_checkpoint(checkpoint: Checkpoint) -> Iterator[None]:
             raise
         raise UserError(f"{checkpoint.path}: {error}") from None
     except Exception as error:
+        if is_of_the_machine(error):
+            raise
         raise UserError(
             f"{checkpoint.path}: dfm cannot use its configuration ({_first_line(error)}); try another checkpoint"
         ) from None
@@ -252,22 +259,36 @@ def find(ckpt: str | None, key: str = "ckpt") -> tuple[Checkpoint, list[str]]:
     Raises:
         UserError: there is no whole checkpoint.
     """
-    return first_whole(checkpoint_files(ckpt, key))
+    return first_whole(checkpoint_files(ckpt, key), lambda damaged: instead_of(damaged, key))
 
 
-def first_whole(paths: Iterable[Path]) -> tuple[Checkpoint, list[str]]:
+def first_whole(paths: Iterable[Path], instead: Callable[[Sequence[Path]], str]) -> tuple[Checkpoint, list[str]]:
     """Return the first of ``paths`` that can be read, and the error messages of the files before it.
+
+    Args:
+        instead: returns what to try, as the end of a message, if all of these files are damaged.
 
     Raises:
         UserError: none can be read.
     """
-    messages: list[str] = []
+    messages, damaged = list[str](), list[Path]()
     for path in paths:
         try:
             return read(path), messages
         except UserError as error:
             messages.append(str(error))
-    raise UserError(messages[0] if messages else "no checkpoint")
+            damaged.append(path.resolve())
+    others = f", nor are the {len(damaged) - 1} older ones" if len(damaged) > 1 else ""
+    raise UserError(f"{messages[0]}{others}; try {instead(damaged)}")
+
+
+def instead_of(damaged: Sequence[Path], key: str) -> str:
+    """Return what to try in place of damaged files of one run."""
+    run = run_of(damaged[0])
+    if {*checkpoints(run)} - {*damaged}:
+        return f"{key}={run}, which takes its newest whole checkpoint"
+    weights = run / WEIGHTS
+    return f"{key}={weights}" if weights.is_file() and weights not in damaged else "another run"
 
 
 def _first_line(error: Exception) -> str:

@@ -70,6 +70,12 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(files, reverse=True)
 
 
+def run_of(file: Path) -> Path:
+    """Return the directory of the run of a checkpoint, or of a file of weights."""
+    folder = file.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def step_of(path: Path) -> int:
     """Return the step in the name of a checkpoint file."""
     match = CHECKPOINT_NAME.fullmatch(path.name)

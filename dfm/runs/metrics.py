@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,13 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a ``metrics.jsonl``. A last line that a crash cut short is left out."""
+    """Return the lines of a ``metrics.jsonl``. One that a crash cut short, or a disk has spoilt, costs no other line."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+    for text in path.read_bytes().splitlines():
+        with suppress(ValueError):  # no JSON, or no UTF-8
+            line = json.loads(text)
+            if isinstance(line, dict) and "step" in line:
+                lines.append(line)
     return lines
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dfm.basics.errors import ProcessError, UserError
+from dfm.basics.errors import ProcessError, UserError, is_out_of_memory
 from dfm.basics.processes import World
 from dfm.training.objectives.base import Loss, Model
 from dfm.training.trainer_config import TrainerConfig
@@ -150,7 +150,7 @@ def too_many_skipped(step: int, skipped: SkippedStep | None, config: TrainerConf
 
 def explain_failure(error: RuntimeError, config: TrainerConfig, device: torch.device, world: World) -> Exception:
     """Return the error to raise after a failed forward or backward pass, in plain words if we know its kind."""
-    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):  # the second is the CPU's text
+    if is_out_of_memory(error):
         return out_of_memory(config, device)
     if "finished reduction" in str(error):
         return unused_parameter()

@@ -1,6 +1,8 @@
 """Files on disks that are full, slow to promise, or without locks: written whole, or not at all."""
 
 import errno
+import json
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dfm.basics import files
-from dfm.basics.files import lock, refusal, sync, whole_file, write_atomically
+from dfm.basics.files import lock, refusal, sync, whole_file, write_atomically, write_json
 
 REFUSALS = ("EINVAL", "EBADF", "EACCES", "EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS")
 FAILURES = ("ENOSPC", "EDQUOT", "EIO", "EROFS")
@@ -83,3 +85,10 @@ def test_the_limit_of_the_system_itself(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stdout == "large: File too large; try to free some space, or another hydra.run.dir=DIR\n", done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["small"]
+
+
+def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
+    """A model gone bad has such results, deep inside too; they must not cost the file."""
+    write_json(tmp_path / "a", {"z": math.nan, "of": {"interval": [1.5, math.inf], "n": 3}, "pair": (-math.inf, "x")})
+    found = json.loads((tmp_path / "a").read_text())
+    assert found == {"z": None, "of": {"interval": [1.5, None], "n": 3}, "pair": [None, "x"]}

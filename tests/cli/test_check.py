@@ -30,6 +30,11 @@ def test_check_on_a_model(tiny_run: Path, command: Command) -> None:
     assert (done.run / "quality_against_nfe.png").exists()
 
 
+def test_a_check_with_too_few_samples_for_an_error_names_their_number(tiny_run: Path, command: Command) -> None:
+    """It must not warn of each sampler in turn and end well with an empty table."""
+    assert "n=4; allowed: at least 8" in command("check", f"ckpt={tiny_run}", "n=4", code=1).problem
+
+
 @pytest.mark.wide
 def test_check_tells_a_wrong_network_from_a_wrong_sampler(command: Command) -> None:
     """The exact denoiser as a checkpoint: path divergence next to nothing; a network of two steps: a lot."""

@@ -128,7 +128,7 @@ def test_values_and_comments_are_those_of_the_line() -> None:
     assert "\n  sampler=jump: " in text, "which the objective chooses"
     assert "    grid@density.grid=rho" in text
     assert "    density.grid.rho           7.0            1: uniform in nsr" in text
-    assert "    resume                     null           RUN_DIR: go on" in text
+    assert "    resume                     null           RUN_DIR or latest: go on" in text
 
 
 def test_comments_come_from_bases_and_from_the_place_where_a_key_stands() -> None:

@@ -167,6 +167,14 @@ def test_what_may_change_and_what_is_the_same_passes(tiny_run: Path, command: Co
     assert "resumed at step 3" in command("train", *words, "resume=auto", "hydra.run.dir=run").err
 
 
+def test_the_latest_run_is_resumed_by_that_word(command: Command) -> None:
+    first = command("train", *TINY, "nll.n=0").run
+    again = command("train", "resume=latest", "trainer.max_steps=3")
+    assert again.run == first
+    assert "learning rate goes from" in again.err
+    assert "learning rate" not in command("train", "resume=latest", "trainer.max_steps=2").err, "no step follows"
+
+
 def test_a_signal_between_the_last_look_and_the_end_is_not_lost(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

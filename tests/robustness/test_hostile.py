@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import shlex
 import struct
 import zipfile
 import zlib
@@ -122,6 +123,27 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     outcome = command("sample", f"ckpt={run}", "n=1", "sampler.steps=1")
     assert f"{path} is not a whole checkpoint" in outcome.err
     assert json.loads((outcome.run / "sample.json").read_text())["checkpoint_step"] == 1
+
+
+def test_where_every_checkpoint_is_damaged_what_is_suggested_works(trained: Trained, command: Command) -> None:
+    run = trained(*TINY, "trainer.checkpoint_every=1").run
+    first, last = sorted((run / "checkpoints").iterdir())
+    draw = ("n=1", "sampler.steps=1")
+
+    def suggested(*words: str) -> list[str]:
+        problem = command(*words, code=1).problem
+        assert f"{last} is not a whole checkpoint (it is damaged)" in problem
+        return shlex.split(problem.rpartition("; try ")[2].partition(", which")[0])
+
+    last.write_bytes(last.read_bytes()[::-1])
+    assert suggested("sample", f"ckpt={last}", *draw) == [f"ckpt={run}"]
+    assert json.loads((command("sample", f"ckpt={run}", *draw).run / "sample.json").read_text())["checkpoint_step"] == 1
+    first.write_bytes(b"")
+    again = suggested("train", f"resume={run}", "trainer.max_steps=3")
+    assert again == ["dfm", "train", f"from={run}", f"init={run}/weights.safetensors"]
+    assert "starts with the averaged weights" in command(*again[1:]).err
+    (other,) = suggested("sample", f"ckpt={run}", *draw)
+    assert json.loads((command("sample", other, *draw).run / "sample.json").read_text())["checkpoint_step"] == 2
 
 
 @pytest.mark.wide

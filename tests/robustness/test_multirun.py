@@ -1,5 +1,6 @@
 """A multirun: every job runs, whatever another one does, and the table tells of the jobs of this multirun alone."""
 
+import errno
 import json
 import os
 import signal
@@ -50,12 +51,17 @@ def during_sample(monkeypatch: pytest.MonkeyPatch, n: int, error: BaseException)
     [
         (UserError("this cannot be; try that"), "this cannot be; try that"),
         pytest.param(ZeroDivisionError("a bug"), "ZeroDivisionError: a bug", marks=pytest.mark.wide),
-        pytest.param(MemoryError(), "MemoryError", marks=pytest.mark.wide),
-        (torch.OutOfMemoryError("CUDA out of memory.\nTried to"), "OutOfMemoryError: CUDA out of memory. Tried to"),
+        (SystemExit("no"), "it ended with exit('no')"),
+        (MemoryError(), "out of memory (MemoryError); try a smaller batch_size"),
+        pytest.param(
+            torch.OutOfMemoryError("CUDA out of memory.\nTried to"),
+            "out of memory (CUDA out of memory.); try a smaller batch_size",
+            marks=pytest.mark.wide,
+        ),
     ],
 )
 def test_one_job_that_fails_leaves_the_others_alone(
-    error: Exception, said: str, tiny_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, said: str, tiny_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     during_sample(monkeypatch, 3, error)
     outcome = command(*DRAW, f"ckpt={tiny_run}", "n=2,3,4", "hydra.sweep.dir=sweep", code=1)
@@ -63,9 +69,9 @@ def test_one_job_that_fails_leaves_the_others_alone(
     assert f"failed: {said}" in table(outcome.out)
     assert all(f"n={n}" in table(outcome.out) for n in (2, 3, 4))
     assert all((Path("sweep") / name / "sample.json").exists() for name in "02")
-    log = Path("sweep") / "1" / "sample.log"
-    assert not isinstance(error, UserError) or not log.parent.exists(), "a refused job leaves nothing"
-    assert isinstance(error, UserError) or "Traceback" in log.read_text(), "a bug's traceback is in the log of its job"
+    log, bug = Path("sweep") / "1" / "sample.log", isinstance(error, ZeroDivisionError)
+    assert bug or not log.parent.exists(), "a refused job leaves nothing"
+    assert not bug or "Traceback" in log.read_text(), "a bug's traceback is in the log of its job"
     assert outcome.run == Path.cwd() / "sweep"
     assert not list(Path("sweep").glob(".jobs*"))
 
@@ -140,6 +146,15 @@ def test_two_jobs_of_one_multirun_never_share_a_directory(tmp_path: Path) -> Non
     assert earlier_job(tmp_path, ["model=unet", "trainer.max_steps=2"], []) is None
 
 
+def test_a_place_that_two_jobs_share_is_named_as_the_mistake(tiny_run: Path, command: Command) -> None:
+    """Another hydra.sweep.dir would not help."""
+    words = [*DRAW, f"ckpt={tiny_run}", "n=2,3", "hydra.sweep.dir=sweep"]
+    problem = command(*words, "hydra.sweep.subdir=one", code=1).problem
+    assert "1 of 2 jobs failed: hydra.sweep.subdir=one" in problem
+    assert problem.endswith("try without hydra.sweep.subdir")
+    command(*words)
+
+
 @pytest.mark.wide
 def test_several_runs_are_resumed_each_in_its_own_directory(command: Command) -> None:
     command(*FAST, "trainer.seed=0,1", "hydra.sweep.dir=sweep")
@@ -175,6 +190,24 @@ def test_a_signal_ends_a_multirun_after_the_step(command: Command, monkeypatch: 
     signal.signal(signal.SIGTERM, before)
     assert "failed: stopped by signal 15" in table(outcome.out)
     assert [bool(run_dir.checkpoints(Path("sweep") / name)) for name in "012"] == [True, True, False]
+
+
+def test_a_disk_that_takes_no_record_costs_no_row_and_no_exit_code(
+    tiny_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("dfm.cli.jobs.multirun.write_json", full)
+    outcome = command(*DRAW, f"ckpt={tiny_run},nowhere", "n=2", "hydra.sweep.dir=sweep", code=1)
+    assert "1 of 2 jobs failed: ckpt=nowhere" in outcome.problem
+    assert "failed: ckpt=nowhere" in table(outcome.out)
+
+
+def test_a_figure_of_one_example_has_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "nll.json").write_text(json.dumps({"unit": "nats", "nats": 1.5, "stderr": None}))
+    print_table([JobRecord(number=0, overrides=[], directory=str(tmp_path), error=None)], [])
+    assert "1.5000 +- ?" in capsys.readouterr().out
 
 
 def test_long_overrides_leave_room_for_the_path(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,27 @@ def test_a_run_goes_on_when_the_disk_is_full(command: Command, monkeypatch: pyte
     assert [p.name for p in run_dir.checkpoints(outcome.run)] == ["step_00000003.pt", "step_00000001.pt"]
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(PermissionError(errno.EACCES, "Permission denied", "it"), "Permission denied"), (MemoryError(), "out of memory")],
+)
+def test_a_whole_checkpoint_that_cannot_be_read_now_is_not_damaged(
+    error: Exception, says: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run must not go on from an older one, and set the newest aside."""
+    run = command("train", *TINY, "trainer.checkpoint_every=1").run
+    real, newest = torch.load, run_dir.checkpoints(run)[0]
+
+    def load(path: Path, *given: object, **more: object) -> object:
+        if path == newest:
+            raise error
+        return real(path, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch, "load", load)
+    assert says in command("train", f"resume={run}", "trainer.max_steps=3", code=1).problem
+    assert len(run_dir.checkpoints(run)) == 2
+
+
 def test_the_best_checkpoint_outlives_the_newest(tmp_path: Path) -> None:
     lines = [{"step": 1, "validation_loss": 0.5}, {"step": 2, "validation_loss": 0.1}, {"step": 3, "loss": 0.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -19,6 +19,13 @@ def test_metrics_of_a_resumed_run_have_no_line_twice(tmp_path: Path) -> None:
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1, "a": 1}, {"step": 2, "a": 5}]
 
 
+def test_a_spoilt_line_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "lo\x00\xff\n7\n{"loss": 3}\n{"step": 4}\n')
+    MetricsFile(path, after_step=4).close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1}, {"step": 4}]
+
+
 def test_a_metrics_line_that_the_disk_refused_is_written_later(tmp_path: Path) -> None:
     """A file that takes five bytes, then none, then all: no line is lost, doubled or cut."""
 

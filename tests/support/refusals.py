@@ -151,6 +151,7 @@ OF_COMMANDS = {  # with a checkpoint of the digits
     "two times of the teacher": ["train", "init=MEANFLOW"],
     "another thing trained": ["train", "init=CLASSIFIER"],
     "resumed with other settings": ["train", "resume=RUN", "trainer.lr=0.1"],
+    "resumed from a file": ["train", "resume=RUN/checkpoints/step_00000002.pt"],
     "resumed in another network": ["train", "resume=RUN", "model.channels=16"],
     "the same place": ["train", "hydra.run.dir=RUN"],
     "the place of a run": ["sample", "ckpt=latest", "hydra.run.dir=RUN"],

@@ -3,6 +3,7 @@
 import copy
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -152,11 +153,20 @@ def test_the_command_tells_and_keeps_what_was_before(command: Command, monkeypat
     assert "starts with the averaged weights" in command(*again).err
 
 
-def test_out_of_memory_names_the_switches(monkeypatch: pytest.MonkeyPatch) -> None:
+def of_the_card() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def of_the_machine() -> None:
+    torch.empty(2**55)  # no machine has so much, and torch says so in words of its own
+
+
+@pytest.mark.parametrize("use_up", [of_the_card, of_the_machine])
+def test_out_of_memory_names_the_switches(use_up: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     run = trainer(max_steps=1)
 
     def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        use_up()
 
     monkeypatch.setattr(run, "_losses", full)
     with pytest.raises(UserError, match=r"trainer\.batch_size=\d+ in 1 parts; try trainer\.accumulate=2"):

@@ -39,7 +39,7 @@ Config = dict[str, Any]
 def primary_config(command: str, tell: bool = True) -> str:
     """Return the name of the configuration that Hydra shall compose for the running command line.
 
-    ``from=RUN`` becomes an absolute path on it.
+    ``from=RUN`` and ``resume=latest`` become absolute paths on it.
 
     Args:
         tell: warn of stored keys that this version does not know.
@@ -59,6 +59,8 @@ def primary_config(command: str, tell: bool = True) -> str:
             refuse_experiment(words, word)
             store(read_settings(origin), origin, words, tell)
             return NAME
+        if key == RESUME and text == "latest":
+            sys.argv[number] = word = setting(RESUME, latest_run(outputs()).absolute())
         if key == RESUME and text != "auto" and is_run(directory := located(text_of(word))):
             store(read_config(directory), directory, words, tell)
             return NAME

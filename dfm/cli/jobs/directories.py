@@ -1,6 +1,7 @@
 """The directories of jobs: which one a job gets, and its claim on it (``dfm.runs.claim``)."""
 
 import itertools
+import json
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from dfm.runs.claim import Claim
 from dfm.runs.directory import OVERRIDES, is_run
 
 RESULTS = tuple(dict.fromkeys(pattern for command in COMMANDS.values() for pattern in command.results))
+
+SUBDIR = "hydra.sweep.subdir"
 
 _claims: list[Claim] = []  # of the single job that Hydra is about to start
 _places: dict[tuple[str, str, int], str] = {}  # of the jobs of sweeps, so that each gets one place however often asked
@@ -148,6 +151,9 @@ def _claim(config: DictConfig, directory: Path, hydra: Any) -> Claim:
             f"resume={run} with hydra.run.dir={directory}: a run goes on in its own directory; allowed: "
             f"{typed('resume', run)} alone, or resume=auto with hydra.run.dir=DIR"
         )
+    goes_on = run is not None or (resume == "auto" and is_run(directory))
+    if hydra.mode == RunMode.MULTIRUN and not goes_on:
+        refuse_shared(hydra, directory)
     return Claim(
         directory,
         RESULTS,
@@ -156,5 +162,25 @@ def _claim(config: DictConfig, directory: Path, hydra: Any) -> Claim:
         override=typed,
         resumed=resumed,
         key="hydra.sweep.dir" if hydra.mode == RunMode.MULTIRUN else "hydra.run.dir",
-        goes_on=run is not None or (resume == "auto" and is_run(directory)),
+        goes_on=goes_on,
     )
+
+
+def records_of(sweep: Path, name: str) -> Path:
+    """Return the folder in which the jobs of the multirun ``name`` leave their records while it runs."""
+    return sweep / f".jobs-{name}"
+
+
+def refuse_shared(hydra: Any, directory: Path) -> None:
+    """Refuse the directory of another job of the same multirun.
+
+    Raises:
+        UserError: ``hydra.sweep.subdir`` is the same for two jobs.
+    """
+    records = records_of(Path(hydra.runtime.cwd, hydra.sweep.dir), hydra.callbacks.jobs.sweep).glob("*.json")
+    if any(Path(json.loads(read_text(file))["directory"]) == directory for file in records):
+        given = next((word for word in hydra.overrides.hydra if key_of(word) == SUBDIR), SUBDIR)
+        raise UserError(
+            f"{given}: {directory} is that of another job of this multirun; allowed: a directory of its own for each "
+            f"job; try without {SUBDIR}"
+        )

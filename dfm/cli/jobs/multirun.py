@@ -51,8 +51,11 @@ def job_end(work: Callable[[], int], command: str, show_all: bool) -> JobEnd:
     """
     try:
         return JobEnd(work())
-    except SystemExit as end:  # a signal
-        return JobEnd(end.code if isinstance(end.code, int) else 1)
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > 128:  # a signal
+            return JobEnd(end.code)
+        message = f"it ended with exit({end.code!r})"  # in code of the user's own, or of a library
+        console.log.warning(f"this job failed: {message}")
     except Exception as error:
         users = isinstance(error, UserError)
         text = " ".join(str(error).split())[:500]
@@ -76,6 +79,7 @@ class Jobs(Callback):
 
     def __init__(self, sweep: str, varied: Sequence[str] = ()) -> None:
         self.sweep, self.varied = sweep, varied
+        self.unwritten: list[JobRecord] = []  # records that the disk has refused
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim the directory of a single job before Hydra makes it.
@@ -100,7 +104,7 @@ class Jobs(Callback):
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.overrides.hydra.append(f"hydra.callbacks.jobs.varied={json.dumps(varied)}")
             self.directory = Path(os.path.abspath(config.hydra.sweep.dir))
-            self.records = self.directory / f".jobs-{self.sweep}"
+            self.records = directories.records_of(self.directory, self.sweep)
             self.made = missing(self.directory)
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -130,7 +134,10 @@ class Jobs(Callback):
             directory=str(config.hydra.runtime.output_dir),
             error=f"stopped by signal {end.code - 128}" if end.code > 128 else end.error,
         )
-        write_json(self.records / f"{record.number}.json", asdict(record))
+        try:
+            write_json(self.records / f"{record.number}.json", asdict(record))
+        except OSError:  # Hydra would only warn, and a failed job would count as none
+            self.unwritten.append(record)
         if end.code > 128:
             raise SystemExit(end.code)
 
@@ -138,9 +145,12 @@ class Jobs(Callback):
         """Print the table.
 
         Raises:
-            SystemExit: a job failed. Its code is the error.
+            SystemExit: a job failed, or there is no table. Its code is the error.
         """
-        records = self.close()
+        try:
+            records = self.close()
+        except Exception as error:  # Hydra would only warn, and a failed job would be a success
+            raise SystemExit(UserError(f"{self.directory}: no table of its jobs ({error})")) from error
         failed = [record for record in records if record.error]
         if failed:
             others = "; the table has the others" if len(failed) > 1 else ""
@@ -151,7 +161,8 @@ class Jobs(Callback):
         """Print the table of the jobs that have ended, and remove what no job has used; return the records."""
         Jobs.running = None
         contents = [json.loads(read_text(path)) for path in self.records.glob("*.json")]
-        records = sorted((JobRecord(**content) for content in contents), key=lambda record: record.number)
+        found = [*(JobRecord(**content) for content in contents), *self.unwritten]
+        records = sorted(found, key=lambda record: record.number)
         shutil.rmtree(self.records, ignore_errors=True)
         remove_empty(set(folders_below(self.directory)) - self.before)
         used = set(folders_below(self.directory)) - self.before or any(not record.error for record in records)

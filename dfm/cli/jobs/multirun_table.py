@@ -57,17 +57,21 @@ def row(record: JobRecord, shared: set[str]) -> dict[str, str]:
     lines = [line["loss"] for line in read_metrics(losses) if "loss" in line] if losses.exists() else []
     nll, sample, quality = (_json(job / name) for name in ("nll.json", "sample.json", "eval.json"))
     value = nll.get("bits_per_dim") if nll.get("unit") == "bits/dim" else nll.get("nats")
-    figure = "-" if value is None else f"{value:.4f} +- {nll['stderr'] or 0:.4f}"
     nfe = sample.get("nfe", quality.get("nfe", nll.get("nfe")))
     cells = (
         "\n".join(part for text in record.overrides if text not in shared for part in folded(text)),
         f"{lines[-1]:.4f}" if lines and lines[-1] is not None else "-",
-        figure,
-        f"{quality['frechet']:.4f} +- {quality['frechet_stderr']:.4f}" if quality else "-",
+        with_error(value, nll.get("stderr")),
+        with_error(quality.get("frechet"), quality.get("frechet_stderr")),
         "-" if nfe is None else f"{nfe:.0f}",
         "\n".join([*([str(job)] if job.is_dir() else []), *([f"failed: {record.error}"] if record.error else [])]),
     )
     return dict(zip(COLUMNS, cells, strict=True))
+
+
+def with_error(value: float | None, error: float | None) -> str:
+    """Return a figure with its standard error, which nobody knows for a single example."""
+    return "-" if value is None else f"{value:.4f} +- {'?' if error is None else f'{error:.4f}'}"
 
 
 def folded(text: str) -> list[str]:

@@ -18,7 +18,6 @@ from dfm.basics.errors import UserError
 from dfm.basics.per_sample import per_sample
 from dfm.denoising.flow_map import FlowMapDenoiser, flow_map
 from dfm.denoising.network_denoiser import NetworkDenoiser
-from dfm.paths.schedule import Schedule
 from dfm.training.objectives.base import Loss, Objective, Outcome, draw_noise
 from dfm.training.objectives.couplings import Coupling, IndependentCoupling
 from dfm.training.objectives.densities import Density
@@ -145,13 +144,8 @@ class MeanFlow(Objective):
         weight = (self.errors.mean(group, error) + self.c) ** -self.power
         return Loss(value=error * weight, error=error, u=quantiles[0], group=group)
 
-    def draw_times(self, u: Tensor, path: Schedule, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw (t, s), float64 (B,), with s <= t."""
-        t, s = (self.density.time(quantile, path) for quantile in self.draw_quantiles(u, generator))
-        return t, s
-
     def draw_quantiles(self, u: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw the quantiles of (t, s) in the density, float64 (B,), from those of one of them."""
+        """Draw the quantiles of (t, s) in the density, float64 (B,), with s <= t, from those of one of them."""
         other = self.density.uniforms(len(u), generator)
         two_times = torch.rand(len(u), generator=generator, device=u.device, dtype=torch.float64) < self.share
         return torch.where(two_times, torch.maximum(u, other), u), torch.where(two_times, torch.minimum(u, other), u)

@@ -31,6 +31,7 @@ from dfm.sampling.labels import in_turn
 from dfm.sampling.samplers import Sampler
 
 DEFAULT_SAMPLERS = ("euler", "heun", "ddim", "dpmpp_2m", "unipc", "euler_maruyama", "ancestral", "dopri5")
+LEAST = 2 * PARTS  # examples, and samples
 REFERENCE_SAMPLES = 200  # for these the ODE is solved to a tight tolerance
 
 
@@ -94,11 +95,12 @@ def held_out(data: Dataset, n: int, seed: int, split: str = "test") -> Tensor:
     """Return the first n examples of a split in the unit of the model.
 
     Raises:
-        UserError: the split has fewer than two examples.
+        UserError: they are fewer than ``LEAST``.
     """
     part = data.split(split)
-    if len(part) < 2:
-        raise UserError(f"{data.spec.name} has {len(part)} {split} examples; allowed: at least 2")
+    if min(n, len(part)) < LEAST:
+        given = f"n={n}" if n < LEAST else f"{data.spec.name} has {len(part)} {split} examples"
+        raise UserError(f"{given}; allowed: at least {LEAST}, for the standard error of the energy distance")
     # uniform noise inside each pixel level, like samples that were stored as levels
     return examples(part, data.spec, range(min(n, len(part))), seed, UniformDequantization(), 0.0)
 

@@ -33,8 +33,11 @@ def load_other(job: Job, work: ScoringJob, checkpoint: Checkpoint) -> Denoiser:
         checkpoint: of the model that is scored.
 
     Raises:
-        UserError: the law of the data is not known, or the other model was trained on other data.
+        UserError: the law of the data is not known, the other model was trained on other data, or there is only one
+            example.
     """
+    if work.n < 2:
+        raise UserError(f"against={job.settings.against} with one example; allowed: n of at least 2")
     if job.settings.against == "oracle":
         if work.denoiser.spec.num_classes:
             raise UserError(

@@ -210,7 +210,7 @@ def against_hutchinson(scoring: Scoring, subset: list[int], audit: Audit, advanc
         return {}
     gap = replace(scoring, likelihood=estimate).all(subset, advance).nats - audit.base
     stderr = float(gap.std()) / math.sqrt(len(gap))
-    z = float(gap.mean()) / stderr if stderr > 0 else 0.0
+    z = 0.0 if stderr == 0 else float(gap.mean()) / stderr
     interval = mean_interval(float(gap.mean()), stderr, len(gap))
     return {
         "hutchinson": {

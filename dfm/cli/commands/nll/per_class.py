@@ -72,17 +72,18 @@ def summary(nats: Tensor, truth: Tensor, spec: DatasetSpec) -> dict[str, Any]:
     right = int(hits.sum())
     accuracy = right / n
     marginal = math.log(count) - (-nats).logsumexp(1)
-    mean, stderr = float(marginal.mean()), float(marginal.std()) / math.sqrt(n) if n > 1 else 0.0
     unit = unit_of(spec)
+    mean = float(marginal.mean()) * unit.per_nat
+    stderr = float(marginal.std()) / math.sqrt(n) * unit.per_nat if n > 1 else None
     return {
         "accuracy": accuracy,
         "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / n),
         "accuracy_interval95": share_interval(right, n),
         "num_classes": count,
         "num_examples": n,
-        "without_class": mean * unit.per_nat,
-        "without_class_stderr": stderr * unit.per_nat,
-        "without_class_interval95": mean_interval(mean * unit.per_nat, stderr * unit.per_nat, n),
+        "without_class": mean,
+        "without_class_stderr": stderr,
+        "without_class_interval95": mean_interval(mean, stderr, n),
         "unit": unit.name,
         "class_names": list(spec.class_names) or None,
         "of_class": [of_class(hits[truth == c], c, spec) for c in range(count)],

@@ -11,8 +11,8 @@ from dfm.cli.composition.command_line import choices, overrides, variant
 from dfm.cli.composition.resumable_keys import CHANGEABLE_GROUPS, may_change
 from dfm.cli.composition.stored_run import OF_THE_COMMAND_LINE, chosen_groups, read_config
 from dfm.cli.words.own_code import key_of
-from dfm.cli.words.printed_command import printed, setting
-from dfm.runs.directory import checkpoints, is_run, latest_run, outputs
+from dfm.cli.words.printed_command import printed, setting, typed
+from dfm.runs.directory import checkpoints, is_run, latest_run, outputs, run_of
 from dfm.runs.parts import Parts
 from dfm.runs.places import absolute, movable_keys, with_absolute_places
 
@@ -46,6 +46,11 @@ def resumed_config(directory: Path, config: Config, trusted: Sequence[str]) -> C
     Raises:
         UserError: there is no run, or the command line changes a key that must stay.
     """
+    if directory.is_file() and is_run(run := run_of(directory)):
+        raise UserError(
+            f"resume={directory}: a file of a run; allowed: its directory, which goes on from the newest one; "
+            f"try {typed('resume', run)}"
+        )
     if not is_run(directory):
         raise UserError(
             f"resume={directory}: no config.yaml in it; allowed: the directory of a training run, or resume=auto with "

@@ -64,7 +64,8 @@ def adapt_rate(trainer: Trainer, before: Mapping[str, Any]) -> None:
     now, rate = trainer.config, trainer.rate
     changed = [name for name in LENGTH if before.get(name) != getattr(now, name)]
     regretted = (before.get("rate_on_resume"), now.rate_on_resume) == ("keep", "rewarm")
-    if now.lr_schedule != "cosine" or not trainer.step or not (changed or regretted):
+    ended = not trainer.step or trainer.progress >= 1  # before its first step, or after its last
+    if now.lr_schedule != "cosine" or ended or not (changed or regretted):
         return
     last = last_rate(trainer, before)
     if now.rate_on_resume == "rewarm":

@@ -18,7 +18,7 @@ from dfm.cli.composition.unused_settings import check_objective_groups, check_se
 from dfm.cli.job import Job
 from dfm.cli.progress import duration
 from dfm.cli.settings import TrainSettings
-from dfm.cli.words.printed_command import resumed
+from dfm.cli.words.printed_command import printed, resumed, setting
 from dfm.data.dataset import SPLITS, Split
 from dfm.denoising.denoiser import Denoiser
 from dfm.runs import checkpoint
@@ -125,7 +125,7 @@ class TrainingRun:
             ProcessError: the processes read different checkpoints.
         """
         world, directory = self.job.world, self.job.directory
-        newest, messages = checkpoint.first_whole(checkpoint_files(str(directory)))
+        newest, messages = checkpoint.first_whole(checkpoint_files(str(directory)), lambda _: self._afresh())
         for message in messages:
             console.warn(message)
         check_same_data(newest, self.spec, self.parts.dataset, directory)
@@ -145,6 +145,12 @@ class TrainingRun:
         if world.first:
             checkpoint.set_aside(directory, self.trainer.step)
         console.say(f"resumed at step {self.trainer.step} from {newest.path}")
+
+    def _afresh(self) -> str:
+        """Return the command for a fresh run with these settings, and with the weights if their own file is there."""
+        weights = self.directory / checkpoint.WEIGHTS
+        has_start = weights.is_file() and not self.parts.objective.needs_teacher
+        return printed("train", setting("from", self.directory), *([setting("init", weights)] if has_start else []))
 
     def _describe(self) -> None:
         """Write the small files, and print a line on the data and the model."""
