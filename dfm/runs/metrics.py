@@ -52,7 +52,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a ``metrics.jsonl``. One that a crash cut short, or a disk has spoilt, costs no other line."""
+    """Return the lines of a ``metrics.jsonl``. One that a crash cut short, or a disk spoilt, costs no other line."""
     lines = []
     for text in path.read_bytes().splitlines():
         with suppress(ValueError):  # no JSON, or no UTF-8
