@@ -20,6 +20,8 @@ from dfm.runs.pictures.images import save_png
 QUICK_ROWS = (
     "times of another sampler",
     "key",
+    "key of networks for other data",
+    "key of other networks",
     "several",
     "flag for a key",
     "part for an option",
