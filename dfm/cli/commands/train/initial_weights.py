@@ -44,6 +44,8 @@ def seen_as_before(spec: DatasetSpec, origin: DatasetSpec) -> DatasetSpec:
     A network sees data without their centre, each channel in a scale of its own; dfm 0.1 had neither. Data whose mean
     is a deviation away, or whose deviation is another by a factor of 2, are others, and have their own.
     """
+    if spec.unlike_examples(origin.shape, origin.levels):
+        return spec  # it is refused, or scaled in another unit
     (mean, std), (before, spread) = in_users_unit(spec), in_users_unit(origin)
     if abs(mean - before) > std or not 0.5 < spread / std < 2:
         return spec
