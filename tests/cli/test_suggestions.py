@@ -142,5 +142,20 @@ def test_a_group_of_other_commands_is_told_as_that(words: list[str], allowed: st
     assert f"; allowed: {allowed}; try without it" in problem
 
 
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        (["encode", "sampler.steps=2"], "flow.solver=heun flow.steps=2"),
+        (["decode", "steps=2"], "flow.solver=heun flow.steps=2"),
+        (["sample", "flow.steps=2"], "sampler.steps=2"),
+        (["sample", "trainer.lr=1"], "without trainer.lr"),
+    ],
+)
+def test_a_key_of_another_command_brings_the_own_key_with_what_it_needs(
+    words: list[str], way: str, command: Command
+) -> None:
+    assert command(*words, code=1).problem.endswith(f"; try {way}")
+
+
 def test_the_rows_are_many() -> None:
     assert len({**OF_WORDS, **OF_PARTS, **OF_STEPS, **OF_COMMANDS}) >= 137, "no row is lost"

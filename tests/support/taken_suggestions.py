@@ -209,7 +209,7 @@ TAKEN = {  # file: how many suggestions the rows take
     "cli/jobs/multirun.py": 1,
     "cli/words/flags.py": 5,
     "cli/words/hydra_errors.py": 15,
-    "cli/words/known_keys.py": 5,
+    "cli/words/known_keys.py": 7,
     "cli/words/own_code.py": 1,
     "data/hubs/hub_dataset.py": 1,
     "data/hubs/hugging_face_source.py": 4,

@@ -15,8 +15,17 @@ from omegaconf import OmegaConf
 
 from dfm.basics.errors import UserError, unknown
 from dfm.cli.composition.config_dirs import config_dirs, options, search_path
-from dfm.cli.composition.stored_run import primary_config
-from dfm.cli.words.suited_options import form_of_words, keys_of_option, leaves, reads, refers_in_vain, takes
+from dfm.cli.composition.stored_run import default_groups, primary_config
+from dfm.cli.settings import COMMANDS
+from dfm.cli.words.suited_options import (
+    form_of_words,
+    keys_of_option,
+    leaves,
+    reads,
+    refers_in_vain,
+    takes,
+    with_effect,
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class KnownKeys:
     def error(self, name: str, value: str) -> str:
         """Return one line about a key that is not there."""
         line = self._addable(name) or self._of_another_option(name, value) or self._below_a_value(name, value)
+        line = line or self._of_another_group(name, value) or self._without_effect_alone(name, value)
         return line or str(unknown("key", name, self._siblings(name)))
 
     def similar(self, name: str) -> str | None:
@@ -137,6 +147,31 @@ class KnownKeys:
                 return f"key '{name}': {above} is one value, without keys below it; try {above}={value}"
             above = above.rpartition(".")[0]
         return None
+
+    def _of_another_group(self, name: str, value: str) -> str | None:
+        """Return that the key's group is one of other commands, and which key is alike; None if it is no such group."""
+        group = name.partition(".")[0]
+        having = [f"dfm {other}" for other in COMMANDS if group in default_groups(other)]
+        if group in self.config or not options(group) or not having:
+            return None
+        return (
+            f"key '{name}': dfm {self.command} has no {group}, which is a group of {', '.join(having)}; "
+            f"allowed: {', '.join(self.groups)}; try {self._alike(name, value) or f'without {name}'}"
+        )
+
+    def _without_effect_alone(self, name: str, value: str) -> str | None:
+        """Return how to set the key of the same last word that has no effect alone; None if none is so."""
+        way = self._alike(name, value)
+        return (
+            f"unknown key '{name}'; allowed: {', '.join(sorted(self._siblings(name)))}; try {way}"
+            if " " in way
+            else None
+        )
+
+    def _alike(self, name: str, value: str) -> str:
+        """Return how to set the key that has the same last word; empty if there is none."""
+        key = self.similar(name)
+        return with_effect(self.config, key, value) if key and f".{key}".endswith(f".{name.rpartition('.')[2]}") else ""
 
     def _elsewhere(self, name: str, above: str, home: str, value: str) -> str:
         """Return how to set a key below ``above``, which only refers to the group or node ``home``."""

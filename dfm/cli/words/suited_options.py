@@ -9,10 +9,14 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from dfm.basics.errors import UserError
 from dfm.basics.locations import located
 from dfm.cli.composition.config_dirs import config_dirs
 from dfm.cli.composition.recipes import Form, form_of
+from dfm.runs.build import build
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 SIDES = {"points": 0, "signals": 1, "images": 2, "volumes": 3}
@@ -51,6 +55,19 @@ def takes(group: str, option: str, form: Form | None) -> bool:
     """Whether an option takes data of this form, as far as its class says so."""
     test = getattr(_class_of_option(group, option), "takes", None)
     return form is None or test is None or bool(test(SIDES[form.kind]))
+
+
+def with_effect(config: Mapping[str, Any], key: str, value: str) -> str:
+    """Return ``KEY=VALUE``, with the setting before it beside which it has an effect if it would have none."""
+    group, _, name = key.partition(".")
+    try:
+        node: Any = OmegaConf.to_container(OmegaConf.create(dict(config))[group], resolve=True) if name else {}
+        part: Any = build(node, group) if "_target_" in node else None
+    except (UserError, OmegaConfBaseException):
+        part = None
+    idle = hasattr(part, "unused_settings") and name in part.unused_settings()
+    beside = part.instead(name) if idle else ""
+    return " ".join(filter(None, (beside and f"{group}.{beside}", f"{key}={value}")))
 
 
 def reads(group: str, option: str, key: str, value: str) -> bool:
