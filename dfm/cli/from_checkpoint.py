@@ -279,6 +279,6 @@ def examples_of(checkpoint: Checkpoint, job: Job, name: str) -> Split:
     if len(split) == 0:
         raise UserError(f"split={name}: {spec.name} has no examples in it; try split=train")
     refuse_other_form(job, spec, data, split, data.num_classes if spec.num_classes else 0)
-    console.notices(data.notices)
+    console.notices(data.all_notices)
     warn_other_data(checkpoint, data, name)
     return split

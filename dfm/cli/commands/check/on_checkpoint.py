@@ -51,7 +51,7 @@ def check_model(job: Job) -> None:
     data = dataset_of(checkpoint, job.trusted)
     refuse_other_form(job, checkpoint.spec, data, data.split("test"))
     reference = held_out(data, wanted.n, wanted.seed)
-    console.notices(data.notices)
+    console.notices(data.all_notices)
     warn_other_data(checkpoint, data, "test")
     rows = sampler_rows(job, denoiser, reference)
     floor = energy_distance(held_out(data, len(reference), wanted.seed, "train"), reference)

@@ -77,7 +77,7 @@ def find_references(job: Job, checkpoint: Checkpoint | None) -> Dataset:
     else:
         raise UserError("samples= without its data; allowed: ckpt= or dataset= beside it; try dataset=digits")
     split = data.split("train")
-    console.notices(data.notices)
+    console.notices(data.all_notices)
     if checkpoint is not None:
         refuse_other_form(job, checkpoint.spec, data, split)
     return data

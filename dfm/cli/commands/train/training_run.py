@@ -61,7 +61,7 @@ class TrainingRun:
         _ = (parts.sampler, parts.likelihood)  # mistakes in them are reported before the data are read
         console.say(f"reading the data: {job.choice('dataset')}")
         self.spec = parts.spec(wanted.conditional or parts.objective.trains == "classifier")
-        console.notices(parts.dataset.notices)
+        console.notices(parts.dataset.all_notices)
         origin = None if resume else find_initial_weights(job)
         if origin is not None:
             self.spec = seen_as_before(self.spec, origin.spec)
