@@ -185,6 +185,8 @@ class Dataset(ABC):
             channel_axis=self.channel_axis,
             class_names=self.class_names,
             channel_names=self.channel_names,
+            low=tuple((found.low + split.lowest).tolist()),
+            high=tuple((found.high + split.lowest).tolist()),
         )
 
     @property

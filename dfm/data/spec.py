@@ -36,6 +36,8 @@ class DatasetSpec:
         channel_axis: whether the user's array has an axis of channels; without one, shape has a first axis of length 1.
         class_names: the names of the classes, in the order of the labels; empty: they have none.
         channel_names: the names of the channels, such as the columns of a table; empty: they have none.
+        low, high: the smallest and the largest number of the training data as they are stored, of each channel or of
+            all together; empty: not known. They matter to pictures only (``dfm.runs.pictures.windows``).
     """
 
     name: str
@@ -53,6 +55,8 @@ class DatasetSpec:
     channel_axis: bool = True
     class_names: tuple[str, ...] = ()
     channel_names: tuple[str, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:
@@ -73,6 +77,13 @@ class DatasetSpec:
                 f"dataset {self.name}: shift {self.shift}, scale {self.scale}; allowed: one finite number of each for "
                 f"each of {self.shape[0]} channels, scale above 0"
             )
+        found = (*self.low, *self.high)
+        if (
+            len(self.low) != len(self.high)
+            or len(self.low) not in (0, 1, self.shape[0])
+            or not all(map(math.isfinite, found))
+        ):
+            raise UserError(f"dataset {self.name}: low {self.low}, high {self.high}; allowed: finite numbers")
         if self.class_names:
             self._check_names()
         names = self.channel_names

@@ -16,7 +16,7 @@ from dfm.data.spec import DatasetSpec
 from dfm.runs.pictures.cells import captioned, cells
 from dfm.runs.pictures.images import GAP, GROUND, cloud, grid
 from dfm.runs.pictures.plots import lines, pairs
-from dfm.runs.pictures.windows import LINE, PLACE, windows
+from dfm.runs.pictures.windows import LINE, PLACE, windows, with_extremes
 
 SHOWN = 200  # pairs of ``side_by_side``
 PIXELS = 2**22  # of a sheet of maps or volumes, at most
@@ -61,10 +61,13 @@ def of_points(samples: Tensor, spec: DatasetSpec, columns: int | None, captions:
 
 
 def of_signals(samples: Tensor, spec: DatasetSpec, columns: int | None, captions: Sequence[str]) -> np.ndarray:
-    """Draw signals (N, C, L) as lines, each channel over mean -+ 4 deviations; at most ``PANELS`` of them."""
+    """Draw signals (N, C, L) as lines, at most ``PANELS`` of them.
+
+    Each channel is over mean -+ 4 deviations, and as far as its lowest and highest number.
+    """
     columns = columns or min(4, len(samples))
     n = min(len(samples), max(1, PANELS // columns) * columns)
-    return lines(samples[:n].double().numpy(), windows(spec, LINE), columns, captions[:n])
+    return lines(samples[:n].double().numpy(), with_extremes(spec, windows(spec, LINE)), columns, captions[:n])
 
 
 def of_images(samples: Tensor, spec: DatasetSpec, columns: int | None, captions: Sequence[str]) -> np.ndarray:
