@@ -136,8 +136,10 @@ def test_a_peak_of_twenty_deviations_is_seen_in_data_and_samples_alike(levels: i
         drawn = picture(sample, facts).astype(int)
         blue = np.argwhere(np.abs(drawn - (31, 78, 156)).sum(-1) < 60)
         tops.append((PANEL[1] + BESIDE - blue[:, 0].min()) / PANEL[1])
+    low = windows(facts, 4)[0][0]
     assert tops[0] > 0.95
-    assert tops[0] - tops[1] == pytest.approx(0.5 * (tops[1] - tops[2]), abs=0.03), "in proportion, so none is cut"
+    assert tops[0] - tops[1] == pytest.approx(200 / (1000 - low), abs=0.02)
+    assert tops[1] - tops[2] == pytest.approx(400 / (1000 - low), abs=0.02)
 
 
 def test_a_line_stays_in_its_strip_and_panels_in_their_columns() -> None:
