@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from matplotlib import colormaps, get_data_path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 MARKERS = "osD^v<>pPX*h8d"
@@ -29,6 +31,12 @@ class Layer(Protocol):
 def font_file() -> Path:
     """Return the file of the charts' font, which has the letters of many alphabets."""
     return Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+
+
+@cache
+def font_letters() -> frozenset[int]:
+    """Return the code points that this font has."""
+    return frozenset(FT2Font(str(font_file())).get_charmap())
 
 
 def render(figure: Figure) -> np.ndarray:

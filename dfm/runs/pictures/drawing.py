@@ -15,6 +15,7 @@ from torch import Tensor
 from dfm.data.spec import DatasetSpec
 from dfm.runs.pictures.cells import captioned, cells
 from dfm.runs.pictures.images import GAP, GROUND, cloud, grid
+from dfm.runs.pictures.letters import legible
 from dfm.runs.pictures.plots import lines, pairs
 from dfm.runs.pictures.windows import LINE, PLACE, windows, with_extremes
 
@@ -89,7 +90,8 @@ def captions_of(labels: Tensor | None, spec: DatasetSpec) -> list[str]:
     """Return the names of the classes of examples, and of a hidden class; numbers for classes without names."""
     if labels is None or not spec.num_classes:
         return []
-    names = spec.class_names or tuple(f"class {k}" for k in range(spec.num_classes))
+    numbers = [f"class {k}" for k in range(spec.num_classes)]
+    names = [legible(*pair) for pair in zip(spec.class_names, numbers, strict=True)] if spec.class_names else numbers
     return [names[k] if k < spec.num_classes else "(hidden)" for k in labels.tolist()]
 
 
