@@ -47,6 +47,7 @@ ABSENT = {
     "prior": {"_target_": "dfm.paths.GaussianPrior"},
     "coupling": {"_target_": "dfm.training.IndependentCoupling"},
     "dequantization": {"_target_": "dfm.data.UniformDequantization"},
+    "decoder": {"_target_": "dfm.runs.NoDecoder"},
 }
 
 

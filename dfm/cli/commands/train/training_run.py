@@ -24,6 +24,7 @@ from dfm.denoising.denoiser import Denoiser
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
 from dfm.runs.directory import checkpoint_files, checkpoints, environment, step_of
+from dfm.runs.pictures.decoders import Decoder, NoDecoder
 from dfm.runs.places import private_keys
 from dfm.runs.recorder import Recorder
 from dfm.sampling.draw import check_count
@@ -65,6 +66,7 @@ class TrainingRun:
         origin = None if resume else find_initial_weights(job)
         if origin is not None:
             self.spec = seen_as_before(self.spec, origin.spec)
+        self.decoder = self._find_decoder()
         console.say(f"building the network: {job.choice('model')}")
         self.trainer = self._make_trainer()
         self._check_report()
@@ -85,6 +87,23 @@ class TrainingRun:
             content = self.content()
             if self.recorder is not None:
                 self.recorder.weights(content)  # a kill between checkpoint and weights may have left old weights
+
+    def _find_decoder(self) -> Decoder:
+        """Return what makes pictures of latents. One of a stored run that is not there any more costs a line only.
+
+        Raises:
+            UserError: the command line names one that is not there, or does not suit the data.
+        """
+        if self.recorder is None:  # only the first process draws
+            return NoDecoder()
+        try:
+            self.parts.decoder.check(self.spec)
+            return self.parts.decoder
+        except UserError as problem:
+            if any(text.lstrip("+").startswith("decoder") for text in self.job.overrides):
+                raise
+            console.warn(f"pictures show the latents themselves, without the decoder of the run: {problem}")
+            return NoDecoder()
 
     def _make_trainer(self) -> Trainer:
         """Return a trainer with fresh weights."""
