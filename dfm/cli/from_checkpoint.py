@@ -248,6 +248,26 @@ def how_many(n: int | None, split: Split, name: str) -> int:
     return len(split) if n is None else min(n, len(split))
 
 
+def refuse_other_form(job: Job, spec: DatasetSpec, data: Dataset, split: Split, num_classes: int | None = None) -> None:
+    """Refuse examples that a model cannot see.
+
+    Args:
+        spec: of the model.
+        num_classes: of the data; None: it does not count.
+
+    Raises:
+        UserError: their shape, levels or classes are not those of the model's data.
+    """
+    if not (other := spec.unlike_examples(split.shape, data.levels, num_classes)):
+        return
+    typed = [text for text in job.overrides if text.lstrip("+").partition("=")[0].split(".")[0] == "dataset"]
+    names = " and ".join(text.lstrip("+").partition("=")[0] for text in typed)
+    raise UserError(
+        f"{typed[0].lstrip('+') if typed else f'the data ({data.name})'}: {other}; allowed: examples as in the "
+        f"training of this model{f'; try without {names}' if names else ''}"
+    )
+
+
 def examples_of(checkpoint: Checkpoint, job: Job, name: str) -> Split:
     """Return a split of the checkpoint's data set, with the keys that the command replaces.
 
@@ -258,13 +278,7 @@ def examples_of(checkpoint: Checkpoint, job: Job, name: str) -> Split:
     split = data.split(name)
     if len(split) == 0:
         raise UserError(f"split={name}: {spec.name} has no examples in it; try split=train")
-    form = (split.shape, data.levels, data.num_classes if spec.num_classes else 0)
-    trained_form = spec.form
-    if form != trained_form:
-        raise UserError(
-            f"split={name}: shape, levels and classes of {data.name} are {form}; allowed: {trained_form}, as in the "
-            "training of this model"
-        )
-    console.notices(data.notices)
+    refuse_other_form(job, spec, data, split, data.num_classes if spec.num_classes else 0)
+    console.notices(data.all_notices)
     warn_other_data(checkpoint, data, name)
     return split

@@ -131,6 +131,22 @@ class Dataset(ABC):
         return ()
 
     @property
+    def all_notices(self) -> tuple[str, ...]:
+        """The ``notices``, and one more if all training examples hold one integer only.
+
+        Real numbers without a deviation are refused, because they have no density. One integer has the probability 1.
+        """
+        split, found = self.split("train"), self.statistics("train")
+        if self.levels is None or float(found.low.min()) < float(found.high.max()):
+            return self.notices
+        only = int(found.low[0]) + split.lowest
+        return (
+            *self.notices,
+            f"dataset {self.name}: all numbers of all training examples are {only}, one of {self.levels} levels; a "
+            "model learns that number alone, and a likelihood is that of the noise inside a level",
+        )
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What this source found in its files, for ``dfm data``: names with numbers, texts, or lists and maps of both.
 
@@ -169,6 +185,8 @@ class Dataset(ABC):
             channel_axis=self.channel_axis,
             class_names=self.class_names,
             channel_names=self.channel_names,
+            low=tuple((found.low + split.lowest).tolist()),
+            high=tuple((found.high + split.lowest).tolist()),
         )
 
     @property

@@ -36,6 +36,8 @@ class DatasetSpec:
         channel_axis: whether the user's array has an axis of channels; without one, shape has a first axis of length 1.
         class_names: the names of the classes, in the order of the labels; empty: they have none.
         channel_names: the names of the channels, such as the columns of a table; empty: they have none.
+        low, high: the smallest and the largest number of the training data as they are stored, of each channel or of
+            all together; empty: not known. They matter to pictures only (``dfm.runs.pictures.windows``).
     """
 
     name: str
@@ -53,6 +55,8 @@ class DatasetSpec:
     channel_axis: bool = True
     class_names: tuple[str, ...] = ()
     channel_names: tuple[str, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:
@@ -73,6 +77,13 @@ class DatasetSpec:
                 f"dataset {self.name}: shift {self.shift}, scale {self.scale}; allowed: one finite number of each for "
                 f"each of {self.shape[0]} channels, scale above 0"
             )
+        found = (*self.low, *self.high)
+        if (
+            len(self.low) != len(self.high)
+            or len(self.low) not in (0, 1, self.shape[0])
+            or not all(map(math.isfinite, found))
+        ):
+            raise UserError(f"dataset {self.name}: low {self.low}, high {self.high}; allowed: finite numbers")
         if self.class_names:
             self._check_names()
         names = self.channel_names
@@ -112,19 +123,25 @@ class DatasetSpec:
             ]
         return tuple(f"{what} {mine} instead of {theirs}" for what, mine, theirs in pairs)
 
+    def unlike_examples(self, shape: tuple[int, ...], levels: int | None, num_classes: int | None = None) -> str:
+        """Return why a model of these data cannot see such examples, in the words of ``unlike``; empty: it can.
+
+        Args:
+            num_classes: of the examples; None: it does not count.
+        """
+        pairs = _form_words(shape, levels, num_classes, self)
+        if num_classes is None:
+            pairs = pairs[:2]
+        return ", ".join(f"{what} {theirs} instead of {mine}" for what, theirs, mine in pairs if theirs != mine)
+
     def _words(self, other: "DatasetSpec") -> list[tuple[str, object, object]]:
         """Return the facts that are counted or named: what it is, here and there."""
 
         def kind(spec: "DatasetSpec") -> str:
             return spec.dtype or ("points" if spec.levels is None else "pictures")
 
-        def levels(spec: "DatasetSpec") -> object:
-            return "none" if spec.levels is None else spec.levels
-
         return [
-            ("shape", self.shape, other.shape),
-            ("levels", levels(self), levels(other)),
-            ("number of classes", self.num_classes, other.num_classes),
+            *_form_words(self.shape, self.levels, self.num_classes, other),
             ("type", kind(self), kind(other)),
             ("lowest number", self.lowest, other.lowest),
         ]
@@ -145,3 +162,14 @@ class DatasetSpec:
     def form(self) -> tuple[object, ...]:
         """What two data sets must share for a model of one to see the other: shape, levels and classes."""
         return self.shape, self.levels, self.num_classes
+
+
+def _form_words(
+    shape: tuple[int, ...], levels: int | None, num_classes: int | None, there: DatasetSpec
+) -> list[tuple[str, object, object]]:
+    """Return the facts that data must share for a model of the one to see the other: what it is, here and there."""
+    return [
+        ("shape", shape, there.shape),
+        ("levels", "none" if levels is None else levels, "none" if there.levels is None else there.levels),
+        ("number of classes", num_classes, there.num_classes),
+    ]

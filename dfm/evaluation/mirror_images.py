@@ -71,5 +71,9 @@ def _small(split: Split, rows: Tensor) -> Tensor:
 
 def _nearest(images: Tensor, others: Tensor, allowed: Tensor) -> Tensor:
     """Return the distance of each image to the nearest one allowed, bool (images, others); infinity: none is."""
-    distances = torch.cdist(images.flatten(1), others.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
-    return distances.masked_fill(~allowed, torch.inf).amin(1)
+    a, b = (part.flatten(1) - others.flatten(1).mean(0) for part in (images, others))
+    # a matrix product finds the nearest one fifty times faster than differences do, and a difference tells how near
+    squares = (b.square().sum(1) - 2 * a @ b.T).masked_fill(~allowed, torch.inf)
+    nearest = squares.argmin(1)
+    distances = (a - b[nearest]).square().sum(1).sqrt()
+    return distances.masked_fill(~allowed.any(1), torch.inf)

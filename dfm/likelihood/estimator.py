@@ -92,6 +92,10 @@ class Estimators(ABC):
         """Return {setting: why it has no effect} for the settings that have no effect beside the others."""
         return {}
 
+    def instead(self, setting: str) -> str:
+        """Return the setting beside which this one, without effect here, has one; empty: it is none of one setting."""
+        return ""
+
 
 class Likelihood(Estimators):
     """An estimator of log p of examples under a denoiser's model.

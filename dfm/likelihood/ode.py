@@ -108,6 +108,11 @@ class OdeLikelihood(Likelihood):
             return unused | {"chunk": "on likelihood.divergence=hutchinson"}
         return unused | dict.fromkeys(("probes", "probe"), "on likelihood.divergence=exact, which needs no probe")
 
+    def instead(self, setting: str) -> str:
+        other_solver = {"steps": "solver=heun", "grid": "solver=heun", "rtol": "solver=dopri5", "atol": "solver=dopri5"}
+        probes = {"chunk": "divergence=exact", "probes": "divergence=hutchinson", "probe": "divergence=hutchinson"}
+        return (other_solver | probes).get(setting, "")
+
     def estimate(self) -> "OdeLikelihood | None":
         return replace(self, divergence="hutchinson") if self.divergence == "exact" else None
 

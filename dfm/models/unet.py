@@ -94,6 +94,11 @@ class UNet(nn.Module):
         UserError: the shape does not fit the resolutions, or an option differs from this description.
     """
 
+    @staticmethod
+    def takes(sides: int) -> bool:
+        """Whether it takes data of so many sides beside the channels; points have none."""
+        return sides in KINDS
+
     def __init__(
         self,
         *,

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,8 @@ PREAMBLE = (
     *("overrides.txt", "config.yaml", "environment.json", "*.log"),
     *("tensorboard/*", "samples/step_00000000.png", "data.png"),
 )
+# The parents of a directory that a command names itself (configs/command.yaml). Commands that run at a time share them.
+DATED = re.compile(r"(^|/)outputs/\d{4}-\d\d-\d\d$")
 TRIES = 20  # to make a directory, while other commands that end may remove its empty parents
 Stamps = dict[Path, tuple[int, int]]
 
@@ -28,7 +31,9 @@ class Claim:
 
     If the block ends with a mistake of the user or with a signal, and no result is new or changed, the directory is put
     back as it was: new files go, changed ones get their old content, and a directory that was made for the claim goes
-    with its empty parents. Nothing else is ever removed. What the disk refuses is left, without an error of its own.
+    with its empty parents. Empty parents of the form ``outputs/DATE`` go too, whichever command made them, so that the
+    last one of several that are refused at a time leaves nothing. Nothing else is ever removed. What the disk refuses
+    is left, without an error of its own.
 
     Args:
         directory: is made, with its parents, if it does not exist.
@@ -63,7 +68,7 @@ class Claim:
         try:
             self._take(goes_on)
         except OSError as error:
-            remove_empty(self._made)
+            remove_empty([*self._made, *dated_parents(self.directory)])
             raise UserError(
                 f"{self.directory}: no command can write there ({error.strerror or error}); allowed: a directory that "
                 f"can be made and written; try another {key}=DIR"
@@ -156,7 +161,7 @@ class Claim:
         if self._lock_is_new:
             (self.directory / LOCK).unlink(missing_ok=True)
         self._lock.close()
-        remove_empty(self._made)
+        remove_empty([*self._made, *dated_parents(self.directory)])
 
     def _stamps(self, patterns: Iterable[str]) -> Stamps:
         """Return {file: (time of its last change in ns, bytes)} for the files that match a pattern."""
@@ -183,6 +188,12 @@ def _free_place(directory: Path, command: str) -> Path:
 def missing(directory: Path) -> list[Path]:
     """Return what does not exist yet of ``directory`` and its parents, the deepest first."""
     return list(itertools.takewhile(lambda path: not os.path.exists(path), (directory, *directory.parents)))
+
+
+def dated_parents(directory: Path) -> list[Path]:
+    """Return ``outputs/DATE`` and ``outputs`` above a directory that a command named itself, else nothing."""
+    parent = directory.parent
+    return [parent, parent.parent] if DATED.search(parent.as_posix()) else []
 
 
 def remove_empty(directories: Iterable[Path]) -> None:

@@ -49,6 +49,7 @@ ABSENT = {
     "coupling": {"_target_": "dfm.training.IndependentCoupling"},
     "dequantization": {"_target_": "dfm.data.UniformDequantization"},
     "augmentation": {"_target_": "dfm.training.NoWarp"},
+    "decoder": {"_target_": "dfm.runs.NoDecoder"},
 }
 
 

@@ -20,6 +20,7 @@ log = logging.getLogger("dfm")
 Config = dict[str, Any]
 Change = Callable[[Config, type[Dataset]], Config]
 RUNS = ("resume", "from", "init")  # keys of a training run that name other runs
+DECODER = "decoder.path"  # makes pictures of latents, and changes no number
 WRITTEN = ("checkpoints", "samples", "tensorboard", "pairs", "png")  # folders that a run itself writes
 
 
@@ -96,10 +97,10 @@ def without_places(config: Any, trusted: Sequence[str], handling: bool = False) 
 
 
 def private_keys(config: Config, trusted: Sequence[str]) -> set[str]:
-    """Return the dotted keys that are paths of this machine: the places of data, and other runs."""
+    """Return the dotted keys that are paths of this machine: the places of data, other runs, and a decoder's."""
     return {
         f"{path}.{name}" for path, node, kind in each_dataset(config, trusted) for name in places_of(node, kind)
-    } | {*RUNS}
+    } | {*RUNS, DECODER}
 
 
 def without_keys(config: Config, keys: Collection[str]) -> Config:

@@ -22,6 +22,7 @@ from dfm.runs.parts import ABSENT, DFM
 from dfm.runs.pictures.cells import cells
 from dfm.runs.pictures.drawing import picture
 from dfm.runs.pictures.images import grid, nhwc, read_images, save_png
+from dfm.runs.pictures.letters import legible
 from dfm.runs.pictures.named_rows import named_rows
 from dfm.runs.places import without_places
 
@@ -179,7 +180,7 @@ def store_samples(
         first = torch.cat([first[classes == c][:columns] for c in shown])
     sheet = grid(nhwc(decode(first)), columns) if decode else picture(first, spec, columns)
     if shown and spec.class_names and (decode or spec.is_picture):
-        sheet = named_rows(sheet, [spec.class_names[c] for c in shown])
+        sheet = named_rows(sheet, [legible(spec.class_names[c], f"class {c}") for c in shown])
     save_png(sheet, directory / "grid.png")
 
 

@@ -64,6 +64,10 @@ class OdeMap:
             return dict.fromkeys(("steps", "grid"), reason)
         return dict.fromkeys(("rtol", "atol"), f"on flow.solver={self.solver}, which moves along flow.grid")
 
+    def instead(self, setting: str) -> str:
+        """Return the setting beside which this one, without effect here, has one."""
+        return "solver=heun" if self.adaptive else "solver=dopri5"
+
     def carry(self, field_of: FieldOf, x: Tensor, schedule: Schedule, t_start: float, t_end: float) -> Tensor:
         """Return x (B, *D) at t_end, from x at t_start, along dx/dt = field(x, t), in either direction of time.
 

@@ -95,6 +95,14 @@ def test_notices_of_the_data_are_said_once(
     assert command(*line).err.count(NOTICE) == 1
 
 
+@pytest.mark.parametrize("words", [("data",), ("train", "model=mlp", *FAST, "logger=none")])
+def test_data_of_one_level_are_told_before_training(words: tuple[str, ...], command: Command) -> None:
+    np.save("flat.npy", np.full((40, 6), 7, np.int16))
+    said = command(words[0], "dataset=array", "dataset.path=flat.npy", *words[1:]).err
+    line = next(line for line in said.splitlines() if "all numbers of all training examples are 7" in line)
+    assert words[0] == "data" or said.index(line) < said.index("building the network")
+
+
 def test_a_command_that_reads_no_data_says_nothing_of_them(
     tiny_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

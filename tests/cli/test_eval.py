@@ -130,7 +130,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "none": (["ckpt=latest", "n=0"], "at least 1"),
     "split": (["ckpt=latest", "split=tset"], "did you mean 'test'"),
     "label": (["ckpt=latest", "label=3"], "without classes"),
-    "another data set": (["ckpt=latest", "dataset=moons"], "allowed for this checkpoint: shape (1, 8, 8)"),
+    "another data set": (["ckpt=latest", "dataset=moons"], "shape (2,) instead of (1, 8, 8), levels none"),
     "features": (["ckpt=latest", "features=clasifier"], "classifier"),
     "width": (["ckpt=latest", "features=classifier", "features.recipe.channels=6"], "multiples of 8"),
     "batch": (["ckpt=latest", "features=classifier", "features.recipe.batch_size=0"], "at least 1"),

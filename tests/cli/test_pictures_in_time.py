@@ -15,6 +15,7 @@ from dfm.cli.commands.train import pictures as module
 from dfm.cli.commands.train.pictures import FREE, LAST, ROW, SHARE, Pictures
 from dfm.cli.surroundings.signals import Interruption
 from dfm.data.dataset import DatasetSpec
+from dfm.runs import NoDecoder
 from dfm.runs.metrics import read_metrics
 
 MOVES = 4
@@ -34,7 +35,7 @@ class Simulation:
             trainer=trainer, job=SimpleNamespace(world=World()), directory=directory, spec=spec,
             parts=SimpleNamespace(objective=SimpleNamespace(trains="denoiser"), sampler=None),
             settings=SimpleNamespace(samples=SimpleNamespace(n=n, seed=0)), device=torch.device("cpu"),
-            recorder=SimpleNamespace(picture=self.keep),
+            recorder=SimpleNamespace(picture=self.keep), decoder=NoDecoder(),
         )  # fmt: skip
         monkeypatch.setattr(module, "draw_samples", self.draw)
         monkeypatch.setattr(module, "picture", lambda samples, spec: np.zeros(len(samples)))

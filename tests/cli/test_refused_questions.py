@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.cli import TINY, Command, Trained, one_error
+from support.cli import FAST, TINY, Command, Trained, one_error
 from support.image_files import write_image
 from support.interpolants import exact as interpolant
 from support.oracles import oracle
@@ -218,6 +218,33 @@ def test_integers_are_not_scored_as_reals_nor_reals_as_integers(kind: torch.dtyp
     assert bool((value < 0).all()), "log P of integers"
     with pytest.raises(UserError, match="integer levels"):
         dfm.log_likelihood(images(), levels.float(), discrete)
+
+
+def test_data_of_another_form_are_told_in_plain_words(command: Command) -> None:
+    """Each command names the word, what differs and how, and accepts the line without the word."""
+    draws = np.random.default_rng(0).normal(size=(60, 24)).astype(np.float32)
+    np.save("own.npy", draws[:, :5])
+    np.save("signals.npy", draws.reshape(60, 2, 12))
+    np.save("whole.npy", (9 * draws[:, :5]).astype(int).astype(np.uint8) % 16)
+    run = command("train", "dataset=array", "dataset.path=own.npy", "model=mlp", *FAST).run
+    lines = (
+        ["nll", "n=2", "likelihood.steps=1", "audit=0"],
+        ["encode", "n=2", "flow.solver=euler", "flow.steps=1"],
+        ["eval", "n=8", "sampler.steps=1"],
+        ["check", "n=4", "steps=[1]", "samplers=[heun]"],
+    )
+    for words in lines:
+        line = [words[0], f"ckpt={run}", *words[1:]]
+        problem = command(*line, "dataset.path=signals.npy", code=1).problem
+        assert problem == (
+            "error: dataset.path=signals.npy: shape (2, 12) instead of (5,); allowed: examples as in the training of "
+            "this model; try without dataset.path"
+        )
+        problem = command(*line, "dataset.path=whole.npy", code=1).problem
+        assert problem.startswith("error: dataset.path=whole.npy: levels 16 instead of none; allowed:")
+    command(*line)
+    start = ["train", "dataset=array", "dataset.path=signals.npy", "model=mlp", *FAST, f"init={run}"]
+    assert "a model of data of shape (5,); allowed: (2, 12)" in command(*start, code=1).problem
 
 
 def test_a_folder_with_another_class_is_refused(command: Command) -> None:

@@ -20,6 +20,8 @@ from dfm.runs.pictures.images import save_png
 QUICK_ROWS = (
     "times of another sampler",
     "key",
+    "key of networks for other data",
+    "key of other networks",
     "several",
     "flag for a key",
     "part for an option",
@@ -138,6 +140,21 @@ def test_a_group_of_other_commands_is_told_as_that(words: list[str], allowed: st
     problem = command(*words, code=1).problem
     assert f"{words[1]}: dfm {words[0]} has no {words[1].partition('=')[0]}, which is a group of dfm train" in problem
     assert f"; allowed: {allowed}; try without it" in problem
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        (["encode", "sampler.steps=2"], "flow.solver=heun flow.steps=2"),
+        (["decode", "steps=2"], "flow.solver=heun flow.steps=2"),
+        (["sample", "flow.steps=2"], "sampler.steps=2"),
+        (["sample", "trainer.lr=1"], "without trainer.lr"),
+    ],
+)
+def test_a_key_of_another_command_brings_the_own_key_with_what_it_needs(
+    words: list[str], way: str, command: Command
+) -> None:
+    assert command(*words, code=1).problem.endswith(f"; try {way}")
 
 
 def test_the_rows_are_many() -> None:

@@ -157,3 +157,12 @@ def test_a_wrong_data_set_is_refused(values, labels, words):
 def test_a_constant_data_set_is_refused():
     with pytest.raises(UserError, match="std above 0"):
         DatasetSpec(name="flat", shape=(2,), levels=None, num_classes=0, mean=1.0, std=0.0)
+
+
+@pytest.mark.parametrize(("numbers", "told"), [([2, 2, 2], True), ([2, 2, 1], False)])
+def test_one_level_only_is_told(numbers, told):
+    values = torch.tensor(numbers, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    lines = Given(values, None).all_notices
+    assert [
+        line.startswith("dataset given: all numbers of all training examples are 2, one of 4") for line in lines
+    ] == ([True] if told else [])

@@ -7,7 +7,7 @@ import torch
 from dfm.data.published.digits import Digits
 from dfm.data.split import Split
 from dfm.evaluation.duplicates import across, hashes, within
-from dfm.evaluation.mirror_images import mirror_test
+from dfm.evaluation.mirror_images import _nearest, mirror_test
 
 RNG = np.random.default_rng(0)
 
@@ -79,3 +79,18 @@ def test_mirrored_digits_are_no_digits_and_few_images_tell_nothing() -> None:
     assert few.suits is None
     assert mirror_test(split_of(corners("left", 1))) is None
     assert mirror_test(split_of(torch.ones(100, 1, 4, 4))) is None, "all the same"
+
+
+def test_the_nearest_other_is_as_near_as_by_differences() -> None:
+    """Against torch's distances by differences: copies, near copies, images far from zero, and no other at all."""
+    images = torch.randint(0, 256, (90, 3, 4, 4), generator=torch.Generator().manual_seed(0)).double() + 1e6
+    images[5], images[7] = images[60], images[61] + 1e-3
+    allowed = ~torch.eye(40, 90, dtype=torch.bool)
+    allowed[3], allowed[9, ::2] = False, False
+    plain = torch.cdist(
+        images[:40].flatten(1), images.flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
+    ).masked_fill(~allowed, torch.inf)
+    found = _nearest(images[:40], images, allowed)
+    torch.testing.assert_close(found, plain.amin(1), rtol=1e-9, atol=0)
+    assert found[5] == 0
+    assert found[3] == torch.inf

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfm.basics.devices import laid_out, recompute
+from dfm.basics.errors import UserError
 from dfm.data.dataset import DatasetSpec
 from dfm.denoising.network_denoiser import NetworkDenoiser
 from dfm.denoising.predictions import Velocity
@@ -204,3 +205,13 @@ def test_the_norm_of_volumes_has_a_way_of_its_own(monkeypatch: pytest.MonkeyPatc
     calls.clear()
     value(x.detach().contiguous())
     assert not calls, "another layout takes torch's"
+
+
+def test_it_says_which_numbers_of_sides_it_takes() -> None:
+    for sides in range(5):
+        try:
+            UNet(shape=(1, *(4,) * sides), channels=4, channel_multipliers=(1,), attention_levels=(), groups=2)
+        except UserError:
+            assert not UNet.takes(sides)
+        else:
+            assert UNet.takes(sides)

@@ -5,7 +5,9 @@ import errno
 import logging
 import os
 import shlex
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -196,6 +198,40 @@ def test_parents_that_another_command_removes_are_made_again(tmp_path: Path, mon
     monkeypatch.setattr(Path, "mkdir", mkdir)
     with claim(tmp_path / "a"):
         assert (tmp_path / "a").is_dir()
+
+
+def test_the_last_of_many_that_are_refused_at_once_leaves_nothing(tmp_path: Path) -> None:
+    """Threads begin together, so each finds parents that another has made and is about to leave."""
+    number, rounds = 8, 25
+    together = threading.Barrier(number, timeout=20)
+
+    def refuse(me: int) -> None:
+        for k in range(rounds):
+            together.wait()
+            directory = tmp_path / "outputs" / "2026-01-02" / f"{k}-{me}-train"
+            with contextlib.suppress(UserError), claim(directory):
+                begin(directory)
+                raise UserError("a mistake")
+            together.wait()
+            assert not list(tmp_path.iterdir())
+            together.wait()
+
+    with ThreadPoolExecutor(number) as pool:
+        for done in [pool.submit(refuse, me) for me in range(number)]:
+            done.result(timeout=60)
+
+
+def test_the_parents_of_a_run_that_goes_on_stay(tmp_path: Path) -> None:
+    """And those that a user has named, even empty ones."""
+    dated = tmp_path / "outputs" / "2026-01-02"
+    with claim(dated / "a-train"):
+        with pytest.raises(UserError), claim(dated / "b-train"):
+            raise UserError("a mistake")
+        assert [path.name for path in dated.iterdir()] == ["a-train"]
+    (tmp_path / "mine" / "2026-01-02").mkdir(parents=True)
+    with pytest.raises(UserError), claim(tmp_path / "mine" / "2026-01-02" / "c"):
+        raise UserError("a mistake")
+    assert (tmp_path / "mine" / "2026-01-02").is_dir()
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "x" * 300, "new/" + "x" * 300])

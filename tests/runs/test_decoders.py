@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from support.cli import TINY, Command
 from support.hub_files import array_shard
@@ -154,6 +156,33 @@ def test_commands_store_latents_and_show_pictures(place: Path, command: Command,
         assert "try decoder.latents=raw" in refused.problem
     wrong = command("sample", f"ckpt={run}", "decoder.latents=scaled", *decoder, code=1)
     assert "try decoder.latents=raw" in wrong.problem
+
+
+def test_a_training_draws_pictures_and_needs_no_decoder_to_go_on(place: Path, command: Command, tmp_path: Path) -> None:
+    """The sheets have the size of pictures (8x8), not of latents; the folder may move or go, and weights name none."""
+    rows = np.random.default_rng(0).normal(0, 1 / SCALE, (40, 4, 4, 4)).astype(np.float32)
+    np.save("latents.npy", rows)
+    shutil.copytree(place, "kept/first")
+    tiny = [word for word in TINY if not word.startswith(("model.", "nll.", "samples."))]
+    words = ["dataset=array", "dataset.path=latents.npy", "model=mlp", "nll.n=0", "logger=none", "samples.n=8"]
+    run = command("train", *words, *tiny, "decoder=autoencoder_kl", "decoder.path=kept/first").run
+    assert yaml.safe_load((run / "config.yaml").read_text())["decoder"]["path"] == str(tmp_path / "kept/first")
+    assert b"kept/first" not in (run / "weights.safetensors").read_bytes()
+    pictures = grid(np.zeros((8, 8, 8, 3), np.uint8))
+    last = np.asarray(Image.open(run / "samples" / "step_00000002.png"))
+    assert last.shape == pictures.shape
+    drawn = command("sample", f"ckpt={run}", "n=8", "sampler.steps=2", "hydra.run.dir=drawn").run
+    stored = torch.from_numpy(np.load(drawn / "samples.npz")["samples"])
+    np.testing.assert_array_equal(last, grid(nhwc(AutoencoderKL(path=str(place)).pictures(stored, CPU))))
+    assert np.asarray(Image.open(run / "data.png")).shape == grid(np.zeros((16, 8, 8, 3), np.uint8)).shape
+    Path("kept/first").rename("kept/second")
+    gone = command("train", f"resume={run}", "trainer.max_steps=3")
+    assert gone.err.count("pictures show the latents themselves") == 1
+    assert "kept/first" in gone.err
+    assert np.asarray(Image.open(run / "samples" / "step_00000003.png")).shape != pictures.shape
+    assert "no config.json" in command("train", f"resume={run}", "decoder.path=kept/first", code=1).problem
+    command("train", f"resume={run}", "trainer.max_steps=4", "decoder.path=kept/second")
+    assert np.asarray(Image.open(run / "samples" / "step_00000004.png")).shape == pictures.shape
 
 
 def test_pictures_are_encoded_by_the_script(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

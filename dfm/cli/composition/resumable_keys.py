@@ -19,10 +19,11 @@ CHANGEABLE = (
     "trainer.channels_last",
     "trainer.activation_checkpointing",
     "logger.",
+    "decoder.",
     "nll.",
     "samples.",
 )
-CHANGEABLE_GROUPS = ("logger",)
+CHANGEABLE_GROUPS = ("logger", "decoder")
 
 
 def may_change(key: str) -> bool:

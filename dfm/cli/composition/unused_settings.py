@@ -23,7 +23,7 @@ OF_DENOISERS = ("prior", "prediction")
 NEUTRAL = {"uncertainty": ("fixed", FixedUncertainty), "coupling": ("independent", IndependentCoupling)}
 
 
-def refuse_unused(keys: Collection[str], why: str) -> None:
+def refuse_unused(keys: Collection[str], why: str, beside: str = "") -> None:
     """Refuse the keys if the command line names them. In a multirun only warn, because its other jobs may use them.
 
     An experiment of the user's that sets one of them gets a warning, because it may serve other command lines too.
@@ -31,6 +31,7 @@ def refuse_unused(keys: Collection[str], why: str) -> None:
     Args:
         keys: ``grid`` means the group and all keys below it; ``task.`` means only the keys below it.
         why: the reason why they have no effect.
+        beside: ``KEY=VALUE`` beside which they have one; empty: there is none.
 
     Raises:
         UserError: the command line names one of them.
@@ -40,7 +41,8 @@ def refuse_unused(keys: Collection[str], why: str) -> None:
             console.warn(f"{file}: {name} has no effect {why}")
     for text in overrides():
         if _is_among(text.lstrip("+").partition("=")[0], keys):
-            message = f"{text.lstrip('+')}: it has no effect {why}; try without it"
+            way = f"{beside} {text.lstrip('+')}, or without it" if beside else "without it"
+            message = f"{text.lstrip('+')}: it has no effect {why}; try {way}"
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise UserError(message)
             console.warn(message)
@@ -58,7 +60,8 @@ def check_settings(part: Any, group: str) -> None:
         UserError: as ``refuse_unused``.
     """
     for name, why in part.unused_settings().items():
-        refuse_unused((f"{group}.{name}",), why)
+        way = part.instead(name)
+        refuse_unused((f"{group}.{name}",), why, f"{group}.{way}" if way else "")
 
 
 def check_objective_groups(parts: Parts) -> None:

@@ -25,7 +25,7 @@ from dfm.cli import console
 from dfm.cli.jobs import directories
 from dfm.cli.jobs.multirun_table import JobRecord, print_table
 from dfm.cli.words.hydra_errors import explain
-from dfm.runs.claim import missing, remove_empty
+from dfm.runs.claim import dated_parents, missing, remove_empty
 from dfm.runs.directory import OVERRIDES
 
 SWEEP_FILE = "multirun.yaml"  # Hydra writes it into hydra.sweep.dir
@@ -112,7 +112,7 @@ class Jobs(Callback):
                 self.records.mkdir()
                 self.earlier = set_aside(self.directory / SWEEP_FILE)
             except OSError as error:
-                remove_empty([self.records, *self.made])
+                remove_empty([self.records, *self.made, *dated_parents(self.directory)])
                 raise UserError(
                     f"{self.directory}: no multirun can write there ({error.strerror or error}); allowed: a directory "
                     "that can be made and written; try another hydra.sweep.dir=DIR"
@@ -167,7 +167,7 @@ class Jobs(Callback):
         remove_empty(set(folders_below(self.directory)) - self.before)
         used = set(folders_below(self.directory)) - self.before or any(not record.error for record in records)
         self._keep_sweep_files(bool(used))
-        remove_empty(self.made)
+        remove_empty([*self.made, *dated_parents(self.directory)])
         if records:
             print_table(records, self.varied)
         if used:

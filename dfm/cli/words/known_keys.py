@@ -4,22 +4,28 @@ import difflib
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from dfm.basics.errors import UserError, unknown
-from dfm.basics.locations import located
 from dfm.cli.composition.config_dirs import config_dirs, options, search_path
-from dfm.cli.composition.stored_run import primary_config
+from dfm.cli.composition.stored_run import default_groups, primary_config
+from dfm.cli.settings import COMMANDS
+from dfm.cli.words.suited_options import (
+    form_of_words,
+    keys_of_option,
+    leaves,
+    reads,
+    refers_in_vain,
+    takes,
+    with_effect,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,10 @@ class KnownKeys:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration in plain containers; references are not resolved."""
+        return self._composed()
+
+    def _composed(self, without: str = "") -> dict[str, Any]:
+        """Return the configuration with the options of the command line but that of the group ``without``."""
         own, *others = config_dirs()
         try:
             name = primary_config(self.command, tell=False)  # with from= and resume=, the settings of a run
@@ -40,6 +50,7 @@ class KnownKeys:
         with initialize_config_dir(str(own), version_base="1.3"):
             pairs = [a.partition("=") for a in sys.argv[1:]]
             words = [f"{key}={option}" for key, _, option in pairs if option in options(key.partition("@")[0])]
+            words = [word for word in words if not without or not word.startswith(f"{without}=")]
             try:
                 config = compose(name, [*search_path(others), *words], return_hydra_config=True)
             except ConfigCompositionException:  # GROUP@PLACE=OPTION at a place that is not there
@@ -51,7 +62,7 @@ class KnownKeys:
     @cached_property
     def leaves(self) -> dict[str, Any]:
         """{dotted key: its value}, without the keys of Hydra."""
-        found = _leaves({key: node for key, node in self.config.items() if key != "hydra"}, "")
+        found = leaves({key: node for key, node in self.config.items() if key != "hydra"}, "")
         return {key: value for key, value in found if key.rpartition(".")[2] != "_target_"}
 
     @cached_property
@@ -68,6 +79,7 @@ class KnownKeys:
     def error(self, name: str, value: str) -> str:
         """Return one line about a key that is not there."""
         line = self._addable(name) or self._of_another_option(name, value) or self._below_a_value(name, value)
+        line = line or self._of_another_group(name, value) or self._without_effect_alone(name, value)
         return line or str(unknown("key", name, self._siblings(name)))
 
     def similar(self, name: str) -> str | None:
@@ -95,16 +107,34 @@ class KnownKeys:
         return f"key '{name}': {target} has it, but this option's YAML does not list it; try +{name}=VALUE"
 
     def _of_another_option(self, name: str, value: str) -> str | None:
-        """Return which option of the key's group has the key; None if none has."""
+        """Return which option of the key's group has the key and suits the data; None if no option has the key."""
         group, _, rest = name.partition(".")
-        having = [option for option in options(group) if rest and rest in _keys_of_option(group, option)]
+        having = [option for option in options(group) if rest and rest in keys_of_option(group, option)]
         if not having or group not in self.groups:
             return None
-        names = ", ".join(f"{group}={option}" for option in having)
         choice = self.config["hydra"]["runtime"]["choices"][group]
         here = f"the {group} of the run" if choice is None else f"{group}={choice}"
-        best = next((option for option in having if _suits(group, option, rest, value)), having[0])
+        form = form_of_words(self.config, [word for word in sys.argv[1:] if not word.startswith(f"{name}=")])
+        fit = [o for o in having if takes(group, o, form) and not refers_in_vain(group, o, self.config)]
+        if not fit:
+            own = ", ".join(key for key in self.leaves if key.startswith(f"{group}."))
+            others = ", ".join(f"{group}={option}" for option in having)
+            return (
+                f"key '{name}': {here} has none, and what has it ({others}) does not suit {form or 'the data'}; "
+                f"allowed: {own or 'no key'}; try without {name}"
+            )
+        names = ", ".join(f"{group}={option}" for option in fit)
+        best = self._best(fit, name, value)
         return f"key '{name}': {here} has none; allowed: {names}; try {group}={best} {name}={value}"
+
+    def _best(self, fit: list[str], name: str, value: str) -> str:
+        """Return the option that reads the path, or that suits the data unless the group is typed, or the first."""
+        group, _, rest = name.partition(".")
+        reading = next((option for option in fit if reads(group, option, rest, value)), None)
+        if reading or len(fit) == 1:
+            return reading or fit[0]
+        suited = self._composed(without=group)["hydra"]["runtime"]["choices"][group]
+        return suited if suited in fit else fit[0]
 
     def _below_a_value(self, name: str, value: str) -> str | None:
         """Return that a key above this one is a value and has no keys below it; None if none is."""
@@ -117,6 +147,31 @@ class KnownKeys:
                 return f"key '{name}': {above} is one value, without keys below it; try {above}={value}"
             above = above.rpartition(".")[0]
         return None
+
+    def _of_another_group(self, name: str, value: str) -> str | None:
+        """Return that the key's group is one of other commands, and which key is alike; None if it is no such group."""
+        group = name.partition(".")[0]
+        having = [f"dfm {other}" for other in COMMANDS if group in default_groups(other)]
+        if group in self.config or not options(group) or not having:
+            return None
+        return (
+            f"key '{name}': dfm {self.command} has no {group}, which is a group of {', '.join(having)}; "
+            f"allowed: {', '.join(self.groups)}; try {self._alike(name, value) or f'without {name}'}"
+        )
+
+    def _without_effect_alone(self, name: str, value: str) -> str | None:
+        """Return how to set the key of the same last word that has no effect alone; None if none is so."""
+        way = self._alike(name, value)
+        return (
+            f"unknown key '{name}'; allowed: {', '.join(sorted(self._siblings(name)))}; try {way}"
+            if " " in way
+            else None
+        )
+
+    def _alike(self, name: str, value: str) -> str:
+        """Return how to set the key that has the same last word; empty if there is none."""
+        key = self.similar(name)
+        return with_effect(self.config, key, value) if key and f".{key}".endswith(f".{name.rpartition('.')[2]}") else ""
 
     def _elsewhere(self, name: str, above: str, home: str, value: str) -> str:
         """Return how to set a key below ``above``, which only refers to the group or node ``home``."""
@@ -145,41 +200,3 @@ def _at(node: Any, path: str) -> Any:
     for key in path.split(".") if path else ():
         node = node.get(key) if isinstance(node, dict) else None
     return node
-
-
-def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        path = f"{prefix}{key}"
-        yield from _leaves(value, f"{path}.") if isinstance(value, dict) and value else [(path, value)]
-
-
-def _suits(group: str, option: str, key: str, value: str) -> bool:
-    """Whether an option is a data set that may read the path at this key."""
-    file = _file_of_option(group, option)
-    content = yaml.safe_load(file.read_text("utf-8")) if file else None
-    module, _, target = str(content.get("_target_", "") if isinstance(content, dict) else "").rpartition(".")
-    if not module.startswith("dfm."):
-        return False
-    part = getattr(importlib.import_module(module), target)
-    return key in getattr(part, "sources", ()) and bool(part.reads(located(value)))
-
-
-def _file_of_option(group: str, option: str) -> Path | None:
-    return next((f for folder in config_dirs() if (f := folder / group / f"{option}.yaml").is_file()), None)
-
-
-def _keys_of_option(group: str, option: str) -> set[str]:
-    """Return the dotted keys of an option's file, and of the files in the same folder on which it stands."""
-    file = _file_of_option(group, option)
-    return set(_keys_of_file(file)) if file else set()
-
-
-def _keys_of_file(file: Path) -> Iterator[str]:
-    content = yaml.safe_load(file.read_text("utf-8"))
-    if not isinstance(content, dict):
-        return
-    bases = [base for base in content.pop("defaults", []) if isinstance(base, str) and base != "_self_"]
-    yield from (key for key, _ in _leaves(content, "") if key != "_target_")
-    for base in bases:
-        below = file.parent / f"{base}.yaml"
-        yield from _keys_of_file(below) if below.is_file() else ()

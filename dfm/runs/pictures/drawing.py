@@ -15,7 +15,8 @@ from torch import Tensor
 from dfm.data.spec import DatasetSpec
 from dfm.runs.pictures.cells import captioned, cells
 from dfm.runs.pictures.images import GAP, GROUND, cloud, grid
-from dfm.runs.pictures.windows import LINE, PLACE, windows
+from dfm.runs.pictures.letters import legible
+from dfm.runs.pictures.windows import LINE, PLACE, windows, with_extremes
 
 SHOWN = 200  # pairs of ``side_by_side``
 PIXELS = 2**22  # of a sheet of maps or volumes, at most
@@ -62,12 +63,15 @@ def of_points(samples: Tensor, spec: DatasetSpec, columns: int | None, captions:
 
 
 def of_signals(samples: Tensor, spec: DatasetSpec, columns: int | None, captions: Sequence[str]) -> np.ndarray:
-    """Draw signals (N, C, L) as lines, each channel over mean -+ 4 deviations; at most ``PANELS`` of them."""
+    """Draw signals (N, C, L) as lines, at most ``PANELS`` of them.
+
+    Each channel is over mean -+ 4 deviations, and as far as its lowest and highest number.
+    """
     from dfm.runs.pictures.plots import lines
 
     columns = columns or min(4, len(samples))
     n = min(len(samples), max(1, PANELS // columns) * columns)
-    return lines(samples[:n].double().numpy(), windows(spec, LINE), columns, captions[:n])
+    return lines(samples[:n].double().numpy(), with_extremes(spec, windows(spec, LINE)), columns, captions[:n])
 
 
 def of_images(samples: Tensor, spec: DatasetSpec, columns: int | None, captions: Sequence[str]) -> np.ndarray:
@@ -89,7 +93,8 @@ def captions_of(labels: Tensor | None, spec: DatasetSpec) -> list[str]:
     """Return the names of the classes of examples, and of a hidden class; numbers for classes without names."""
     if labels is None or not spec.num_classes:
         return []
-    names = spec.class_names or tuple(f"class {k}" for k in range(spec.num_classes))
+    numbers = [f"class {k}" for k in range(spec.num_classes)]
+    names = [legible(*pair) for pair in zip(spec.class_names, numbers, strict=True)] if spec.class_names else numbers
     return [names[k] if k < spec.num_classes else "(hidden)" for k in labels.tolist()]
 
 

@@ -11,6 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from dfm.runs.pictures.charts import DATA, DPI, HEAT, INK, render
+from dfm.runs.pictures.letters import legible
 from dfm.runs.pictures.windows import Window
 
 PAIRED, COLUMNS = 6, 30  # columns of a table that are drawn in pairs, and columns that are drawn at all
@@ -31,7 +32,7 @@ def pairs(points: np.ndarray, shown: Sequence[Window], names: Sequence[str] = ()
     d = min(points.shape[1], COLUMNS)
     side = min(d, PAIRED)
     rows = side + math.ceil((d - side) / side)
-    titles = list(names) or [f"column {k}" for k in range(d)]
+    titles = [legible(names[k], f"column {k}") if names else f"column {k}" for k in range(d)]
     inch = 2.1 if side > 1 else 3.6
     size = (inch * side + 0.2, inch * rows + 0.3)
     figure = Figure(figsize=size, dpi=DPI)

@@ -1,7 +1,8 @@
 """Windows: from which number to which a picture shows, in the unit of the user's file.
 
-The rule: mean -+ some deviations of the training data, which every model of the same data knows from its spec. Samples
-of all steps and all models have the same window, so that they can be compared.
+The rule: mean -+ some deviations of the training data, and for lines as far as their smallest and largest number, which
+every model of the same data knows from its spec. Samples of all steps and all models have the same window, so that they
+can be compared.
 """
 
 import numpy as np
@@ -29,6 +30,18 @@ def windows(spec: DatasetSpec, deviations: float) -> list[Window]:
     # the inverse of data = 2 (v + 1/2)/K - 1 for the level v
     lowest, highest = (first + step * (spec.levels * (x + 1) / 2 - 0.5) for x in (low, high))
     return [(max(lowest, first), min(highest, last))] * channels
+
+
+def with_extremes(spec: DatasetSpec, shown: list[Window]) -> list[Window]:
+    """Return windows that also reach the smallest and the largest number of the training data, so that peaks are seen.
+
+    The data of an older model are not known so far; its windows stay.
+    """
+    if not spec.low:
+        return shown
+    channels = spec.shape[0]
+    found = zip(spec.low * (channels // len(spec.low)), spec.high * (channels // len(spec.high)), strict=True)
+    return [(min(a, low), max(b, high)) for (a, b), (low, high) in zip(shown, found, strict=True)]
 
 
 def ends(spec: DatasetSpec) -> Window:

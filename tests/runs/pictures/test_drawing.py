@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision.utils import make_grid
 
+from dfm.data.dataset import SPLITS, Dataset, Split
 from dfm.data.spec import DatasetSpec
 from dfm.runs.pictures.cells import LIGHT, TEXT, captioned, cells, slices
 from dfm.runs.pictures.drawing import captions_of, enough, picture, side_by_side
@@ -121,6 +122,36 @@ def test_a_line_passes_where_it_should() -> None:
         top = BESIDE + strip_number * strip
         found = np.abs(column - colour).sum(-1).argmin()
         assert found == pytest.approx(top + strip - 1 - share * (strip - 2) - 0.5, abs=1), (colour, place)
+
+
+@pytest.mark.parametrize("levels", [None, 2001])
+def test_a_peak_of_twenty_deviations_is_seen_in_data_and_samples_alike(levels: int | None) -> None:
+    """Spikes of 800 and 1000 on a flat line: 10 deviations and more. They end at different heights of one window."""
+
+    class Spikes(Dataset):
+        name, num_classes, dtype = "spikes", 0, "float32" if levels is None else "int16"
+
+        def _load(self) -> dict[str, Split]:
+            values = torch.zeros(4, 1, 500, dtype=torch.float32 if levels is None else torch.int16)
+            values[0, 0, 100] += 1000
+            values[1, 0, 100] += 800
+            split = Split(values=values, labels=None, lowest=0 if levels is None else -1000)
+            return dict.fromkeys(SPLITS, split)
+
+    Spikes.levels = levels
+    facts = Spikes().spec
+    assert windows(facts, 4)[0][1] < 400, "four deviations end below all three"
+    tops = []
+    for height in (1000.0, 800.0, 400.0):
+        sample = torch.zeros(1, 1, 500)
+        sample[0, 0, 100] = height
+        drawn = picture(sample, facts).astype(int)
+        blue = np.argwhere(np.abs(drawn - (31, 78, 156)).sum(-1) < 60)
+        tops.append((PANEL[1] + BESIDE - blue[:, 0].min()) / PANEL[1])
+    low = windows(facts, 4)[0][0]
+    assert tops[0] > 0.95
+    assert tops[0] - tops[1] == pytest.approx(200 / (1000 - low), abs=0.02)
+    assert tops[1] - tops[2] == pytest.approx(400 / (1000 - low), abs=0.02)
 
 
 def test_a_line_stays_in_its_strip_and_panels_in_their_columns() -> None:

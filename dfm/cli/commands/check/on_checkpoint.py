@@ -13,7 +13,7 @@ from dfm.basics.intervals import as_text, mean_interval
 from dfm.cli import console, progress
 from dfm.cli.composition.config_dirs import options
 from dfm.cli.composition.unused_settings import refuse_unused
-from dfm.cli.from_checkpoint import dataset_of, load_denoiser, warn_other_data
+from dfm.cli.from_checkpoint import dataset_of, load_denoiser, refuse_other_form, warn_other_data
 from dfm.cli.job import Job
 from dfm.cli.settings import CheckSettings
 from dfm.data.dataset import Dataset
@@ -50,8 +50,9 @@ def check_model(job: Job) -> None:
     own_path = replace(job, config={**job.config, "schedule": job.config["schedule"] if by_user else None})
     checkpoint, denoiser = load_denoiser(own_path, wanted.ckpt)
     data = dataset_of(checkpoint, job.trusted)
+    refuse_other_form(job, checkpoint.spec, data, data.split("test"))
     reference = held_out(data, wanted.n, wanted.seed)
-    console.notices(data.notices)
+    console.notices(data.all_notices)
     warn_other_data(checkpoint, data, "test")
     rows = sampler_rows(job, denoiser, reference)
     floor = energy_distance(held_out(data, len(reference), wanted.seed, "train"), reference)

@@ -39,7 +39,7 @@ def check_sampler(job: Job) -> None:
     marginals = marginal_rows(oracle, parts.sampler, wanted)
     test = data.split("test")
     few = to_model(test.take(range(min(wanted.n, 500, len(test)))).double(), oracle.spec)
-    console.notices(data.notices)
+    console.notices(data.all_notices)
     bias = likelihood_bias(oracle, likelihood, few, wanted.seed)
     gap = start_gap(oracle, few, wanted.seed)
     print_report(job.choice("sampler"), rows, marginals, bias, gap)

@@ -31,7 +31,7 @@ def run(job: Job) -> None:
     data = job.parts.dataset
     console.say(f"reading the data: {job.choice('dataset')}")
     facts = survey(data, wanted.duplicates)
-    console.notices(data.notices)
+    console.notices(data.all_notices)
     facts |= suited(job, data)
     report(facts)
     batches = Batches(data.split("train"), BATCH, SEED)

@@ -39,7 +39,7 @@ def survey(data: Dataset, look_for_duplicates: bool) -> dict[str, Any]:
         "bytes": each * sum(split["examples"] for split in splits.values()),
         "mapped_from": list(data.mapped_files),
         "flip": data.flip,
-        "notices": list(data.notices),
+        "notices": list(data.all_notices),
         "found": dict(data.facts),
     }
 

@@ -20,6 +20,7 @@ from dfm.cli.from_checkpoint import (
     dataset_of,
     load_drawing,
     read_checkpoint,
+    refuse_other_form,
     warn_other_data,
     warn_other_names,
 )
@@ -75,13 +76,10 @@ def find_references(job: Job, checkpoint: Checkpoint | None) -> Dataset:
         warn_other_data(checkpoint, data, job.settings.split)
     else:
         raise UserError("samples= without its data; allowed: ckpt= or dataset= beside it; try dataset=digits")
-    spec = data.spec
-    console.notices(data.notices)
-    if checkpoint is not None and (spec.shape, spec.levels) != (checkpoint.spec.shape, checkpoint.spec.levels):
-        raise UserError(
-            f"dataset={spec.name}: examples of shape {spec.shape} and {spec.levels} levels; allowed for this "
-            f"checkpoint: shape {checkpoint.spec.shape} and {checkpoint.spec.levels} levels; try without dataset="
-        )
+    split = data.split("train")
+    console.notices(data.all_notices)
+    if checkpoint is not None:
+        refuse_other_form(job, checkpoint.spec, data, split)
     return data
 
 

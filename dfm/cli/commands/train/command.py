@@ -126,7 +126,7 @@ def train(run: TrainingRun, interruption: Interruption) -> Signals | None:
     if run.recorder is not None:
         streams, dequantization = trainer.streams, trainer.dequantization
         seen = (trainer.batches, trainer.augmentation, dequantization, trainer.denoiser.spec)
-        run.recorder.data(lambda: what_is_seen(*seen, streams=streams))
+        run.recorder.data(lambda: what_is_seen(*seen, streams=streams, decoder=run.decoder, device=run.device))
     with (
         progress.work() as shown,
         shown.task("train", config.max_steps, "steps", done=trainer.step) as bar,

@@ -46,6 +46,8 @@ def seen_as_before(spec: DatasetSpec, origin: DatasetSpec) -> DatasetSpec:
     A network sees data without their centre, each channel in a scale of its own; dfm 0.1 had neither. Data whose mean
     is a deviation away, or whose deviation is another by a factor of 2, are others, and have their own.
     """
+    if spec.unlike_examples(origin.shape, origin.levels):
+        return spec  # it is refused, or scaled in another unit
     (mean, std), (before, spread) = in_users_unit(spec), in_users_unit(origin)
     if abs(mean - before) > std or not 0.5 < spread / std < 2:
         return spec
@@ -157,9 +159,10 @@ def check_teacher(origin: Checkpoint, theirs: Parts, job: Job, spec: DatasetSpec
             f"init={ckpt}: a few-step model ({type(theirs.objective).__name__}) has no ODE to teach; allowed: a run of "
             "an objective with an ODE, such as objective=flow_matching, denoising or score"
         )
-    data, mine = (replace(s, name="", num_classes=0, class_names=()) for s in (origin.spec, spec))
+    data, mine = (replace(s, name="", num_classes=0, class_names=(), low=(), high=()) for s in (origin.spec, spec))
     if data != mine:
-        raise UserError(f"init={ckpt}: a teacher of other data, {origin.spec}; allowed: {spec}")
+        other = ", ".join(data.unlike(mine)) or "seen in another scale"
+        raise UserError(f"init={ckpt}: a teacher of other data: {other}; allowed: a teacher of these data")
     if config.get("label_dropout") and not origin.config.get("label_dropout"):
         raise UserError(
             f"init={ckpt}: this teacher was trained without label_dropout; allowed: label_dropout=0, or a teacher that "

@@ -113,18 +113,19 @@ class Pictures:
             pass
         except StoppedError:
             return False  # the training loop sees the signal
+        shown = self.run.decoder.drawn(torch.cat(samples), self.run.spec, self.run.device) if samples else None
         self._spent += self._clock() - start
-        if not samples:
+        if shown is None:
             self._needed = 2 * limit
             self._tell("a picture is left out")
             return False
-        shown = torch.cat(samples)
-        if len(shown) < n and last:
-            console.say(f"the last picture has {len(shown)} of {n} samples; for more, try dfm sample ckpt=RUN")
-        elif len(shown) < n:
-            self._tell(f"a picture has {len(shown)} of {n} samples")
+        found = len(shown[0])
+        if found < n and last:
+            console.say(f"the last picture has {found} of {n} samples; for more, try dfm sample ckpt=RUN")
+        elif found < n:
+            self._tell(f"a picture has {found} of {n} samples")
         assert self.run.recorder is not None
-        self.run.recorder.picture(self.run.trainer.step, picture(shown, self.run.spec))
+        self.run.recorder.picture(self.run.trainer.step, picture(*shown))
         return True
 
     def _samples(self, averaged: Any, indices: range, watch: Callable[[Moment], None]) -> Tensor:

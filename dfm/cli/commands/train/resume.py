@@ -28,6 +28,9 @@ def with_absolute_paths(config: Config, trusted: Sequence[str]) -> Config:
     init = config.get("init")
     if init and init != "latest" and (here / init).exists():  # a message on another one quotes what was typed
         config = {**config, "init": absolute(init, here)}
+    decoder = config.get("decoder") or {}
+    if "path" in decoder:
+        config = {**config, "decoder": {**decoder, "path": absolute(decoder["path"], here)}}
     return with_absolute_places(config, trusted, here)
 
 

@@ -14,24 +14,23 @@ from dfm.cli import console
 from dfm.cli.commands.nll.estimates import suited_entries
 from dfm.cli.commands.train.initial_weights import find_initial_weights, load_initial_weights, seen_as_before
 from dfm.cli.commands.train.resume_checks import adapt_rate, check_same_data
+from dfm.cli.commands.train.validation import validation_of
 from dfm.cli.composition.unused_settings import check_objective_groups, check_settings
 from dfm.cli.job import Job
 from dfm.cli.progress import duration
 from dfm.cli.settings import TrainSettings
 from dfm.cli.words.printed_command import printed, resumed, setting
-from dfm.data.dataset import SPLITS, Split
+from dfm.data.dataset import SPLITS
 from dfm.denoising.denoiser import Denoiser
 from dfm.runs import checkpoint
 from dfm.runs.checkpoint import Checkpoint, blame_checkpoint
 from dfm.runs.directory import checkpoint_files, checkpoints, environment, step_of
+from dfm.runs.pictures.decoders import Decoder, NoDecoder
 from dfm.runs.places import private_keys
 from dfm.runs.recorder import Recorder
 from dfm.sampling.draw import check_count
 from dfm.training.step_report import StepReport
 from dfm.training.trainer import Trainer
-
-VALIDATED, LEAST_VALIDATED = 512, 16  # examples of a validation, at most and at least
-VALIDATION_SHARE = 0.05  # of the time of the training steps
 
 
 class TrainingRun:
@@ -61,10 +60,11 @@ class TrainingRun:
         _ = (parts.sampler, parts.likelihood)  # mistakes in them are reported before the data are read
         console.say(f"reading the data: {job.choice('dataset')}")
         self.spec = parts.spec(wanted.conditional or parts.objective.trains == "classifier")
-        console.notices(parts.dataset.notices)
+        console.notices(parts.dataset.all_notices)
         origin = None if resume else find_initial_weights(job)
         if origin is not None:
             self.spec = seen_as_before(self.spec, origin.spec)
+        self.decoder = self._find_decoder()
         console.say(f"building the network: {job.choice('model')}")
         self.trainer = self._make_trainer()
         self._check_report()
@@ -80,11 +80,28 @@ class TrainingRun:
             self._describe()
             self.recorder.open(self.trainer.step)
             self.recorder.saved = self.trainer.step if resume else None
-        self._validated = self._count_validated()
+        self._validation = validation_of(parts)
         if resume:
             content = self.content()
             if self.recorder is not None:
                 self.recorder.weights(content)  # a kill between checkpoint and weights may have left old weights
+
+    def _find_decoder(self) -> Decoder:
+        """Return what makes pictures of latents. One of a stored run that is not there any more costs a line only.
+
+        Raises:
+            UserError: the command line names one that is not there, or does not suit the data.
+        """
+        if self.recorder is None:  # only the first process draws
+            return NoDecoder()
+        try:
+            self.parts.decoder.check(self.spec)
+            return self.parts.decoder
+        except UserError as problem:
+            if any(text.lstrip("+").startswith("decoder") for text in self.job.overrides):
+                raise
+            console.warn(f"pictures show the latents themselves, without the decoder of the run: {problem}")
+            return NoDecoder()
 
     def _make_trainer(self) -> Trainer:
         """Return a trainer with fresh weights."""
@@ -205,32 +222,10 @@ class TrainingRun:
 
     def validate(self) -> None:
         """Write the loss of the averaged weights on the validation split, or on the test split if that one is empty."""
-        split, averaged = self._held_out(), self.trainer.averaged(everywhere=False)
+        averaged, split = self.trainer.averaged(everywhere=False), self._validation.split
         if split is not None and self.parts.objective.validates and self.recorder is not None:
-            loss = self.trainer.validation_loss(averaged, split, self._validated)
+            loss = self.trainer.validation_loss(averaged, split, self._validation.count)
             self._numbers({"step": self.trainer.step, "validation_loss": loss})
-
-    def _count_validated(self) -> int:
-        """Return how many examples a validation has, and say so if they are fewer than ``VALIDATED``.
-
-        A clock must not decide, because the losses choose the checkpoint that stays. So this counts: a pass costs a
-        third of a step's work for the same examples, and all passes cost ``VALIDATION_SHARE`` of the steps' at most.
-        """
-        config, split = self.parts.trainer, self._held_out()
-        between = config.validate_every * config.batch_size  # examples; 0: only at the end
-        fitting = int(3 * VALIDATION_SHARE * between) if between else VALIDATED
-        count = min(VALIDATED, max(LEAST_VALIDATED, fitting))
-        whole = 0 if split is None else min(VALIDATED, len(split))
-        if count < whole and self.parts.objective.validates:
-            console.say(
-                f"validation: {count} of {whole} examples each time, so that it takes {VALIDATION_SHARE:.0%} of the "
-                f"training; for all, try trainer.validate_every={-(-config.validate_every * whole // max(1, fitting))}"
-            )
-        return count
-
-    def _held_out(self) -> Split | None:
-        splits = (self.parts.dataset.split(name) for name in ("validation", "test"))
-        return next((split for split in splits if len(split)), None)
 
     def _numbers(self, line: dict[str, Any]) -> None:
         if self.recorder is not None:
