@@ -226,12 +226,12 @@ def test_data_of_another_form_are_told_in_plain_words(command: Command) -> None:
     np.save("own.npy", draws[:, :5])
     np.save("signals.npy", draws.reshape(60, 2, 12))
     np.save("whole.npy", (9 * draws[:, :5]).astype(int).astype(np.uint8) % 16)
-    run = command("train", "dataset=array", "dataset.path=own.npy", "model=mlp", *FAST).run
+    run = command("train", "dataset=array", "dataset.path=own.npy", "dataset.test=0.3", "model=mlp", *FAST).run
     lines = (
         ["nll", "n=2", "likelihood.steps=1", "audit=0"],
         ["encode", "n=2", "flow.solver=euler", "flow.steps=1"],
         ["eval", "n=8", "sampler.steps=1"],
-        ["check", "n=4", "steps=[1]", "samplers=[heun]"],
+        ["check", "n=8", "steps=[1]", "samplers=[heun]"],
     )
     for words in lines:
         line = [words[0], f"ckpt={run}", *words[1:]]
