@@ -59,7 +59,7 @@ def test_idle_settings_are_refused(arguments: list[str], says: str, tiny_run: Pa
 def test_groups_that_the_objective_takes_none_of_are_refused(arguments: list[str], command: Command) -> None:
     tiny = [text for text in TINY if not ("model=mlp" in arguments and text.startswith("model"))]
     outcome = command("train", *tiny, *arguments, code=1)
-    idle = "likelihood.steps=2" if "likelihood" in arguments[-1] else arguments[-1]
+    idle = "likelihood.steps=1" if "likelihood" in arguments[-1] else arguments[-1]
     assert f"{idle}: it has no effect on" in outcome.err
     assert outcome.problem
 

@@ -107,7 +107,7 @@ class Decoder(Form):
             case Path():
                 opened, name = raw.open("rb"), ""
             case PictureFile():
-                opened, name = raw.open(), raw.name
+                opened, name = raw.opened(), raw.name
             case _:
                 raise ValueError("no picture")
         with opened as file:

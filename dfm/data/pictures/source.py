@@ -56,7 +56,7 @@ class PictureFile:
     def name(self) -> str:
         return self.found.name
 
-    def open(self) -> IO[Any]:
+    def opened(self) -> IO[Any]:
         """Open the file to read its bytes.
 
         Raises:
