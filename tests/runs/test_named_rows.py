@@ -8,8 +8,8 @@ import torch
 from PIL import ImageFont
 
 from dfm.data.spec import DatasetSpec
-from dfm.runs.pictures.font import font_file
 from dfm.runs.pictures.drawing import captions_of
+from dfm.runs.pictures.font import font_file
 from dfm.runs.pictures.letters import legible
 from dfm.runs.pictures.named_rows import named_rows
 from dfm.runs.pictures.plots import pairs
