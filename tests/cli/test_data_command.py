@@ -77,9 +77,9 @@ def wide(*words: str) -> object:
 @pytest.mark.parametrize(
     "words",
     [
-        ("data", "duplicates=false"), ("nll", "HERE", "n=2", *QUICK), ("check", "n=4", "steps=[1]", "samplers=[euler]"),
+        ("data", "duplicates=false"), ("nll", "HERE", "n=2", *QUICK), ("check", "n=8", "steps=[1]", "samplers=[euler]"),
         wide("train", *UNET, *FAST, "logger=none"), wide("encode", "HERE", "n=2"),
-        wide("eval", "HERE", "n=8", "sampler.steps=1"), wide("check", "HERE", "n=4", "steps=[1]", "samplers=[euler]"),
+        wide("eval", "HERE", "n=8", "sampler.steps=1"), wide("check", "HERE", "n=8", "steps=[1]", "samplers=[euler]"),
         wide("sample", "HERE", "n=2", "sampler.steps=1", "task=inpaint", "mask=left"),
     ],
 )  # fmt: skip

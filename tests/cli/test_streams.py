@@ -67,7 +67,7 @@ COMMANDS = {
     "encode": ["n=2"],
     "decode": ["latents=latents"],
     "compare": ["other=latest", "n=2"],
-    "check": ["n=4", "steps=[1]", "samplers=[euler]"],
+    "check": ["n=8", "steps=[1]", "samplers=[euler]"],
     "eval": ["n=8", "sampler.steps=1"],
 }
 

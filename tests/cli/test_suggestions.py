@@ -31,7 +31,7 @@ QUICK_ROWS = (
 SMALL = {
     "sample": ("n=2", "sampler.steps=1"), "nll": ("n=2", "likelihood.steps=1"), "compare": ("n=2",),
     "eval": ("n=8", "features=coordinates"), "encode": ("n=2",),
-    "check": ("n=4", "steps=[1]", "samplers=[heun]"), "train": (),
+    "check": ("n=8", "steps=[1]", "samplers=[heun]"), "train": (),
 }  # fmt: skip
 OTHER_RUNS = {  # what the rows call by these names, next to the RUN on the digits
     "CONDITIONAL": (*TINY, "conditional=true"),

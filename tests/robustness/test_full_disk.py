@@ -112,7 +112,7 @@ COMMANDS = {
     "eval": (["n=8", "sampler.steps=1"], "samples.npz"),
     "decode": (["latents=latents"], "samples.npz"),
     "compare": (["other=latest", "n=8"], "samples.npz"),
-    "check": (["n=4", "steps=[1]", "samplers=[euler]"], "quality_against_nfe.png"),
+    "check": (["n=8", "steps=[1]", "samplers=[euler]"], "quality_against_nfe.png"),
 }
 QUICK = ("sample", "nll")
 

@@ -89,7 +89,7 @@ def test_the_results_of_every_command_are_known(trained: Trained, command: Comma
         "encode": [(here, "n=2", *flow)],
         "decode": [(here, f"latents={encoded}", *flow)],
         "compare": [(here, f"other={run}", "n=2", *flow)],
-        "check": [("steps=[2]", "n=4", "samplers=[euler]"), (here, "steps=[2]", "n=4", "samplers=[euler]")],
+        "check": [("steps=[2]", "n=8", "samplers=[euler]"), (here, "steps=[2]", "n=8", "samplers=[euler]")],
         "eval": [(here, "n=4", "sampler.steps=1")],
         "nll": [
             (here, "likelihood=all", *ALL, "n=2", "audit=2", f"against={run}"),

@@ -93,7 +93,8 @@ def test_help_and_advice_are_about_its_settings(trained: Trained, command: Comma
         assert "try dataset.noise=3" in command("train", start, "--noise", "3", code=1).problem
         problem = command("train", start, "model.channels=8", code=1).problem
         assert "the model of the run has none" in problem
-        assert "try model=unet model.channels=8" in problem
+        assert "does not suit moons points" in problem
+        assert "try without model.channels" in problem
     assert "no such file or directory" in command("train", "from=nowhere", "--help", code=1).problem
 
 

@@ -20,7 +20,7 @@ SCORE = ("n=4", "likelihood.solver=euler", "likelihood.steps=1", "audit=0")
 
 def draw_pictures(folder: Path, seed: int = 0) -> None:
     folder.mkdir(parents=True)
-    for number, pixels in enumerate(np.random.default_rng(seed).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)):
+    for number, pixels in enumerate(np.random.default_rng(seed).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)):
         Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
@@ -65,7 +65,7 @@ def test_every_command_takes_the_new_place(project: Path, command: Command) -> N
     latents = command("encode", *NEW, "n=2", "flow.solver=euler").run
     command("decode", *NEW, f"latents={latents}", "flow.solver=euler")
     command("sample", *NEW, "n=2", "sampler.steps=1", "task=inpaint", "mask=left")
-    command("check", *NEW, "n=4", "samplers=[euler]", "steps=[1]")
+    command("check", *NEW, "n=8", "samplers=[euler]", "steps=[1]")
     command("eval", *NEW, "n=4", "sampler.steps=1", "features=coordinates")
     command("compare", *NEW, "other=project/runs/r", "n=2", "flow.solver=euler")
 
