@@ -63,7 +63,7 @@ def with_words(words: list[str], tokens: Sequence[str], message: str, fill: Mapp
         words = [word for word in words if word.lstrip("+").partition("=")[0] != key.lstrip("+")]
         words.append(token)
     # the word in question has another key, or is a flag whose value stood beside it
-    asked = re.match(r"error: (?:key '|unknown flag ')?(\S+?)['=:]", message)
+    asked = re.match(r"error: (?:(?:unknown )?key '|unknown flag ')?(\S+?)['=:]", message)
     lacks = ADDS.search(message)
     if tokens and "=" in tokens[0] and asked and not lacks:
         name = asked[1]

@@ -7,7 +7,7 @@ of those that the command line chooses. Here such a file loses what it says on a
 import copy
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dfm.basics.errors import UserError
 from dfm.cli.composition.config_dirs import config_dir
+from dfm.cli.composition.experiment_files import chosen_sections, names_section, typed_sections
 from dfm.cli.composition.recipes import (
     EXPERIMENT,
     NONE,
     RECIPE,
     SUITED,
     Form,
-    chosen_in,
     form_of,
     is_below,
     names_in,
@@ -48,7 +48,7 @@ class Plan:
 
     Args:
         choices: {group: option} in the place of the command's default.
-        typed: the sections that the command line chooses by GROUP=OPTION. A ``_global_`` file of a group loses them.
+        typed: those that the command line chooses (``typed_sections``). A ``_global_`` file of a group loses them.
         suited: the sections that a recipe sets and an experiment for other data loses.
         chosen: the sections that an experiment without a network, or for any data, chooses and a recipe loses.
     """
@@ -122,19 +122,19 @@ class Loader(ConfigLoaderImpl):
         """Decide which sections of files do not count, and which recipe suits the data."""
         groups = _default_groups(files, command)
         chosen = {word.key_or_group: word for word in words if word.package is None and not word.is_sweep_override()}
-        typed = [section(word.key_or_group, word.package) for word in words if files.group_exists(word.key_or_group)]
+        named = chosen[EXPERIMENT].value() if EXPERIMENT in chosen else None
+        experiment = str(named or groups.get(EXPERIMENT))
+        typed = typed_sections(words, files, f"{EXPERIMENT}/{experiment}")
         plan = Plan(typed=[name for name in typed if name not in (EXPERIMENT, RECIPE)])
         if not {EXPERIMENT, RECIPE, "dataset"} <= groups.keys() or groups[EXPERIMENT] is None:  # None: from=, resume=
             return plan
-        named = chosen[EXPERIMENT].value() if EXPERIMENT in chosen else None
-        experiment = str(named or groups[EXPERIMENT])
         about_data = [word for word in words if is_below(section(word.key_or_group, word.package), ["dataset"])]
         if RECIPE in chosen:
             recipe = str(chosen[RECIPE].value())
             beneath = False
         else:
             beneath = experiment == NONE or not all(
-                _names(files, f"{EXPERIMENT}/{experiment}", part) for part in ("dataset", "model")
+                names_section(files, f"{EXPERIMENT}/{experiment}", part) for part in ("dataset", "model")
             )
             if not (beneath or about_data):
                 return plan
@@ -149,7 +149,9 @@ class Loader(ConfigLoaderImpl):
             return plan
         fresh = {RECIPE: recipe} if named else {RECIPE: recipe, EXPERIMENT: NONE}
         if beneath:
-            return Plan(choices=fresh, typed=plan.typed, chosen=list(_chosen(files, f"{EXPERIMENT}/{experiment}")))
+            return Plan(
+                choices=fresh, typed=plan.typed, chosen=list(chosen_sections(files, f"{EXPERIMENT}/{experiment}"))
+            )
         return Plan(choices=fresh, typed=plan.typed, suited=[*SUITED, *names_in(content)])
 
     def _form(self, words: Sequence[Override], files: CachingConfigRepository, command: str, plan: Plan) -> Form | None:
@@ -230,30 +232,6 @@ def _plain_words(words: Sequence[Override], groups: Mapping[str, Any]) -> list[O
             text = f"{EXPERIMENT}={NONE}"
         plain.append(word if text == word.input_line else OverridesParser.create().parse_override(text))
     return plain
-
-
-def _names(files: CachingConfigRepository, path: str, part: str) -> bool:
-    """Whether an experiment names a section, itself or by another experiment on which it builds."""
-    found = files.load_config(path)
-    if found is None or part in names_in(found):
-        return True
-    return any(_names(files, base, part) for base in _bases(found))
-
-
-def _chosen(files: CachingConfigRepository, path: str) -> Iterator[str]:
-    """Yield the sections whose options an experiment chooses, itself or by another on which it builds."""
-    found = files.load_config(path)
-    if found is not None:
-        yield from chosen_in(found)
-        for base in _bases(found):
-            yield from _chosen(files, base)
-
-
-def _bases(found: ConfigResult) -> Iterator[str]:
-    """Yield the paths of the experiments on which one builds."""
-    for default in found.defaults_list or ():
-        if isinstance(default, ConfigDefault) and default.path and not default.is_self():
-            yield default.path[1:] if default.path[0] == "/" else f"{EXPERIMENT}/{default.path}"
 
 
 def _with_choices(found: ConfigResult, choices: Mapping[str, str]) -> ConfigResult:

@@ -46,6 +46,21 @@ def file_of(name: str) -> dict[str, Any]:
     return content
 
 
+def test_an_objective_brings_its_own_options_to_another_experiment() -> None:
+    """Only where it is another one, and not where the line or the experiment's own objective says what counts."""
+    fashion = compose("train", "experiment=fashion_flow")
+    assert "LogitNormal" in fashion["density"]["_target_"]
+    same = compose("train", "experiment=fashion_flow", "objective=flow_matching")
+    assert same["density"] == fashion["density"]
+    other = compose("train", "experiment=fashion_flow", "objective=consistency")
+    alone = compose("train", "objective=consistency")
+    for part in ("density", "sampler"):
+        assert other[part] == alone[part]
+    assert other["model"] == fashion["model"]
+    typed = compose("train", "experiment=fashion_flow", "objective=consistency", "density=log_nsr")
+    assert "LogNsr" in typed["density"]["_target_"]
+
+
 @pytest.mark.parametrize("experiment", [(), ("experiment=digits_flow",), ("experiment=digits_vdm",)])
 def test_a_group_of_ones_own_wins_over_any_experiment(
     experiment: tuple[str, ...], mine: Path, command: Command
