@@ -76,6 +76,7 @@ def test_commas_and_quotes(typed: str, sweep: bool, elements: object) -> None:
 @example(["007"])
 @example(["true", "1e3", "nan"])
 @example(["null", "cat"])
+@example(["True", "False"])
 @example(["it's", "a=b", "x(y)"])
 def test_hydra_reads_names_of_classes_as_they_were_typed(names: list[str]) -> None:
     """Alone and in a list; a whole number stays one, and the resolver of labels takes it for a name first."""

@@ -98,7 +98,7 @@ def _class(key: str, text: str) -> str:
     """Return one name, or one number, in the form that Hydra reads as it was typed."""
     found = _parse(f"{key}={text}")
     value = None if found is None or found.is_sweep_override() else found._value
-    is_number = isinstance(value, int) and str(value) == text
+    is_number = type(value) is int and str(value) == text  # True is an int to Python
     return text if is_number or isinstance(value, (str, QuotedString)) else _quote(text)
 
 
