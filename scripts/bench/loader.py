@@ -10,6 +10,7 @@ one loader after the other; the table has medians, and the ratio to ``DataLoader
     channels last    dfm: the same file as (N, 32, 32, 3)
     cache            dfm: dataset=array on an .npz file that was compressed, through its cache file
     pictures         dfm: dataset=folder on PNG files, through its cache (with --pictures N; N files are written)
+    webdataset       dfm: dataset=webdataset on a tar file of the same PNG files, through its cache
     threads          dfm: ``mapped`` as training takes it, with one thread ahead
     DataLoader       torch: TensorDataset of the tensor in memory, shuffled, in this process
     DataLoader, one worker        the same with one worker process
@@ -22,6 +23,7 @@ batches.
 
 import argparse
 import statistics
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +36,7 @@ from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from dfm.cli.console import table
-from dfm.data import ArrayFile, ImageFolder
+from dfm.data import ArrayFile, ImageFolder, WebDataset
 from dfm.data.split import Split
 from dfm.training.batches import Batches
 
@@ -107,6 +109,10 @@ def loaders(folder: Path, n: int, batch: int, pictures: int) -> dict[str, Take]:
         write_pictures(folder / "pictures", values[:pictures])
         data = ImageFolder(path=str(folder / "pictures"), size=SHAPE[1], **keys)  # type: ignore[arg-type]
         found["pictures"] = ours(data.split("train"), batch)
+        with tarfile.open(folder / "shard.tar", "w") as shard:
+            shard.add(folder / "pictures", arcname=".")
+        packed = WebDataset(path=str(folder / "shard.tar"), size=SHAPE[1], **keys)  # type: ignore[arg-type]
+        found["webdataset"] = ours(packed.split("train"), batch)
     return found | {
         REFERENCE: theirs(tensor, batch),
         "DataLoader, one worker": theirs(tensor, batch, workers=1),
